@@ -1,0 +1,60 @@
+"""The contract of an engine: what answers a model's requests. `tests/contract/test_engines.py` is the contract in full."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request as the upstream is to get it."""
+
+    id: str
+    path: str  # below the API's root: /chat/completions
+    body: bytes = field(repr=False)  # JSON that already names the upstream's model
+    stream: bool
+    head: tuple[tuple[str, str], ...] = ()  # HTTP headers for the upstream
+    deadline: float = float("inf")  # the event loop's time, seconds
+
+
+class EngineUnreachable(Exception):
+    """Nobody answered, after all retries; no byte of a reply was seen."""
+
+
+class EngineBroken(Exception):
+    """The reply stopped in its middle: a reset, a stall, an end that no length or last chunk announced."""
+
+
+class Answer(Protocol):
+    """An upstream's reply whose head is known. `headers` are those a client is to see, names in lower case."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    is_stream: bool  # server-sent events
+
+    async def read(self) -> bytes:
+        """The whole body, decompressed. Raises EngineBroken."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, decompressed, cut anywhere. Raises EngineBroken."""
+
+    async def close(self) -> None:
+        """Ends the upstream's work on this request, if it is still going on."""
+
+
+class Engine(Protocol):
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> str:
+        """Empty when requests can be answered now, else why not, in a few words without addresses' secrets."""
+
+    async def continues(self) -> bool:
+        """Whether the upstream can go on from a text; asked once `check` is empty."""
+
+    async def call(self, job: Job) -> Answer:
+        """Sends the request and waits for the reply's head. Raises EngineUnreachable.
+
+        An upstream's own 4xx or 5xx is an Answer, after the retries that its kind allows.
+        """

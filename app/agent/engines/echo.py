@@ -1,0 +1,181 @@
+"""The built-in demonstration model: it repeats what it is told. Deterministic, one word is one token."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import orjson
+
+from app.agent.engines.base import EngineBroken, Job
+from app.agent.engines.echo_reply import Choice, Reply
+from app.catalog import ModelEntry
+from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
+from app.settings import WorkerSettings
+
+BETWEEN_WORDS = 0.02  # seconds
+MAX_CHOICES = 128
+
+_WORD = re.compile(r"\s*\S+|\s+")  # a word takes the space before it along, as most tokenizers do
+
+_HELP = (
+    "I am the built-in demonstration model, which repeats what it is told: for a real one, set FIRST_OPENAI_HOST and "
+    "FIRST_OPENAI_MODEL_NAME (or describe several in MODELS_FILE) and start again."
+)
+
+
+class EchoAnswer:
+    """A reply in pieces, with a pause before each but the first."""
+
+    def __init__(self, status: int, content_type: str, pieces: Iterator[bytes], pause: float) -> None:
+        self.status = status
+        self.headers = (("content-type", content_type),)
+        self.is_stream = content_type == "text/event-stream"
+        self._pieces = pieces
+        self._pause = pause
+        self._closed = False
+
+    async def read(self) -> bytes:
+        return b"".join([piece async for piece in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for number, piece in enumerate(self._pieces):
+            if number:
+                await asyncio.sleep(self._pause)
+            if self._closed:
+                raise EngineBroken("the answer was closed")
+            yield piece
+
+    async def close(self) -> None:
+        self._closed = True
+
+
+class EchoEngine:
+    def __init__(self, entry: ModelEntry, settings: WorkerSettings, *, pause: float = BETWEEN_WORDS) -> None:
+        self._continues = entry.continues is True
+        self._pause = pause
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def check(self) -> str:
+        return ""
+
+    async def continues(self) -> bool:
+        """Only where the entry says so: chats are continued, a text completion's prompt would just be repeated."""
+        return self._continues
+
+    async def call(self, job: Job) -> EchoAnswer:
+        try:
+            reply = _reply(job)
+        except GatewayError as error:
+            return EchoAnswer(error.status, "application/json", iter([error.body()]), 0)
+        if job.stream:
+            return EchoAnswer(200, "text/event-stream", reply.events(), self._pause)
+        return EchoAnswer(200, "application/json", iter([orjson.dumps(reply.whole())]), 0)
+
+
+def _reply(job: Job) -> Reply:
+    """Raises GatewayError kinds, whose status and body become the answer."""
+    if job.path not in ("/chat/completions", "/completions"):
+        raise UnknownUrl(f"the built-in demonstration model has no {job.path}, only /chat/completions and /completions")
+    body = _parsed(job.body)
+    chat = job.path == "/chat/completions"
+    prompts, texts = _chat(body) if chat else _completion(body)
+    limit, stops, n = _limit(body), _stops(body), _count(body, "n") or 1
+    if n > MAX_CHOICES:
+        raise BadRequest(f"n is at most {MAX_CHOICES}", param="n")
+    options = body.get("stream_options")
+    return Reply(
+        id=f"{'chatcmpl' if chat else 'cmpl'}-{job.id}",
+        model=str(body.get("model", "echo")),
+        chat=chat,
+        choices=[_cut(text, stops, limit) for text in texts for _ in range(n)],
+        prompt_tokens=sum(len(prompt.split()) for prompt in prompts),
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+    )
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidBody(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise InvalidBody("the body is not a JSON object")
+    return body
+
+
+def _chat(body: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The messages' texts and the one reply to them."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise BadRequest("messages is a list of at least one message", param="messages")
+    contents = [_content(message.get("content")) for message in messages]
+    said = next((text for message, text in zip(messages[::-1], contents[::-1], strict=True) if message.get("role") == "user"), "")
+    reply = _answer_to(said)
+    if body.get("continue_final_message") is True:
+        if messages[-1].get("role") != "assistant":
+            raise BadRequest("continue_final_message needs an assistant's message at the end", param="messages")
+        reply = _rest(reply, contents[-1])
+    return contents, [reply]
+
+
+def _completion(body: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The prompts and the reply to each."""
+    prompt = body.get("prompt")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
+        raise BadRequest("prompt is a text or a list of texts; the demonstration model reads no token numbers", param="prompt")
+    return prompts, [_answer_to(text) for text in prompts]
+
+
+def _content(content: Any) -> str:
+    """A message's text; what is not text in it is named: [image]."""
+    if isinstance(content, list):
+        return " ".join(_part(part) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _part(part: dict[str, Any]) -> str:
+    kind = str(part.get("type"))
+    return str(part.get("text", "")) if kind == "text" else f"[{'image' if kind == 'image_url' else kind}]"
+
+
+def _answer_to(said: str) -> str:
+    return f"You said: {said}\n\n{_HELP}" if said else _HELP
+
+
+def _rest(reply: str, so_far: str) -> str:
+    """What comes after the text so far; all of it where that text is not the reply's beginning."""
+    return reply[len(so_far) :] if reply.startswith(so_far) else f" {reply}"
+
+
+def _cut(text: str, stops: list[str], limit: int | None) -> Choice:
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    words = _WORD.findall(text[: min(ends)] if ends else text)
+    return Choice(words, "stop") if limit is None or len(words) <= limit else Choice(words[:limit], "length")
+
+
+def _limit(body: dict[str, Any]) -> int | None:
+    newer = _count(body, "max_completion_tokens")
+    older = _count(body, "max_tokens")
+    return newer if newer is not None else older
+
+
+def _count(body: dict[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise BadRequest(f"{name} is a whole number, 1 or more", param=name)
+    return value
+
+
+def _stops(body: dict[str, Any]) -> list[str]:
+    stop = body.get("stop")
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
+        raise BadRequest("stop is a text or a list of texts", param="stop")
+    return [text for text in stops if text]

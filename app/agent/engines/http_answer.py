@@ -1,0 +1,77 @@
+"""An HTTP upstream's reply as an Answer, and aiohttp's errors in words."""
+
+import os
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from app.agent.engines.base import EngineBroken
+
+PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
+PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
+
+
+class HttpAnswer:
+    """A reply whose head is known. aiohttp puts the connection back into its pool when the body's last byte is in."""
+
+    __slots__ = ("_protocol", "_response", "headers", "is_stream", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        headers = response.headers
+        self.headers = tuple((name.lower(), value) for name, value in headers.items() if _is_passed_on(name.lower(), value))
+        self.is_stream = headers.get("content-type", "").lower().startswith("text/event-stream")
+        framed = "content-length" in headers or "transfer-encoding" in headers
+        self._protocol = response.connection.protocol if response.connection and not framed else None
+
+    async def read(self) -> bytes:
+        try:
+            body = await self._response.read()
+        except aiohttp.ClientError as error:
+            raise EngineBroken(reason(error)) from error
+        self._refuse_a_reset_as_the_end()
+        return body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        readany = self._response.content.readany
+        try:
+            while data := await readany():
+                yield data
+        except aiohttp.ClientError as error:
+            raise EngineBroken(reason(error)) from error
+        self._refuse_a_reset_as_the_end()
+
+    async def close(self) -> None:
+        self._response.close()  # a connection that is back in the pool stays there
+
+    def _refuse_a_reset_as_the_end(self) -> None:
+        """Where only the connection's end ends a body, aiohttp takes a reset for it too."""
+        error = self._protocol.exception() if self._protocol else None
+        if isinstance(error, OSError):
+            raise EngineBroken(reason(error))
+
+
+def _is_passed_on(name: str, value: str) -> bool:
+    # Bytes beyond ASCII come as lone surrogates, which no record can hold.
+    return (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)) and value.isascii()
+
+
+def reason(error: BaseException) -> str:
+    """An error of aiohttp in a few words, without the address it came from."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return "no connection in time"
+        case TimeoutError():
+            return "no byte in time"
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection without a reply"
+        case aiohttp.ClientPayloadError():
+            return "its reply was cut short or is garbled"
+        case aiohttp.ClientResponseError():
+            return f"its reply is not HTTP ({error.message})"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case OSError(strerror=str(words)):  # name resolution has numbers of its own
+            return words
+    return str(error)

@@ -1,0 +1,42 @@
+"""The workers of one process, one per model, started and drained together."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from app.agent.engines import make_engine
+from app.agent.worker import Worker
+from app.bus.base import Bus
+from app.catalog import ModelEntry
+from app.settings import Settings
+
+logger = logging.getLogger("app.agent")
+
+
+class Fleet:
+    def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry]) -> None:
+        self._drain_seconds = settings.worker.drain
+        self._workers = [
+            Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker)) for entry in entries
+        ]
+        self._starting: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Each worker begins by itself, as soon as its upstream is there."""
+        self._starting = [asyncio.create_task(worker.start()) for worker in self._workers]
+        for task in self._starting:
+            task.add_done_callback(_say_why)
+
+    async def drain(self) -> None:
+        """Leaves the groups at once and finishes what runs, within DRAIN_SECONDS."""
+        self._stop_starting()
+        await asyncio.gather(*(worker.drain(self._drain_seconds) for worker in self._workers))
+
+    def _stop_starting(self) -> None:
+        for task in self._starting:
+            task.cancel()
+
+
+def _say_why(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a worker could not start: %s", error, exc_info=error)

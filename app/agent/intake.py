@@ -1,0 +1,100 @@
+"""What a worker has taken from its partitions and not started: a small buffer each, emptied round-robin."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.bus.base import Assignment, GroupReader, Record
+from app.bus.offsets import Watermark
+
+
+@dataclass(slots=True)
+class Lane:
+    """One assigned partition."""
+
+    end: int  # the log's end at assignment: what lies below it may be a redelivery
+    watermark: Watermark
+    next: int  # the next offset to start on
+    buffer: deque[Record] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record to work on. `lane` identifies the assignment it came with: after a revoke its end commits nothing."""
+
+    record: Record
+    lane: Lane
+    redelivery: bool  # another worker may have seen it
+
+
+class Intake:
+    """The group's listener. `on_change` is called when there may be something new to start or to tell."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._lanes: dict[int, Lane] = {}
+        self._turn: deque[int] = deque()  # partitions in the order of their turns
+        self._on_change = on_change
+        self._reader: GroupReader | None = None
+
+    def attach(self, reader: GroupReader) -> None:
+        self._reader = reader
+        self._on_change()
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        return tuple(sorted(self._lanes))
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return {str(partition): lane.next for partition, lane in self._lanes.items()}
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(lane.buffer) for lane in self._lanes.values())
+
+    def on_assigned(self, assigned: Sequence[Assignment]) -> None:
+        for partition, position, end in assigned:
+            self._lanes[partition] = Lane(end, Watermark(position), position)
+            if partition not in self._turn:
+                self._turn.append(partition)
+        self._on_change()
+
+    def on_revoked(self, partitions: Sequence[int]) -> None:
+        """Running requests go on; the new owner sees them in our heartbeat. What had not started is the new owner's."""
+        for partition in partitions:
+            self._lanes.pop(partition, None)
+            if partition in self._turn:
+                self._turn.remove(partition)
+        self._on_change()
+
+    def on_records(self, records: Sequence[Record]) -> None:
+        for record in records:
+            lane = self._lanes.get(record.partition)
+            if lane is not None:
+                lane.buffer.append(record)
+        self._on_change()
+
+    def take(self) -> Taken | None:
+        """The next record to start, of the partition whose turn it is; None if nothing waits."""
+        if self._reader is None:
+            return None
+        for _ in range(len(self._turn)):
+            partition = self._turn[0]
+            self._turn.rotate(-1)
+            lane = self._lanes[partition]
+            if lane.buffer:
+                return self._taken(lane, lane.buffer.popleft(), self._reader)
+        return None
+
+    def _taken(self, lane: Lane, record: Record, reader: GroupReader) -> Taken:
+        reader.took(record.partition)
+        lane.watermark.take(record.offset)
+        lane.next = record.offset + 1
+        return Taken(record, lane, record.offset < lane.end)
+
+    def done(self, taken: Taken) -> None:
+        """The record needs no more work: its final reply is acknowledged, or it is nobody's."""
+        partition = taken.record.partition
+        position = taken.lane.watermark.done(taken.record.offset)
+        if self._reader is not None and self._lanes.get(partition) is taken.lane:
+            self._reader.commit(partition, position)

@@ -1,0 +1,144 @@
+"""Writes one reply to the log: whole events, in order, one record under way at a time.
+
+What arrives while a record is not acknowledged is joined into the next one: light load is immediate, heavy load cheap,
+order is kept, and no more than a record waits for the broker.
+"""
+
+import asyncio
+import logging
+from asyncio import Future
+
+from app.bus.base import Bus, Place
+from app.contracts.envelope import MAX_REPLY_BYTES, Reply
+from app.contracts.fold import DATA, FINAL
+from app.contracts.sse import count_events
+from app.errors import BusError, BusFull
+from app.telemetry.logs import Throttle
+
+logger = logging.getLogger("app.agent.replies")
+logger.addFilter(Throttle())
+
+_RETRY_SECONDS = 0.05
+_MOST_PENDING = 1024 * 1024  # bytes; beyond it the upstream is read no further
+
+
+class ReplyWriter:
+    """One writer's part of one reply. `seq` and `event` go on from a prefix that another writer left."""
+
+    def __init__(self, bus: Bus, topic: str, partition: int, id_: str, owner: str, *, seq: int = 0, event: int = 1) -> None:
+        self._bus = bus
+        self._topic = topic
+        self._partition = partition
+        self._id = id_
+        self._owner = owner
+        self._seq = seq
+        self._event = event
+        self._pending: list[tuple[bytes, int]] = []  # blocks with their number of events
+        self._pending_bytes = 0
+        self._status = 0
+        self._head: tuple[tuple[str, str], ...] = ()
+        self._last: Reply | None = None  # the final record, once the end is known
+        self._idle = asyncio.Event()  # nothing under way, nothing pending
+        self._idle.set()
+        self._under_way = False
+        self._abandoned = False
+        self.begun = False  # this writer has sent something
+
+    def start(self, status: int, head: tuple[tuple[str, str], ...]) -> None:
+        """The status and headers that the client gets; they go with the first record."""
+        self._status, self._head = status, head
+
+    def write(self, block: bytes) -> None:
+        """Queues a block of whole events."""
+        self._pending.append((block, count_events(block)))
+        self._pending_bytes += len(block)
+        self.begun = True
+        if not self._under_way:
+            self._send_next()
+
+    async def room(self) -> None:
+        """Waits while too much is pending: the broker is slower than the upstream."""
+        if self._pending_bytes > _MOST_PENDING:
+            await self._idle.wait()
+
+    async def finish(self, outcome: str, value: bytes = b"", *, code: str = "", notes: tuple[tuple[str, str], ...] = ()) -> None:
+        """Writes the end, with `value` as its last bytes, and waits until the log has it."""
+        for start in range(0, len(value), MAX_REPLY_BYTES):
+            self._pending.append((value[start : start + MAX_REPLY_BYTES], 0))
+        self._last = Reply(self._id, self._owner, FINAL, outcome=outcome, code=code, notes=notes)
+        self._idle.clear()
+        if not self._under_way:
+            self._send_next()
+        await self._idle.wait()
+
+    def abandon(self) -> None:
+        """Nobody reads on: what the broker has not taken yet is not tried again."""
+        self._abandoned = True
+        self._pending.clear()
+        self._last = None
+        self._idle.set()
+
+    def _send_next(self) -> None:
+        value, events = self._gather()
+        ends = self._last is not None and not self._pending
+        last = self._last if ends and self._last is not None else None
+        reply = Reply(
+            self._id,
+            self._owner,
+            FINAL if last else DATA,
+            self._seq,
+            value,
+            self._event,
+            self._status,
+            self._head,
+            outcome=last.outcome if last else "",
+            code=last.code if last else "",
+            notes=last.notes if last else (),
+        )
+        if last:
+            self._last = None
+        self._status, self._head = 0, ()
+        self._seq += 1
+        self._event += events
+        self._under_way = True
+        self._idle.clear()
+        self._send(reply)
+
+    def _gather(self) -> tuple[bytes, int]:
+        """The pending blocks that fit into one record."""
+        taken, size, events = 0, 0, 0
+        for block, count in self._pending:
+            if taken and size + len(block) > MAX_REPLY_BYTES:
+                break
+            taken, size, events = taken + 1, size + len(block), events + count
+        blocks = [block for block, _ in self._pending[:taken]]
+        del self._pending[:taken]
+        self._pending_bytes -= size
+        return (blocks[0] if taken == 1 else b"".join(blocks)), events
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            future = self._bus.send(
+                self._topic, reply.value, key=reply.id.encode(), headers=reply.headers(), partition=self._partition
+            )
+        except BusFull:
+            self._again(reply)
+            return
+        future.add_done_callback(lambda done: self._acknowledged(reply, done))
+
+    def _again(self, reply: Reply) -> None:
+        """The same record with the same number: if the first try was in the log after all, readers ignore the second."""
+        if not self._abandoned:
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send, reply)
+
+    def _acknowledged(self, reply: Reply, future: "Future[Place]") -> None:
+        error = future.exception()
+        if isinstance(error, BusError):
+            logger.warning("a reply record was not taken and is sent again: %s", error, extra={"request_id": self._id})
+            self._again(reply)
+            return
+        self._under_way = False
+        if self._pending or self._last is not None:
+            self._send_next()
+        else:
+            self._idle.set()

@@ -1,0 +1,140 @@
+"""What every Kafka client here shares: properties, a quiet logger, errors in our own words, the admin client."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
+from app.bus.base import TopicSpec
+from app.errors import BusError
+from app.settings import BusSettings
+from app.telemetry.logs import Throttle
+
+_TIMEOUT = 10.0  # seconds for one admin call
+# KIP-848: a group may have its own session timeout where the broker's bounds allow it.
+_GROUP_CONFIG = {
+    "consumer.session.timeout.ms": "3000",
+    "consumer.heartbeat.interval.ms": "250",
+    "consumer.assignment.interval.ms": "0",
+}
+_LONGEST_SESSION_MS = 10_000
+
+logger = logging.getLogger("app.bus.kafka")
+client_logger = logging.getLogger("app.bus.librdkafka")
+client_logger.addFilter(Throttle())
+
+
+def properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
+    """librdkafka's properties: what all clients share, then `ours`, then the user's, which win."""
+    return {
+        "bootstrap.servers": settings.servers,
+        "socket.nagle.disable": True,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,
+        "log.connection.close": False,
+        "logger": client_logger,
+        **ours,
+        **settings.properties,
+    }
+
+
+def reason(error: KafkaError | KafkaException | Exception) -> str:
+    """A Kafka error in a few words."""
+    cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
+    return str(cause.str() if isinstance(cause, KafkaError) else cause)
+
+
+class KafkaAdmin:
+    """Blocking admin calls, for use in a thread. Each raises BusError."""
+
+    def __init__(self, settings: BusSettings, on_error: Callable[[KafkaError], None]) -> None:
+        self._client = AdminClient(properties(settings, **{"error_cb": on_error}))
+        self._replication = settings.replication
+
+    def cluster(self) -> str:
+        """The cluster's id; waits for a broker."""
+        return str(self._metadata("").cluster_id)
+
+    def partitions(self, topic: str) -> int:
+        found = self._metadata(topic).topics.get(topic)
+        return len(found.partitions) if found is not None and found.error is None else 0
+
+    def ensure(self, specs: Sequence[TopicSpec]) -> list[str]:
+        """Makes what is missing; says what an existing topic has otherwise."""
+        there = self._metadata("").topics
+        missing = [spec for spec in specs if spec.name not in there]
+        new = [NewTopic(spec.name, spec.partitions, self._replication, config=spec.config) for spec in missing]
+        for topic, future in (self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}).items():
+            self._made(topic, future)
+        return [line for spec in specs if spec not in missing for line in self._differences(spec)]
+
+    def ends(self, topic: str, partitions: int) -> dict[int, int]:
+        wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        if not wanted:
+            return {}
+        futures = self._client.list_offsets(wanted, request_timeout=_TIMEOUT)
+        return {place.partition: _result(future).offset for place, future in futures.items()}
+
+    def committed(self, topic: str, group: str, partitions: int) -> dict[int, int]:
+        places = [TopicPartition(topic, number) for number in range(partitions)]
+        if not places:
+            return {}
+        futures = self._client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
+        found = _result(futures[group]).topic_partitions
+        return {place.partition: place.offset for place in found if place.offset >= 0}
+
+    def speaks_consumer_protocol(self) -> bool:
+        """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed in time."""
+        broker = str(min(self._metadata("").brokers))
+        found = self._config(ResourceType.BROKER, broker)
+        protocols = found.get("group.coordinator.rebalance.protocols", "classic,consumer")
+        session = int(found.get("group.consumer.session.timeout.ms", "0"))
+        return "consumer" in protocols and 0 < session <= _LONGEST_SESSION_MS
+
+    def shorten_session(self, group: str) -> None:
+        """Sets the group's own session to 3 s where the broker allows it; else the broker's default stands."""
+        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in _GROUP_CONFIG.items()]
+        resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
+        try:
+            _result(self._client.incremental_alter_configs([resource])[resource])
+        except BusError as error:
+            logger.info("group %s keeps the broker's session timeout: %s", group, error)
+
+    def _metadata(self, topic: str) -> Any:
+        try:
+            return self._client.list_topics(topic, timeout=_TIMEOUT) if topic else self._client.list_topics(timeout=_TIMEOUT)
+        except KafkaException as error:
+            raise BusError(reason(error)) from None
+
+    def _made(self, topic: str, future: "ThreadFuture[None]") -> None:
+        try:
+            future.result(_TIMEOUT)
+            logger.info("made topic %s", topic)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was first
+                raise BusError(f"topic {topic}: {reason(error)}") from None
+
+    def _config(self, kind: ResourceType, name: str) -> dict[str, str]:
+        resource = ConfigResource(kind, name)
+        return {key: entry.value for key, entry in _result(self._client.describe_configs([resource])[resource]).items()}
+
+    def _differences(self, spec: TopicSpec) -> list[str]:
+        there = self.partitions(spec.name)
+        lines = [f"{spec.name} has {there} partitions, not {spec.partitions}"] if there != spec.partitions else []
+        found = self._config(ResourceType.TOPIC, spec.name)
+        return lines + [
+            f"{spec.name} has {name}={found.get(name)}, not {wanted}"
+            for name, wanted in spec.config.items()
+            if found.get(name) != wanted
+        ]
+
+
+def _result(future: "ThreadFuture[Any]") -> Any:
+    try:
+        return future.result(_TIMEOUT)
+    except (KafkaException, TimeoutError) as error:
+        raise BusError(reason(error)) from None

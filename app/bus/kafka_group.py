@@ -1,0 +1,150 @@
+"""A member of a consumer group on one topic, with flow control per partition and commits up to a watermark."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from app.bus.base import Assignment, GroupListener, Record
+from app.bus.kafka_client import logger, reason
+from app.bus.kafka_reader import ReaderThread, consumer_properties, fetch
+from app.settings import BusSettings
+
+_POLL_SECONDS = 0.1
+_POLL_PAUSED_SECONDS = 0.02  # a full buffer has room again within this
+_COMMIT_SECONDS = 0.2
+_CALL_SECONDS = 5.0
+_UNKNOWN_END = 1 << 62
+
+
+class KafkaGroupReader(ReaderThread):
+    """Polls on while its buffers are full (partitions are paused), so the group never takes it for dead."""
+
+    def __init__(
+        self, settings: BusSettings, protocol: str, topic: str, group: str, listener: GroupListener, *, buffer: int
+    ) -> None:
+        conf = consumer_properties(
+            settings,
+            **{"group.id": group, "fetch.wait.max.ms": 20, "queued.min.messages": 1000, "on_commit": self._committed},
+            **protocol_properties(protocol),
+        )
+        super().__init__(f"kafka-group-{group}", lambda: Consumer(conf))
+        self._topic = topic
+        self._listener = listener
+        self._buffer = buffer
+        self._handed: defaultdict[int, int] = defaultdict(int)  # written by the thread only
+        self._taken: defaultdict[int, int] = defaultdict(int)  # written by the loop only
+        self._owned: set[int] = set()
+        self._paused: set[int] = set()
+        self._to_commit: dict[int, int] = {}
+        self._sent: dict[int, int] = {}  # committed or on the way
+        self._next_commit = 0.0
+
+    # On the event loop.
+
+    def took(self, partition: int) -> None:
+        self._taken[partition] += 1
+
+    def commit(self, partition: int, offset: int) -> None:
+        self._to_commit[partition] = offset
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        self._listener.on_records(records)
+
+    # In the thread from here on.
+
+    def begin(self, consumer: Consumer) -> None:
+        consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def turn(self, consumer: Consumer) -> None:
+        records = fetch(consumer, _POLL_PAUSED_SECONDS if self._paused else _POLL_SECONDS)
+        for record in records:
+            self._handed[record.partition] += 1
+        if records:
+            self.hand_over(records)
+        self._control_flow(consumer)
+        if time.monotonic() >= self._next_commit:
+            self._write_commits(consumer, list(self._to_commit))
+
+    def end(self, consumer: Consumer) -> None:
+        self._write_commits(consumer, list(self._to_commit))
+
+    def _control_flow(self, consumer: Consumer) -> None:
+        """Pauses what is full and resumes what has room. A partition stays paused when it moves away and comes back."""
+        waiting = {partition: handed - self._taken[partition] for partition, handed in self._handed.items()}
+        full = {partition for partition, count in waiting.items() if count >= self._buffer and partition not in self._paused}
+        room = {partition for partition in self._paused if waiting.get(partition, 0) <= self._buffer // 2}
+        try:
+            if full:
+                consumer.pause([TopicPartition(self._topic, partition) for partition in full])
+            if room:
+                consumer.resume([TopicPartition(self._topic, partition) for partition in room])
+        except KafkaException as error:  # one of them has just been revoked; the next turn sees the new assignment
+            logger.debug("flow control: %s", reason(error))
+        self._paused = (self._paused | full) - room
+
+    def _write_commits(self, consumer: Consumer, partitions: Sequence[int]) -> None:
+        """Sends the commits that are due. A failed one is tried again with the next."""
+        self._next_commit = time.monotonic() + _COMMIT_SECONDS
+        due = {p: offset for p in partitions if p in self._owned and (offset := self._to_commit[p]) > self._sent.get(p, -1)}
+        if not due:
+            return
+        try:
+            consumer.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in due.items()], asynchronous=True)
+            self._sent.update(due)
+        except KafkaException as error:
+            logger.info("commit put off: %s", reason(error))
+
+    def _committed(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        for place in places:
+            if error is not None or place.error is not None:
+                self._sent.pop(place.partition, None)
+
+    def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        assigned = self._look_up(consumer, places)
+        for place in places:
+            self._forget(place.partition)
+        self._owned |= {place.partition for place in places}
+        self._paused |= {place.partition for place in places}  # the next turn resumes them, whatever they were before
+        self.to_loop(self._listener.on_assigned, assigned)
+
+    def _look_up(self, consumer: Consumer, places: list[TopicPartition]) -> list[Assignment]:
+        try:
+            committed = consumer.committed(places, timeout=_CALL_SECONDS)
+            bounds = [consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS) for place in places]
+        except KafkaException as error:
+            logger.warning("assigned without knowing the offsets: %s", reason(error))
+            return [Assignment(place.partition, 0, _UNKNOWN_END) for place in places]
+        return [
+            Assignment(place.partition, max(place.offset, low), high)
+            for place, (low, high) in zip(committed, bounds, strict=True)
+        ]
+
+    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._write_commits(consumer, [place.partition for place in places if place.partition in self._to_commit])
+        self._lost(consumer, places)
+
+    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        for place in places:
+            self._forget(place.partition)
+        self.to_loop(self._listener.on_revoked, [place.partition for place in places])
+
+    def _forget(self, partition: int) -> None:
+        self._owned.discard(partition)
+        self._paused.discard(partition)
+        for table in (self._handed, self._taken, self._to_commit, self._sent):
+            table.pop(partition, None)
+
+
+def protocol_properties(protocol: str) -> dict[str, Any]:
+    """`consumer` is KIP-848, whose timeouts are the broker's; `classic` brings its own."""
+    if protocol == "consumer":
+        return {"group.protocol": "consumer"}
+    return {
+        "group.protocol": "classic",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 500,
+    }

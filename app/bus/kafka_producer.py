@@ -1,0 +1,121 @@
+"""Sending to Kafka: one idempotent producer, one poll thread, acknowledgements handed over in batches."""
+
+import asyncio
+import logging
+import threading
+from asyncio import Future
+from functools import partial
+from typing import Any, cast
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from app.bus.base import Place
+from app.bus.kafka_client import properties, reason
+from app.bus.specs import ENVELOPE_BYTES
+from app.contracts.envelope import Headers
+from app.errors import BusError, BusFull, NotDelivered
+from app.settings import BusSettings
+
+logger = logging.getLogger("app.bus.kafka")
+
+_POLL_SECONDS = 0.1
+_FLUSH_SECONDS = 5.0
+
+
+class KafkaProducer:
+    """acks=all, no linger. `trouble` says why the brokers are out of reach; it is empty while they answer."""
+
+    def __init__(self, settings: BusSettings) -> None:
+        self._properties = properties(
+            settings,
+            **{
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 0,
+                "retry.backoff.ms": 50,
+                "retry.backoff.max.ms": 500,
+                "message.max.bytes": settings.max_body + ENVELOPE_BYTES,
+                # What was queued outlives a broker's absence for as long as its request could.
+                "message.timeout.ms": int(settings.request_timeout * 1000),
+                "error_cb": self.on_error,
+            },
+        )
+        self._producer = Producer(self._properties)
+        self._loop = asyncio.get_running_loop()
+        self._acks: list[tuple[Future[Place], KafkaError | None, int, int]] = []
+        self._fatal = False
+        self._closing = False
+        self.trouble = ""
+        self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
+        self._thread.start()
+
+    def send(self, topic: str, value: bytes | None, key: bytes, headers: Headers, partition: int | None) -> "Future[Place]":
+        future: Future[Place] = self._loop.create_future()
+        where: dict[str, Any] = {} if partition is None else {"partition": partition}
+        try:
+            self._producer.produce(
+                topic, value, key, headers=cast(Any, headers), on_delivery=partial(self._delivered, future), **where
+            )
+        except BufferError:
+            raise BusFull("the producer's queue is full") from None
+        except KafkaException as error:
+            future.set_exception(NotDelivered(reason(error)))
+        return future
+
+    async def close(self) -> None:
+        self._closing = True
+        await asyncio.to_thread(self._thread.join)
+
+    def on_error(self, error: KafkaError) -> None:
+        """librdkafka's notice, from any of its clients; in a thread."""
+        if error.fatal():
+            self._fatal = True
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+            self.trouble = reason(error)
+
+    # In the poll thread from here on.
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._producer.poll(_POLL_SECONDS)
+            self._hand_over()
+            if self._fatal:
+                self._rebuild()
+        self._producer.flush(_FLUSH_SECONDS)
+        self._hand_over()
+
+    def _delivered(self, future: "Future[Place]", error: KafkaError | None, message: Message) -> None:
+        self._acks.append((future, error, message.partition() or 0, message.offset() or 0))
+
+    def _hand_over(self) -> None:
+        if self._acks:
+            acks, self._acks = self._acks, []
+            try:
+                self._loop.call_soon_threadsafe(self._resolve, acks)
+            except RuntimeError:  # the loop has ended: nobody waits any more
+                return
+
+    def _rebuild(self) -> None:
+        """A fatal error ends an idempotent producer for good (its sequence is broken); a new one takes over."""
+        logger.warning("the producer had a fatal error and is made anew")
+        ended, self._fatal = self._producer, False
+        self._producer = Producer(self._properties)
+        ended.purge()
+        ended.flush(0)
+
+    # On the event loop.
+
+    def _resolve(self, acks: list[tuple["Future[Place]", KafkaError | None, int, int]]) -> None:
+        for future, error, partition, offset in acks:
+            if error is None:
+                self.trouble = ""
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(Place(partition, offset))
+            else:
+                future.set_exception(_translated(error))
+
+
+def _translated(error: KafkaError) -> BusError:
+    return BusFull(reason(error)) if error.code() == KafkaError._QUEUE_FULL else NotDelivered(reason(error))

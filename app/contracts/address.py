@@ -1,0 +1,65 @@
+"""The public request id is an address: it says where the request lies in the log and where its reply begins.
+
+So any gateway finds any request and any reply with no index. Laid out big-endian, then base64url without padding:
+
+    internal id 16 bytes | topic fingerprint 4 | request partition 2 | request offset 6 | reply partition 2 | reply offset 6
+"""
+
+import base64
+import binascii
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+PREFIX = "req_"
+_BYTES = 36
+
+
+def new_id() -> str:
+    """An internal id: 128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def fingerprint(topic: str) -> bytes:
+    return hashlib.sha256(topic.encode()).digest()[:4]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a request and its reply lie. `reply_offset` is no later than the reply's first record."""
+
+    id: str
+    topic: bytes  # fingerprint
+    partition: int
+    offset: int
+    reply_partition: int
+    reply_offset: int
+
+    def encode(self) -> str:
+        raw = (
+            bytes.fromhex(self.id)
+            + self.topic
+            + self.partition.to_bytes(2, "big")
+            + self.offset.to_bytes(6, "big")
+            + self.reply_partition.to_bytes(2, "big")
+            + self.reply_offset.to_bytes(6, "big")
+        )
+        return PREFIX + base64.urlsafe_b64encode(raw).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> "Address | None":
+        """The address in a public id, or None if it is not one of ours."""
+        try:
+            raw = base64.b64decode(text.removeprefix(PREFIX).encode(), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        if not text.startswith(PREFIX) or len(raw) != _BYTES:
+            return None
+        return cls(
+            id=raw[:16].hex(),
+            topic=raw[16:20],
+            partition=int.from_bytes(raw[20:22], "big"),
+            offset=int.from_bytes(raw[22:28], "big"),
+            reply_partition=int.from_bytes(raw[28:30], "big"),
+            reply_offset=int.from_bytes(raw[30:36], "big"),
+        )

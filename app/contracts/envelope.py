@@ -1,0 +1,209 @@
+"""Requests, replies and controls as records on the log; docs/wire-format.md shows one of each.
+
+Values are what a person can read in Kafka UI: the client's JSON, the SSE text. Headers are short UTF-8 strings.
+Unknown headers are ignored.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import orjson
+
+from app.contracts.fold import CLAIM, DATA, FINAL, OUTCOMES
+from app.errors import UndecodableRecord
+
+Headers: TypeAlias = list[tuple[str, bytes]]
+
+VERSION = b"1"
+READS = (1,)
+MAX_REPLY_BYTES = 512 * 1024  # of one reply record's value; a longer reply is several records
+
+
+def header_map(headers: Headers | None) -> dict[str, str]:
+    """Headers as text. Raises UndecodableRecord for a version we do not read or bytes that are not UTF-8."""
+    try:
+        found = {name: value.decode() for name, value in headers or ()}
+    except (UnicodeDecodeError, AttributeError) as error:
+        raise UndecodableRecord(f"headers are not UTF-8: {error}") from None
+    if found.get("v") != "1":
+        raise UndecodableRecord(f"version {found.get('v')!r} is not one of {READS}")
+    return found
+
+
+def record_id(headers: Headers | None) -> bytes:
+    """The internal id of a record, without decoding the rest; empty if there is none."""
+    for name, value in headers or ():
+        if name == "id":
+            return value
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One client request. Times are milliseconds since the epoch, by the gateway's clock."""
+
+    id: str
+    model: str  # as the client named it
+    path: str  # below the API's root: /chat/completions
+    body: bytes = field(repr=False)
+    stream: bool
+    reply_partition: int
+    reply_offset: int  # no later than the reply's first record
+    created: int
+    deadline: int
+    tenant: str = ""
+    hops: str = ""  # deployments it has passed through, with commas between
+    head: tuple[tuple[str, str], ...] = ()  # the client's HTTP headers that the upstream is to see
+    traceparent: str = ""
+    maybe_duplicate: bool = False
+
+    def headers(self) -> Headers:
+        pairs = [
+            ("v", VERSION),
+            ("id", self.id.encode()),
+            ("model", self.model.encode()),
+            ("path", self.path.encode()),
+            ("stream", b"1" if self.stream else b"0"),
+            ("reply-partition", b"%d" % self.reply_partition),
+            ("reply-offset", b"%d" % self.reply_offset),
+            ("created", b"%d" % self.created),
+            ("deadline", b"%d" % self.deadline),
+        ]
+        for name, value in (("tenant", self.tenant), ("hops", self.hops), ("traceparent", self.traceparent)):
+            if value:
+                pairs.append((name, value.encode()))
+        if self.head:
+            pairs.append(("head", orjson.dumps(self.head)))
+        return [*pairs, ("maybe-duplicate", b"1")] if self.maybe_duplicate else pairs
+
+    @classmethod
+    def decode(cls, headers: Headers | None, value: bytes | None) -> "Request":
+        """Raises UndecodableRecord, naming what is wrong."""
+        found = header_map(headers)
+        try:
+            bytes.fromhex(found["id"])
+            return cls(
+                id=found["id"],
+                model=found["model"],
+                path=found["path"],
+                body=value or b"",
+                stream=found["stream"] == "1",
+                reply_partition=int(found["reply-partition"]),
+                reply_offset=int(found["reply-offset"]),
+                created=int(found["created"]),
+                deadline=int(found["deadline"]),
+                tenant=found.get("tenant", ""),
+                hops=found.get("hops", ""),
+                head=_pairs(found.get("head", "")),
+                traceparent=found.get("traceparent", ""),
+                maybe_duplicate="maybe-duplicate" in found,
+            )
+        except KeyError as error:
+            raise UndecodableRecord(f"header {error} is missing") from None
+        except ValueError as error:
+            raise UndecodableRecord(f"a header has the wrong form: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One record of a reply: part of it, its end, or a claim on it. `event` numbers the first `data:` event in the value."""
+
+    id: str
+    owner: str
+    kind: str
+    seq: int = 0
+    value: bytes = field(default=b"", repr=False)
+    event: int = 1
+    status: int = 0  # HTTP status and headers; on the first record of a writer
+    head: tuple[tuple[str, str], ...] = ()
+    outcome: str = ""  # final records only
+    code: str = ""  # error code of a failed one
+    supersedes: str = ""  # claims only
+    by_gateway: bool = False
+    notes: tuple[tuple[str, str], ...] = ()  # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
+
+    def headers(self) -> Headers:
+        pairs = [
+            ("v", VERSION),
+            ("id", self.id.encode()),
+            ("owner", self.owner.encode()),
+            ("kind", self.kind.encode()),
+            ("seq", b"%d" % self.seq),
+            ("event", b"%d" % self.event),
+        ]
+        if self.status:
+            pairs += [("status", b"%d" % self.status), ("head", orjson.dumps(self.head))]
+        if self.outcome:
+            pairs.append(("outcome", self.outcome.encode()))
+        if self.code:
+            pairs.append(("code", self.code.encode()))
+        if self.kind == CLAIM:
+            pairs.append(("supersedes", self.supersedes.encode()))
+        if self.by_gateway:
+            pairs.append(("by", b"gateway"))
+        if self.notes:
+            pairs.append(("notes", orjson.dumps(self.notes)))
+        return pairs
+
+    @classmethod
+    def decode(cls, headers: Headers | None, value: bytes | None) -> "Reply":
+        """Raises UndecodableRecord, naming what is wrong."""
+        found = header_map(headers)
+        try:
+            kind, outcome = found["kind"], found.get("outcome", "")
+            if kind not in (DATA, FINAL, CLAIM) or (kind == FINAL) != (outcome in OUTCOMES):
+                raise UndecodableRecord(f"kind {kind!r} with outcome {outcome!r}")
+            return cls(
+                id=found["id"],
+                owner=found["owner"],
+                kind=kind,
+                seq=int(found["seq"]),
+                value=value or b"",
+                event=int(found["event"]),
+                status=int(found.get("status", "0")),
+                head=_pairs(found.get("head", "")),
+                outcome=outcome,
+                code=found.get("code", ""),
+                supersedes=found.get("supersedes", ""),
+                by_gateway=found.get("by") == "gateway",
+                notes=_pairs(found.get("notes", "")),
+            )
+        except KeyError as error:
+            raise UndecodableRecord(f"header {error} is missing") from None
+        except (ValueError, TypeError) as error:
+            raise UndecodableRecord(f"a header has the wrong form: {error}") from None
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(value)) for name, value in orjson.loads(text)) if text else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A fast signal to every worker. It saves work; the reply log decides."""
+
+    CANCEL = "cancel"  # stop working on `id`
+    CLAIM = "claim"  # `owner` has claimed `id` from `supersedes`
+
+    id: str
+    kind: str
+    owner: str = ""
+    supersedes: str = ""
+
+    def headers(self) -> Headers:
+        return [
+            ("v", VERSION),
+            ("id", self.id.encode()),
+            ("kind", self.kind.encode()),
+            ("owner", self.owner.encode()),
+            ("supersedes", self.supersedes.encode()),
+        ]
+
+    @classmethod
+    def decode(cls, headers: Headers | None) -> "Control":
+        """Raises UndecodableRecord, naming what is wrong."""
+        found = header_map(headers)
+        try:
+            return cls(found["id"], found["kind"], found.get("owner", ""), found.get("supersedes", ""))
+        except KeyError as error:
+            raise UndecodableRecord(f"header {error} is missing") from None

@@ -1,0 +1,194 @@
+"""What is read of the OpenAI API's bodies: the validation table of requests, and the model's name in requests and replies.
+
+Bytes pass through. So a check stands here only if routing, streaming or a feature of our own needs the field, or if most
+upstreams answer a wrong one with a 5xx that tells the caller nothing. What an upstream refuses well is left to it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.errors import BadRequest, InvalidBody
+
+ANY = "*"
+CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
+
+_ABSENT: Any = ...  # not None: a null is something else than a field that is not there
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+class Body(NamedTuple):
+    """What the gateway needs to know of a request's body."""
+
+    model: str
+    stream: bool
+    include_usage: bool  # the client asked for the usage chunk
+
+
+class Check(NamedTuple):
+    """One row of the table: on `path`, `field` must pass `test`, for `reason`; not looked at if `unless` is there instead."""
+
+    path: str
+    field: str
+    test: Callable[[Any, str], None]
+    reason: str
+    unless: str | None = None
+
+
+def _refuse(value: Any, param: str, expected: str) -> None:
+    if value is _ABSENT:
+        raise BadRequest(f"{param} is missing: expected {expected}.", param=param)
+    raise BadRequest(f"{param}: expected {expected}, got {_KINDS[type(value)]}.", param=param)
+
+
+def _filled_text(value: Any, param: str) -> None:
+    if type(value) is not str:
+        _refuse(value, param, "a string")
+    if not value:
+        raise BadRequest(f"{param}: expected a string that is not empty.", param=param)
+
+
+def _filled_array(value: Any, param: str) -> None:
+    if type(value) is not list:
+        _refuse(value, param, "an array")
+    if not value:
+        raise BadRequest(f"{param}: expected an array that is not empty.", param=param)
+
+
+def _text_or_array(value: Any, param: str) -> None:
+    if type(value) not in (str, list):
+        _refuse(value, param, "a string or an array")
+
+
+def _switch(value: Any, param: str) -> None:
+    if value is not _ABSENT and value is not None and type(value) is not bool:
+        _refuse(value, param, "a boolean")
+
+
+def _options(value: Any, param: str) -> None:
+    if value is _ABSENT or value is None:
+        return
+    if type(value) is not dict:
+        _refuse(value, param, "an object")
+    _switch(value.get("include_usage", _ABSENT), f"{param}.include_usage")
+
+
+def _messages(value: Any, param: str) -> None:
+    for index, message in enumerate(value):
+        if type(message) is not dict:
+            _refuse(message, f"{param}[{index}]", "an object")
+        if type(message.get("role")) is not str:
+            _refuse(message.get("role", _ABSENT), f"{param}[{index}].role", "a string")
+
+
+CHECKS = (
+    Check(ANY, "model", _filled_text, "names the topic; without it there is nowhere to send the request"),
+    Check(ANY, "stream", _switch, "decides whether the reply is written as one body or as server-sent events"),
+    Check(ANY, "stream_options", _options, "include_usage decides whether a usage chunk is the client's or ours to drop"),
+    Check(CHAT, "messages", _filled_array, "chat templates fail on an empty conversation, with a 5xx on several servers"),
+    Check(CHAT, "messages", _messages, "a text is continued as the last message; templates fail on one without a role"),
+    Check(COMPLETIONS, "prompt", _text_or_array, "a text is continued behind its prompt", unless="prompt_embeds"),
+    Check(EMBEDDINGS, "input", _text_or_array, "its absence is a 5xx with several servers", unless="messages"),
+)
+
+_BY_PATH = {path: tuple(row for row in CHECKS if row.path in (ANY, path)) for path in (ANY, CHAT, COMPLETIONS, EMBEDDINGS)}
+
+
+def check_body(path: str, body: bytes) -> Body:
+    """Parses a request's body, once, and applies the table's rows for `path` (below the API's root: /chat/completions).
+
+    Raises InvalidBody if it is not a JSON object, else BadRequest with the place as `param` (`messages[0].role`).
+    """
+    document = _parse(body)
+    for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
+        if row.unless not in document:
+            row.test(document.get(row.field, _ABSENT), row.field)
+    options = document.get("stream_options") or {}
+    return Body(document["model"], document.get("stream") is True, options.get("include_usage") is True)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidBody(_fault(error, body)) from None
+    if type(document) is not dict:
+        raise InvalidBody(f"The body must be a JSON object, not {_KINDS[type(document)]}.")
+    return document
+
+
+def _fault(error: orjson.JSONDecodeError, body: bytes) -> str:
+    """What is wrong with a body that does not parse, and where; nothing of the body itself."""
+    if not body or body.isspace():
+        return "The body is empty; expected a JSON object."
+    try:
+        body.decode()
+    except UnicodeDecodeError as fault:
+        return f"The body is not valid JSON: it is not UTF-8 at byte {fault.start}."
+    return f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_VALUE = re.compile(rb"\s*:\s*(" + _STRING + rb")", re.DOTALL)
+_TOKEN = re.compile(rb"[{}\[\]]|(?P<key>" + _STRING + rb")(?:\s*:\s*(?P<value>" + _STRING + rb")?)?", re.DOTALL)
+_KEY = b'"model"'
+
+
+def with_model(body: bytes, old: str, new: str) -> bytes:
+    """The request body with `new` as its top-level model where it was `old`, and not another byte changed.
+
+    `body` is one that `check_body` let pass. Models named deeper inside are left alone.
+    """
+    value = orjson.dumps(new)
+    for start, end in reversed(list(_model_spans(body, old))):
+        body = body[:start] + value + body[end:]
+    return body
+
+
+def _model_spans(body: bytes, old: str) -> Iterator[tuple[int, int]]:
+    """Where the top-level model's value lies; more than once only if the member is repeated."""
+    first = body.find(_KEY)
+    if first >= 0 and body.find(_KEY, first + 1) < 0 and rb"\u006" not in body:
+        # The key stands there once and nowhere in disguise (each of its letters is \u006x), so it is the top-level one.
+        match = _VALUE.match(body, first + len(_KEY))
+        if match and orjson.loads(match[1]) == old:
+            yield match.span(1)
+        return
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        text = token[0]
+        if text in (b"{", b"["):
+            depth += 1
+        elif text in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and token["value"] and orjson.loads(token["key"]) == "model" and orjson.loads(token["value"]) == old:
+            yield token.span("value")
+
+
+def rename_model(block: bytes, old: str, new: str) -> bytes:
+    """A whole reply, or a block of whole events, with its `model` members of value `old` named `new`, at every depth.
+
+    Text that a model wrote is not touched: there the quotes are escaped, so the member cannot occur.
+    """
+    for member, renamed in _members(old, new):
+        block = block.replace(member, renamed)
+    return block
+
+
+@lru_cache(maxsize=256)
+def _members(old: str, new: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The member in each way that servers write it: with and without a space, non-ASCII plain and escaped."""
+    forms = {json.dumps(old).encode(), orjson.dumps(old)}
+    return tuple((_KEY + colon + form, _KEY + colon + orjson.dumps(new)) for colon in (b":", b": ") for form in sorted(forms))

@@ -1,0 +1,86 @@
+"""Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the models' cards."""
+
+from dataclasses import asdict, dataclass, field
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from app.contracts.envelope import READS
+from app.errors import UndecodableRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model that is known, whether or not a worker lives; the compacted models' topic holds one per model."""
+
+    model: str
+    topic: str
+    group: str
+    aliases: tuple[str, ...] = ()
+    owned_by: str = "llm-gateway"
+    created: int = 0  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBeat:
+    """A worker's heartbeat."""
+
+    worker: str  # its owner name: random at start
+    model: str
+    topic: str
+    group: str
+    replies: str  # the reply topic it writes to
+    time: float  # its clock, seconds since the epoch
+    interval: float  # seconds between two heartbeats
+    aliases: tuple[str, ...] = ()
+    partitions: tuple[int, ...] = ()
+    positions: dict[str, int] = field(default_factory=dict)  # partition -> the next offset it will start on
+    capacity: int = 0
+    in_flight: int = 0
+    waiting: int = 0  # taken from the log and not started
+    running: tuple[str, ...] = ()
+    ready: bool = True
+    reason: str = ""  # why it is not ready
+    leaving: bool = False
+    host: str = ""
+    version: str = ""
+    reads: tuple[int, ...] = READS
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayBeat:
+    """A gateway's heartbeat: which reply partition it reads."""
+
+    gateway: str
+    replies: str
+    partition: int
+    time: float
+    interval: float
+    in_flight: int = 0
+    leaving: bool = False
+    version: str = ""
+    reads: tuple[int, ...] = READS
+
+
+_BEATS: TypeAdapter[WorkerBeat | GatewayBeat] = TypeAdapter(WorkerBeat | GatewayBeat)
+_CARDS = TypeAdapter(ModelCard)
+
+
+def encode(beat: WorkerBeat | GatewayBeat | ModelCard) -> bytes:
+    return orjson.dumps(asdict(beat))
+
+
+def decode_beat(value: bytes) -> WorkerBeat | GatewayBeat:
+    """Raises UndecodableRecord; members that we do not know are ignored."""
+    try:
+        return _BEATS.validate_json(value)
+    except ValidationError as error:
+        raise UndecodableRecord(f"not a heartbeat: {error.errors()[0]['msg']}") from None
+
+
+def decode_card(value: bytes) -> ModelCard:
+    """Raises UndecodableRecord; members that we do not know are ignored."""
+    try:
+        return _CARDS.validate_json(value)
+    except ValidationError as error:
+        raise UndecodableRecord(f"not a model's card: {error.errors()[0]['msg']}") from None

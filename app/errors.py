@@ -1,0 +1,165 @@
+"""Every error this project raises by itself, as one tree.
+
+GatewayError                      status  type                    code
+├── BadRequest                    400     invalid_request_error   (none)
+│   ├── InvalidBody               400     invalid_request_error   invalid_json
+│   └── UpstreamLoop              400     invalid_request_error   upstream_loop
+├── InvalidApiKey                 401     authentication_error    invalid_api_key
+├── ModelNotFound                 404     invalid_request_error   model_not_found
+├── UnknownUrl                    404     invalid_request_error   unknown_url
+├── MethodNotAllowed              405     invalid_request_error   method_not_allowed
+├── RequestCancelled              409     invalid_request_error   request_cancelled
+├── BodyTooLarge                  413     invalid_request_error   body_too_large
+├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
+├── QueueFull                     429     rate_limit_error        queue_full
+├── InternalError                 500     server_error            internal_error
+├── UpstreamUnreachable           502     server_error            upstream_unreachable
+├── WorkerLost                    502     server_error            worker_lost
+├── ReplyLogTruncated             502     server_error            reply_log_truncated
+├── BusUnavailable                503     server_error            bus_unavailable
+├── Draining                      503     server_error            draining
+├── GatewayDraining               503     server_error            gateway_draining
+└── DeadlineExceeded              504     server_error            deadline_exceeded
+SettingsError                     the start is refused, with one line
+UndecodableRecord                 a record that is not in our wire format: poison
+BusError
+├── BusFull                       the local queue is full: back-pressure, try later
+└── NotDelivered                  the broker did not acknowledge a record in time
+
+The body is OpenAI's: https://platform.openai.com/docs/guides/error-codes
+"""
+
+import math
+
+import orjson
+
+
+class GatewayError(Exception):
+    """An error that a client sees: an HTTP status and OpenAI's error body."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+    should_retry: bool | None = None  # x-should-retry, which the openai SDK obeys; None leaves it to the status
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> bytes:
+        """OpenAI's error object as JSON."""
+        return error_body(self.message, self.type, self.param, self.code)
+
+    def head(self) -> tuple[tuple[str, str], ...]:
+        """The response headers that go with it."""
+        pairs = [("content-type", "application/json")]
+        if self.retry_after is not None:
+            pairs.append(("retry-after", str(max(1, math.ceil(self.retry_after)))))
+        if self.should_retry is not None:
+            pairs.append(("x-should-retry", "true" if self.should_retry else "false"))
+        return tuple(pairs)
+
+
+def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+    """OpenAI's error object as JSON, from its four members."""
+    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+class BadRequest(GatewayError):
+    status, type = 400, "invalid_request_error"
+    code: str | None = None
+
+
+class InvalidBody(BadRequest):
+    code = "invalid_json"
+
+
+class UpstreamLoop(BadRequest):
+    code = "upstream_loop"
+
+
+class InvalidApiKey(GatewayError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class ModelNotFound(GatewayError):
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class UnknownUrl(GatewayError):
+    status, type, code = 404, "invalid_request_error", "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestCancelled(GatewayError):
+    status, type, code, should_retry = 409, "invalid_request_error", "request_cancelled", False
+
+
+class BodyTooLarge(GatewayError):
+    status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class UnsupportedMedia(GatewayError):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class QueueFull(GatewayError):
+    status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class InternalError(GatewayError):
+    status, type, code = 500, "server_error", "internal_error"
+
+
+class UpstreamUnreachable(GatewayError):
+    status, type, code = 502, "server_error", "upstream_unreachable"
+
+
+class WorkerLost(GatewayError):
+    status, type, code, should_retry = 502, "server_error", "worker_lost", True
+
+
+class ReplyLogTruncated(GatewayError):
+    status, type, code = 502, "server_error", "reply_log_truncated"
+
+
+class BusUnavailable(GatewayError):
+    status, type, code = 503, "server_error", "bus_unavailable"
+
+
+class Draining(GatewayError):
+    status, type, code = 503, "server_error", "draining"
+
+
+class GatewayDraining(GatewayError):
+    status, type, code = 503, "server_error", "gateway_draining"
+
+
+class DeadlineExceeded(GatewayError):
+    # Retrying what took longer than its deadline only doubles the load, so the SDK is told not to.
+    status, type, code, should_retry = 504, "server_error", "deadline_exceeded", False
+
+
+class SettingsError(Exception):
+    """A setting that does not work; the message names the variable, the fault and an example."""
+
+
+class UndecodableRecord(Exception):
+    """A record that is not in the published wire format (docs/wire-format.md)."""
+
+
+class BusError(Exception):
+    """The bus could not do what was asked."""
+
+
+class BusFull(BusError):
+    """The local send queue is full. Back-pressure: hold what you have and send it later."""
+
+
+class NotDelivered(BusError):
+    """The broker did not acknowledge a record in time, or refused it. It may still be in the log."""

@@ -1,0 +1,97 @@
+"""One request as the gateway that serves it sees it: its reply, folded, part by part."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from app.contracts.address import Address, fingerprint
+from app.contracts.envelope import Reply, Request
+from app.contracts.fold import Fold, Step
+from app.gateway.asgi import ClientGone
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """Fed by the reply log, read by the one who answers the client."""
+
+    request: Request
+    topic: str
+    model: str  # the id behind the name that the client used
+    address: Address | None = None  # once the request is acknowledged
+    fold: Fold = field(default_factory=Fold)
+    gone: bool = False  # the client has left
+    let_go: bool = False  # this gateway reads no further; the request itself goes on
+    _parts: deque[Reply] = field(default_factory=deque)
+    _wake: "asyncio.Future[None] | None" = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def public_id(self) -> str:
+        return self.address.encode() if self.address else ""
+
+    @property
+    def answered(self) -> bool:
+        """A worker has begun to write."""
+        return self.fold.attempts > 0
+
+    def placed(self, partition: int, offset: int) -> None:
+        """The request is in the log: it is accepted."""
+        request = self.request
+        where = fingerprint(self.topic)
+        self.address = Address(request.id, where, partition, offset, request.reply_partition, request.reply_offset)
+
+    def feed(self, reply: Reply) -> Step:
+        """Takes the next record of this id from the log."""
+        step = self.fold.apply(
+            reply.kind, reply.owner, reply.seq, outcome=reply.outcome, supersedes=reply.supersedes, by_gateway=reply.by_gateway
+        )
+        if step is Step.CLAIMED and not self.request.stream:
+            self._parts.clear()  # nothing of a whole reply was shown: the new writer begins anew
+        elif step in (Step.PART, Step.ENDED):
+            self._parts.append(reply)
+            self._wake_up()
+        return step
+
+    def leave(self) -> None:
+        """The client has left: whoever reads the reply is told."""
+        self.gone = True
+        self._wake_up()
+
+    def break_off(self, final: Reply) -> None:
+        """Ends the reply for this client only, whatever the log will say."""
+        self._parts.append(final)
+        self._wake_up()
+
+    async def whole(self) -> list[Reply]:
+        """All records of the reply that count, from the one that has its status on; waits for the end. Raises ClientGone."""
+        while not (self._parts and self._parts[-1].outcome):
+            await self._wait(None)
+        parts = list(self._parts)
+        begin = max((index for index, part in enumerate(parts) if part.status), default=0)
+        return parts[begin:]
+
+    async def next(self, timeout: float | None) -> Reply | None:
+        """The next part of the reply; None if none came within `timeout` seconds. Raises ClientGone."""
+        if not self._parts:
+            await self._wait(timeout)
+        return self._parts.popleft() if self._parts else None
+
+    async def _wait(self, timeout: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._wake = loop.create_future()
+        timer = loop.call_later(timeout, self._wake_up) if timeout else None
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+            if timer is not None:
+                timer.cancel()
+        if self.gone:
+            raise ClientGone
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)

@@ -1,0 +1,89 @@
+"""Where a gateway's replies arrive: one partition of the reply topic, read by assignment, and the calls that wait."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from app.bus.base import Bus, LogReader, Record, Start
+from app.contracts.envelope import Reply, record_id
+from app.contracts.fold import Step
+from app.errors import UndecodableRecord
+from app.gateway.call import Call
+
+logger = logging.getLogger("app.gateway.inbox")
+
+
+class Inbox:
+    """Hands each record of the partition to the call with its id; other records pass by."""
+
+    def __init__(self, bus: Bus, topic: str) -> None:
+        self._bus = bus
+        self._topic = topic
+        self._calls: dict[bytes, Call] = {}
+        self.unanswered: Counter[str] = Counter()  # calls by model that no worker has begun to answer
+        self._reader: LogReader | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.partition = -1
+
+    async def start(self, used: Sequence[int]) -> None:
+        """Takes the least used partition; `used` holds those of the other gateways, one entry each. Raises BusError."""
+        count = await self._bus.partitions(self._topic)
+        self.partition = min(range(count), key=lambda partition: (used.count(partition), random.random()))
+        self._reader = await self._bus.log_reader(self._topic, [self.partition], Start.END, self._on_records)
+        logger.info("reading replies on %s[%d]", self._topic, self.partition)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def position(self) -> int:
+        """The next offset to be read: no reply to a request that is not sent yet lies before it."""
+        return self._reader.position(self.partition) if self._reader is not None else 0
+
+    def expect(self, call: Call) -> None:
+        self._calls[call.id.encode()] = call
+        self.unanswered[call.model] += 1
+        self._empty.clear()
+
+    def drop(self, call: Call) -> None:
+        dropped = self._calls.pop(call.id.encode(), None)
+        if dropped is not None and not dropped.answered:
+            self.unanswered[call.model] -= 1
+        if not self._calls:
+            self._empty.set()
+
+    async def empty(self, seconds: float) -> None:
+        """Waits until no call waits, at most that long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            logger.warning("%d calls still wait after %g s", len(self._calls), seconds)
+
+    def calls(self) -> list[Call]:
+        return list(self._calls.values())
+
+    def _on_records(self, records: Sequence[Record]) -> None:
+        for record in records:
+            call = self._calls.get(record_id(record.headers))
+            if call is not None:
+                self._feed(call, record)
+
+    def _feed(self, call: Call, record: Record) -> None:
+        began = call.answered
+        try:
+            step = call.feed(Reply.decode(record.headers, record.value))
+        except UndecodableRecord as error:
+            logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
+            return
+        if call.answered and not began:
+            self.unanswered[call.model] -= 1
+        if step is Step.ENDED:
+            self.drop(call)

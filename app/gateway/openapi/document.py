@@ -1,0 +1,157 @@
+"""Puts the OpenAPI 3.1 document together from the table of endpoints."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from app import __version__
+from app.contracts.sse import DONE
+from app.errors import InvalidApiKey, WorkerLost
+from app.gateway.openapi import failures
+from app.gateway.openapi.endpoint import MODEL, Endpoint, Reply
+from app.gateway.openapi.endpoints import ENDPOINTS
+from app.gateway.openapi.replies import ErrorReply
+
+ABOUT = """\
+One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at it.
+
+Each request is stored before it is worked on, and waits if the model is busy. Bytes pass through: fields that this page does
+not know reach the upstream, and its reply the client.
+
+Every address under `/v1` also works under `/api/v1`. An upstream's own error comes back with its status and body. After the
+first byte of a stream an error is an event `data: {"error": ...}`, and the stream ends without `[DONE]`.
+
+Models now: """
+
+_REF = "#/components/schemas/{model}"
+
+
+def document(models: list[str]) -> dict[str, Any]:
+    """The OpenAPI document. Its examples name the first of `models`, or the built-in `echo` if there is none."""
+    names = models or ["echo"]
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "LLM gateway",
+            "version": __version__,
+            "description": ABOUT + ", ".join(f"`{name}`" for name in names) + ".",
+        },
+        "paths": _filled(paths, names[0]),
+        "components": {
+            "schemas": _schemas(),
+            "headers": failures.HEADERS,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the server has API_KEYS."}
+            },
+        },
+    }
+
+
+def _filled(example: Any, model: str) -> Any:
+    """The same with a model's name in the place of MODEL."""
+    if isinstance(example, dict):
+        return {name.replace(MODEL, model): _filled(value, model) for name, value in example.items()}
+    if isinstance(example, (list, tuple)):
+        return [_filled(value, model) for value in example]
+    return example.replace(MODEL, model) if isinstance(example, str) else example
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    keyed = InvalidApiKey in endpoint.errors
+    operation: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", f"{endpoint.method}{endpoint.path}").strip("_"),
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "description": endpoint.description,
+        "security": [{}, {"key": []}] if keyed else [],
+        "responses": _responses(endpoint),
+    }
+    if endpoint.path_examples:
+        operation["parameters"] = [_parameter(name, *about) for name, about in endpoint.path_examples.items()]
+    if endpoint.request:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(endpoint.request), "examples": _examples(endpoint.examples)}},
+        }
+    return operation
+
+
+def _parameter(name: str, description: str, values: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": description,
+        "examples": _examples({value: value for value in values}),
+    }
+
+
+def _examples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {"summary": name, "value": value} for name, value in values.items()}
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    found = {str(status): _reply(reply) for status, reply in endpoint.replies.items()} | failures.responses(endpoint.errors)
+    if endpoint.request:
+        found["200"]["headers"] = failures.header_refs("x-request-id", "server-timing")
+        found["default"] = {"description": "The upstream's own error, as it came.", "content": {"application/json": {}}}
+    return found
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _ref(reply.schema), "example": reply.example}}
+    if reply.chunk:
+        content["text/event-stream"] = _stream(reply.chunk, reply)
+    return {"description": reply.description, "content": content}
+
+
+def _stream(chunk: type[BaseModel], reply: Reply) -> dict[str, Any]:
+    """A streamed reply: text whose events each hold one chunk as JSON."""
+    events = [b"data: " + orjson.dumps(event) + b"\n\n" for event in reply.chunks]
+    lost = next(sample for sample in failures.SAMPLES if isinstance(sample, WorkerLost))
+    broken = b"".join(events[:-1]) + b"data: " + lost.body() + b"\n\n"
+    return {
+        "schema": {
+            "type": "string",
+            "contentMediaType": "text/event-stream",
+            "contentSchema": {"type": "array", "items": _ref(chunk)},
+            "description": f"Events: each one's data is a {chunk.__name__}, the last one's is [DONE].",
+        },
+        "examples": _examples({"complete": (b"".join(events) + DONE).decode(), "broken off by an error": broken.decode()}),
+    }
+
+
+def _ref(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=schema.__name__)}
+
+
+class _Plain(GenerateJsonSchema):
+    """Without titles that only repeat the fields' names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+@cache
+def _schemas() -> dict[str, Any]:
+    """The schemas that the table names, and those that they name."""
+    named: dict[type[BaseModel], None] = {ErrorReply: None}
+    for endpoint in ENDPOINTS:
+        if endpoint.request:
+            named[endpoint.request] = None
+        for reply in endpoint.replies.values():
+            named[reply.schema] = None
+            if reply.chunk:
+                named[reply.chunk] = None
+    _, found = models_json_schema([(schema, "validation") for schema in named], schema_generator=_Plain, ref_template=_REF)
+    definitions: dict[str, Any] = found["$defs"]
+    return definitions

@@ -1,0 +1,40 @@
+"""What a row of the table of endpoints is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.errors import GatewayError
+
+MODEL = "<model>"  # in an example: the first model there is, so that the example works as it stands
+
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One way in which an endpoint answers; with `chunk`, the same as server-sent events if asked for."""
+
+    schema: type[BaseModel]
+    description: str
+    example: Example
+    chunk: type[BaseModel] | None = None
+    chunks: tuple[Example, ...] = ()  # the events of an example
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One row of the table. `examples` are request bodies by name, `path_examples` values of the path's parameters."""
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    description: str
+    replies: Mapping[int, Reply]
+    errors: tuple[type[GatewayError], ...]
+    request: type[BaseModel] | None = None
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (description, values)

@@ -1,0 +1,176 @@
+"""The endpoints, one row each."""
+
+from typing import Any
+
+from app.gateway.openapi import replies, requests
+from app.gateway.openapi.endpoint import MODEL, Endpoint, Example, Reply
+from app.gateway.openapi.failures import MAY_LACK, ON_ALL, WITH_BODY, WITH_KEY, WITH_MODEL
+
+CREATED = 1767225600
+QUESTION = [{"role": "user", "content": "Say hello in five words."}]
+CHAT_REPLY = {"id": "chatcmpl-1", "object": "chat.completion", "created": CREATED, "model": MODEL}
+CHAT_CHUNK = CHAT_REPLY | {"object": "chat.completion.chunk"}
+TEXT_REPLY = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": MODEL}
+MODEL_CARD = {
+    "id": MODEL,
+    "object": "model",
+    "created": CREATED,
+    "owned_by": "llm-gateway",
+    "aliases": [],
+    "workers": 1,
+    "capacity": 32,
+    "in_flight": 0,
+    "queue_depth": 0,
+}
+
+
+def _choice(finish_reason: str | None = None, **said: Any) -> list[Example]:
+    return [{"index": 0, **said, "finish_reason": finish_reason}]
+
+
+def _usage(prompt: int, completion: int) -> Example:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+ENDPOINTS = (
+    Endpoint(
+        "post",
+        "/v1/chat/completions",
+        "Inference",
+        "Continue a conversation",
+        "Every field goes to the model's upstream unchanged, known to this page or not; so does every field of the reply.",
+        {
+            200: Reply(
+                replies.ChatCompletion,
+                "The reply, whole or as server-sent events.",
+                CHAT_REPLY
+                | {
+                    "choices": _choice("stop", message={"role": "assistant", "content": "Hello, nice to meet you!"}),
+                    "usage": _usage(12, 6),
+                },
+                replies.ChatCompletionChunk,
+                (
+                    CHAT_CHUNK | {"choices": _choice(delta={"role": "assistant", "content": ""})},
+                    CHAT_CHUNK | {"choices": _choice(delta={"content": "Hello"})},
+                    CHAT_CHUNK | {"choices": _choice("stop", delta={})},
+                ),
+            )
+        },
+        WITH_BODY,
+        requests.ChatCompletionRequest,
+        {
+            "whole": {"model": MODEL, "messages": QUESTION, "max_tokens": 64},
+            "streamed": {
+                "model": MODEL,
+                "messages": QUESTION,
+                "max_tokens": 64,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            },
+        },
+    ),
+    Endpoint(
+        "post",
+        "/v1/completions",
+        "Inference",
+        "Continue a text",
+        "Every field goes to the model's upstream unchanged, known to this page or not; so does every field of the reply.",
+        {
+            200: Reply(
+                replies.Completion,
+                "The reply, whole or as server-sent events.",
+                TEXT_REPLY | {"choices": _choice("length", text=" there was a king"), "usage": _usage(5, 4)},
+                replies.Completion,
+                (
+                    TEXT_REPLY | {"choices": _choice(text=" there")},
+                    TEXT_REPLY | {"choices": _choice("length", text=" was")},
+                ),
+            )
+        },
+        WITH_BODY,
+        requests.CompletionRequest,
+        {
+            "whole": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32},
+            "streamed": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32, "stream": True},
+        },
+    ),
+    Endpoint(
+        "post",
+        "/v1/embeddings",
+        "Inference",
+        "Turn texts into vectors",
+        "For models that have embeddings; from one that has not, its upstream's own error comes back.",
+        {
+            200: Reply(
+                replies.EmbeddingList,
+                "One vector for each input.",
+                {
+                    "object": "list",
+                    "data": [{"object": "embedding", "index": 0, "embedding": [0.018, -0.25, 0.77]}],
+                    "model": MODEL,
+                    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+                },
+            )
+        },
+        MAY_LACK,
+        requests.EmbeddingRequest,
+        {"floats": {"model": MODEL, "input": "The sea was calm."}},
+    ),
+    Endpoint(
+        "post",
+        "/v1/{path}",
+        "Inference",
+        "Anything else the model's upstream has",
+        "Any path with a JSON body that names a `model`: `rerank`, `score`, `moderations`, `responses`, `messages`, `tokenize` "
+        "and more. It reaches the same path at the model's upstream, streamed replies included. What the upstream has not is "
+        "its own 404; `completions` is the example here because every model has it.",
+        {200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]})},
+        MAY_LACK,
+        requests.AnyRequest,
+        {
+            "completions, tokenize": {"model": MODEL, "prompt": "The sea was calm."},
+            "rerank": {"model": MODEL, "query": "calm sea", "documents": ["The sea was calm.", "It rained."]},
+        },
+        {"path": ("The endpoint's path; it may hold slashes.", ("completions", "tokenize", "rerank"))},
+    ),
+    Endpoint(
+        "get",
+        "/v1/models",
+        "Models",
+        "List the models",
+        "Every known model; one whose workers are all away stays known, and its requests wait.",
+        {200: Reply(replies.ModelList, "The models.", {"object": "list", "data": [MODEL_CARD]})},
+        WITH_KEY,
+    ),
+    Endpoint(
+        "get",
+        "/v1/models/{model}",
+        "Models",
+        "Describe a model",
+        "One model, by its id or alias.",
+        {200: Reply(replies.Model, "The model.", MODEL_CARD)},
+        WITH_MODEL,
+        path_examples={"model": ("The model's id or alias; it may hold slashes.", (MODEL,))},
+    ),
+    Endpoint(
+        "get",
+        "/healthz",
+        "Health",
+        "Is the process alive?",
+        "Answers as long as the process runs. Needs no key.",
+        {200: Reply(replies.Alive, "Alive.", {"status": "alive"})},
+        ON_ALL,
+    ),
+    Endpoint(
+        "get",
+        "/readyz",
+        "Health",
+        "Can it take requests?",
+        "Ready once the bus is connected and a reply partition is assigned. Needs no key.",
+        {
+            200: Reply(replies.Readiness, "Ready.", {"ready": True, "reasons": []}),
+            503: Reply(replies.Readiness, "Not ready.", {"ready": False, "reasons": ["bus: no broker answers"]}),
+        },
+        ON_ALL,
+    ),
+)

@@ -1,0 +1,87 @@
+"""The error bodies of each endpoint, by status. Bodies come from the errors themselves, so they are what a client gets."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import orjson
+
+from app import errors
+from app.errors import GatewayError
+
+Kinds: TypeAlias = tuple[type[GatewayError], ...]
+
+SAMPLES: tuple[GatewayError, ...] = (
+    errors.BadRequest("messages[0].role: expected a string, got a number.", param="messages[0].role"),
+    errors.InvalidBody("The body is not valid JSON: unexpected end of data at line 1, column 14."),
+    errors.UpstreamLoop("The request came back through its own upstream: OPENAI_HOST points at this gateway."),
+    errors.InvalidApiKey("No API key was sent, or it is not one of this server's."),
+    errors.ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", param="model"),
+    errors.UnknownUrl("The built-in demonstration model has no /rerank."),
+    errors.MethodNotAllowed("This address does not take this method."),
+    errors.RequestCancelled("The request was cancelled."),
+    errors.BodyTooLarge("The body has more than the 16777216 bytes that this server takes."),
+    errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
+    errors.QueueFull("Too many requests wait for this model.", retry_after=5),
+    errors.InternalError("Something went wrong here; the log has it under this request's id."),
+    errors.UpstreamUnreachable("The model's server does not answer."),
+    errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
+    errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),
+    errors.BusUnavailable("The request could not be stored; it was not accepted.", retry_after=3),
+    errors.Draining("This gateway is being stopped and takes no more requests.", retry_after=1),
+    errors.GatewayDraining("This gateway is being stopped; the request goes on under its id."),
+    errors.DeadlineExceeded("The reply was not ready within 540 seconds."),
+)
+
+ON_ALL: Kinds = (errors.MethodNotAllowed, errors.InternalError)
+WITH_KEY: Kinds = (errors.InvalidApiKey, *ON_ALL)
+WITH_MODEL: Kinds = (errors.ModelNotFound, *WITH_KEY)
+WITH_BODY: Kinds = tuple(type(sample) for sample in SAMPLES if not isinstance(sample, errors.UnknownUrl))
+MAY_LACK: Kinds = (errors.UnknownUrl, *WITH_BODY)  # not every model has it
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "x-request-id": {
+        "description": "The request's id, on every reply to a request that was accepted.",
+        "schema": {"type": "string"},
+    },
+    "server-timing": {
+        "description": "How long the request waited and how long the upstream took, in milliseconds.",
+        "schema": {"type": "string"},
+        "example": "queue;dur=1.2, upstream;dur=840.0",
+    },
+    "retry-after": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
+    "x-should-retry": {
+        "description": "Whether to try again; the openai SDK obeys it.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
+}
+
+
+def header_refs(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def responses(kinds: Kinds) -> dict[str, Any]:
+    """The response objects of these errors, by status."""
+    samples = sorted((sample for sample in SAMPLES if type(sample) in kinds), key=lambda sample: sample.status)
+    return {str(status): _response(status, list(group)) for status, group in groupby(samples, key=lambda s: s.status)}
+
+
+def _response(status: int, samples: list[GatewayError]) -> dict[str, Any]:
+    examples = {
+        sample.code or sample.type: {"summary": sample.message, "value": orjson.loads(sample.body())} for sample in samples
+    }
+    response = {
+        "description": f"{HTTPStatus(status).phrase}: {', '.join(examples)}.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}, "examples": examples}},
+    }
+    headers = header_refs(*_headers(samples))
+    return response | {"headers": headers} if headers else response
+
+
+def _headers(samples: list[GatewayError]) -> Iterable[str]:
+    if any(sample.retry_after is not None for sample in samples):
+        yield "retry-after"
+    if any(sample.should_retry is not None for sample in samples):
+        yield "x-should-retry"

@@ -1,0 +1,146 @@
+"""Schemas of replies, for the document only: an upstream's replies pass through as they are."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.gateway.openapi.requests import Schema, optional
+
+
+class Usage(Schema):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class FunctionCall(Schema):
+    name: str | None = optional("The function that is called.")
+    arguments: str | None = optional("Its arguments as JSON text; in a stream, the next piece of it.")
+
+
+class ToolCall(Schema):
+    id: str | None = optional("What the tool's answer refers to.")
+    type: str | None = optional("The kind of tool: function.")
+    function: FunctionCall | None = optional("The call, for that kind.")
+    index: int | None = optional("Streams: which of the calls this belongs to.")
+
+
+class ReplyMessage(Schema):
+    """What the model said; in a stream, the next piece of it."""
+
+    role: str | None = optional("assistant")
+    content: str | None = optional("The text.")
+    refusal: str | None = optional("Why the model declined, if it did.")
+    tool_calls: list[ToolCall] | None = optional("What the model wants called.")
+
+
+class Choice(Schema):
+    index: int
+    finish_reason: str | None = optional("stop, length, tool_calls or content_filter; null while a stream goes on.")
+    logprobs: dict[str, Any] | None = optional("Log probabilities, if asked for.")
+
+
+class ChatChoice(Choice):
+    message: ReplyMessage
+
+
+class ChatChunkChoice(Choice):
+    delta: ReplyMessage
+
+
+class TextChoice(Choice):
+    text: str
+
+
+class Made(Schema):
+    id: str
+    created: int = Field(description="Seconds since the epoch.")
+    model: str
+
+
+class ChatCompletion(Made):
+    """A whole chat reply."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+
+class ChatCompletionChunk(Made):
+    """One event of a streamed chat reply."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = optional("On the last chunk, if stream_options.include_usage asked for it.")
+
+
+class Completion(Made):
+    """A text reply, whole or one event of a stream."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
+class Embedding(Schema):
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="Which of the inputs this is.")
+    embedding: list[float] | str = Field(description="The vector; with base64, its 32-bit floats, little-endian.")
+
+
+class EmbeddingList(Schema):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(Schema):
+    """A model that is known, whether or not a worker for it lives."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When it was first known, seconds since the epoch.")
+    owned_by: str
+    aliases: list[str] = Field(default=[], description="Its other names.")
+    workers: int = Field(default=0, description="Workers that live.")
+    capacity: int = Field(default=0, description="Requests that its workers take at once.")
+    in_flight: int = Field(default=0, description="Requests that are being worked on.")
+    queue_depth: int = Field(default=0, description="Requests that wait.")
+
+
+class ModelList(Schema):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Alive(Schema):
+    """The process lives."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(Schema):
+    """Whether the process takes requests."""
+
+    ready: bool
+    reasons: list[str] = Field(description="Why it is not ready.")
+
+
+class UpstreamReply(Schema):
+    """Whatever the model's upstream answered, byte for byte."""
+
+
+class Error(Schema):
+    message: str = Field(description="One sentence for people.")
+    type: str = Field(description="The error's family.")
+    param: str | None = optional("Which field is wrong, as a path: messages[0].role")
+    code: str | None = optional("The error's name for programs.")
+
+
+class ErrorReply(Schema):
+    """OpenAI's error body."""
+
+    error: Error

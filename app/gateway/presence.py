@@ -1,0 +1,148 @@
+"""What a gateway knows of the others: models, workers, gateways; and its own heartbeat."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from app.bus.base import Bus, Record, Since, Start
+from app.bus.follow import Follower
+from app.catalog import Catalog, Known
+from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat, decode_card, encode
+from app.contracts.topics import Topics
+from app.errors import BusError, UndecodableRecord
+from app.gateway.placement import Placement
+
+logger = logging.getLogger("app.gateway.presence")
+
+_SILENT_INTERVALS = 3  # a process that misses this many heartbeats is taken for dead
+_MOST_SKEW = 1.0  # seconds between two clocks before it is said
+
+
+class Presence:
+    """Keeps the catalog: cards from the models' topic, heartbeats from the workers'."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        catalog: Catalog,
+        placement: Placement,
+        interval: float,
+        describe: Callable[[], GatewayBeat],
+    ) -> None:
+        self._bus = bus
+        self._topics = topics
+        self._catalog = catalog
+        self._placement = placement
+        self._interval = interval
+        self._describe = describe
+        self._models = Follower(bus, topics.models, self._on_models)
+        self._workers = Follower(bus, topics.workers, self._on_beats)
+        self._last: dict[str, tuple[float, float]] = {}  # process -> when heard (monotonic), its interval
+        self._gateways: dict[str, GatewayBeat] = {}
+        self._said: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when every known model is in the catalog. Raises BusError."""
+        await self._models.start(Start.BEGINNING)
+        since = time.time() - _SILENT_INTERVALS * self._interval
+        await self._workers.start(Since(int(since * 1000)))
+
+    def begin_beats(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await self._beat()
+        await self._models.close()
+        await self._workers.close()
+
+    def reply_partitions(self) -> list[int]:
+        """The reply partition of each other gateway that lives."""
+        own = self._describe().gateway
+        return [beat.partition for beat in self._gateways.values() if beat.gateway != own]
+
+    async def _run(self) -> None:
+        while True:
+            await self._beat()
+            self._bury_the_silent()
+            await self._measure_queues()
+            await asyncio.sleep(self._interval)
+
+    async def _beat(self) -> None:
+        beat = self._describe()
+        try:
+            async with asyncio.timeout(self._interval):
+                await self._bus.send(self._topics.workers, encode(beat), key=beat.gateway.encode(), headers=[("v", b"1")])
+        except (BusError, TimeoutError):
+            return  # the next one says it
+
+    def _on_models(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                if record.value is None:
+                    self._catalog.forget((record.key or b"").decode())
+                else:
+                    self._catalog.learn(decode_card(record.value))
+            except UndecodableRecord as error:
+                logger.warning("undecodable model card at offset %d: %s", record.offset, error)
+
+    def _on_beats(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                beat = decode_beat(record.value or b"")
+            except UndecodableRecord as error:
+                logger.warning("undecodable heartbeat at offset %d: %s", record.offset, error)
+                continue
+            if isinstance(beat, WorkerBeat):
+                self._on_worker(beat, record.timestamp / 1000)
+            else:
+                self._on_gateway(beat)
+
+    def _on_worker(self, beat: WorkerBeat, sent: float) -> None:
+        if beat.replies != self._topics.replies:
+            self._say(f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}")
+            return
+        if abs(skew := beat.time - time.time()) > _MOST_SKEW and time.time() - sent < self._interval:
+            self._say(f"the clock of worker {beat.worker} on {beat.host} is off by about {skew:.0f} s")
+        self._catalog.heard(beat)
+        self._placement.heard(beat.worker)
+        self._last[beat.worker] = (time.monotonic(), beat.interval)
+
+    def _on_gateway(self, beat: GatewayBeat) -> None:
+        if beat.leaving:
+            self._gateways.pop(beat.gateway, None)
+        else:
+            self._gateways[beat.gateway] = beat
+            self._last[beat.gateway] = (time.monotonic(), beat.interval)
+
+    def _bury_the_silent(self) -> None:
+        now = time.monotonic()
+        for process, (heard, interval) in list(self._last.items()):
+            if now - heard > _SILENT_INTERVALS * interval:
+                del self._last[process]
+                self._catalog.lost(process)
+                self._gateways.pop(process, None)
+
+    async def _measure_queues(self) -> None:
+        for known in self._catalog.all():
+            try:
+                known.queue_depth = await self._depth(known)
+            except BusError as error:
+                logger.debug("queue of %s not measured: %s", known.card.model, error)
+
+    async def _depth(self, known: Known) -> int:
+        """Records that were in the log an interval ago and that nobody has started on since: the wait is real, not transit."""
+        before, known.ends = known.ends, await self._bus.ends(known.card.topic)
+        positions = {int(p): offset for beat in known.workers.values() for p, offset in beat.positions.items()}
+        if set(before) - set(positions):
+            positions = {**await self._bus.committed(known.card.topic, known.card.group), **positions}
+        return sum(max(0, end - positions.get(partition, 0)) for partition, end in before.items())
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning(what)

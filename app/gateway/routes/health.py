@@ -1,0 +1,18 @@
+"""GET /healthz: the process lives. GET /readyz: it serves, or why it does not."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from app.gateway.gateway import Gateway
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    async def healthz(_request: Request) -> JSONResponse:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_request: Request) -> JSONResponse:
+        reasons = gateway.unready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]

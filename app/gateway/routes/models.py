@@ -1,0 +1,40 @@
+"""GET /v1/models and /v1/models/{id}: every known model, with how busy it is."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from app.catalog import Known
+from app.errors import ModelNotFound
+from app.gateway.gateway import Gateway
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    async def every(_request: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [described(known) for known in gateway.catalog.all()]})
+
+    async def one(request: Request) -> JSONResponse:
+        name = request.path_params["model"]
+        known = gateway.catalog.find(name)
+        if known is None:
+            raise ModelNotFound(f"The model {name!r} does not exist; GET /v1/models lists those that do.", param="model")
+        return JSONResponse(described(known))
+
+    return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
+
+
+def described(known: Known) -> dict[str, Any]:
+    """OpenAI's model object, with what is ours beside it."""
+    return {
+        "id": known.card.model,
+        "object": "model",
+        "created": known.card.created,
+        "owned_by": known.card.owned_by,
+        "aliases": list(known.card.aliases),
+        "workers": len(known.workers),
+        "capacity": known.capacity,
+        "in_flight": known.in_flight,
+        "queue_depth": known.queue_depth,
+    }

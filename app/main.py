@@ -1,0 +1,122 @@
+"""`uvicorn app.main:application`: the gateway; on the memory bus also the workers, in this one process."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app import __version__
+from app import settings as app_settings
+from app.agent.fleet import Fleet
+from app.bus.base import Bus
+from app.catalog import configured
+from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
+from app.gateway.auth import Keys
+from app.gateway.edge import Edge
+from app.gateway.gateway import Gateway
+from app.gateway.openapi import document
+from app.gateway.routes import docs, health, models
+from app.gateway.routes.inference import Inference
+from app.gateway.signals import drain_on_signal
+from app.settings import BusSettings, Settings
+from app.telemetry import logs
+
+logger = logging.getLogger("app.main")
+
+
+def make_bus(settings: BusSettings) -> Bus:
+    """The bus that the settings name; its module is imported only now. Raises SettingsError."""
+    if not settings.on_kafka:
+        from app.bus.memory import MemoryBus
+
+        return MemoryBus(settings)
+    if not settings.servers:
+        raise SettingsError("BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093")
+    from app.bus.kafka import KafkaBus
+
+    return KafkaBus(settings)
+
+
+def make_application(settings: Settings) -> Edge:
+    """The ASGI application. Nothing is opened before its lifespan begins."""
+    bus = make_bus(settings.bus)
+    gateway = Gateway(bus, settings)
+    fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        refuse_many_processes(settings.bus)
+        logs.set_up(settings.logs)
+        running = asyncio.create_task(_start(bus, gateway, fleet))
+        drain_on_signal(gateway.drain)
+        yield
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await gateway.close()
+        await fleet.drain()
+        await bus.close()
+
+    fastapi = FastAPI(
+        title="LLM gateway", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    fastapi.router.routes += [
+        Route("/v1/{path:path}", Inference(gateway), methods=["POST"]),
+        *models.routes(gateway),
+        *health.routes(gateway),
+        *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
+    ]
+    fastapi.add_exception_handler(HTTPException, _refuse)
+    return Edge(fastapi, Keys(settings.gateway.api_keys))
+
+
+async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
+    """In the background, so that /healthz and /readyz answer while the log is out of reach."""
+    await bus.start()
+    fleet.start()
+    await gateway.start()
+    logger.info("ready")
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What routing itself refuses, as OpenAI's error bodies."""
+    assert isinstance(error, HTTPException)
+    ours: GatewayError = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        ours = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}")
+    return Response(ours.body(), ours.status, {**(error.headers or {}), **dict(ours.head())})
+
+
+def refuse_many_processes(settings: BusSettings) -> None:
+    """Each process would have a memory bus of its own, so a request would find no worker in another one.
+
+    uvicorn starts a process that ends again and again, so its supervisor is told to end too.
+    """
+    if settings.on_kafka or multiprocessing.parent_process() is None or "--reload" in sys.argv:
+        return
+    logger.error(
+        "--workers: the memory bus lives in one process; use one worker, or set BOOTSTRAP_SERVERS to run several on Kafka"
+    )
+    os.kill(os.getppid(), signal.SIGTERM)
+    raise SystemExit(2)
+
+
+def _application() -> Edge:
+    try:
+        return make_application(app_settings.load())
+    except SettingsError as error:
+        print(f"llm-gateway: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+application = _application()

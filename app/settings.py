@@ -1,0 +1,194 @@
+"""All settings, as frozen sections; the only reader of the environment.
+
+Each field names its variable, default and meaning in one place; `.env.example` is checked against them.
+A `.env` file in the working directory is read too; the environment wins over it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from app.errors import SettingsError
+
+Section = TypeVar("Section")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if value < 0 or value != value or value == float("inf"):
+        raise ValueError("a number of seconds, 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("a whole number, 1 or more")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("a whole number, 0 or more")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.netloc):
+        raise ValueError("an http:// or https:// address")
+    return text
+
+
+def _properties(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    if any(not equals or not name.strip() for name, equals, _ in pairs):
+        raise ValueError("name=value pairs with ; between them")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text.lower()
+
+    return parse
+
+
+def var(name: str, default: str, meaning: str, parse: Callable[[str], Any] = str, secret: bool = False) -> Any:
+    """A field that is read from the variable `name`; `default` is written as the environment would have it."""
+    return field(metadata={"name": name, "default": default, "meaning": meaning, "parse": parse}, repr=not secret)
+
+
+@dataclass(frozen=True)
+class BusSettings:
+    kind: str = var("BUS", "", "kafka or memory; empty: kafka if BOOTSTRAP_SERVERS is set", one_of("", "kafka", "memory"))
+    servers: str = var("BOOTSTRAP_SERVERS", "", "Kafka's brokers, host:port with commas between")
+    prefix: str = var("TOPIC_PREFIX", "llm", "how the names of our topics and groups begin")
+    response_topic: str = var("KAFKA_RESPONSE_TOPIC", "", "the reply topic of the deployment; empty: <prefix>.replies")
+    request_partitions: int = var("KAFKA_REQUEST_PARTITIONS", "16", "partitions of a model's topic, at its making", _count)
+    response_partitions: int = var("KAFKA_RESPONSE_PARTITIONS", "8", "partitions of the reply topic, at its making", _count)
+    replication: int = var("KAFKA_REPLICATION", "-1", "copies of each topic we make; -1: the broker's default", int)
+    group_protocol: str = var(
+        "KAFKA_GROUP_PROTOCOL", "auto", "auto, consumer (KIP-848) or classic", one_of("auto", "consumer", "classic")
+    )
+    properties: dict[str, str] = var(
+        "KAFKA_PROPERTIES", "", "any librdkafka property, name=value;name=value (SASL, TLS)", _properties, secret=True
+    )
+    admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", _seconds)
+    max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", _count)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
+
+    @property
+    def on_kafka(self) -> bool:
+        return self.kind == "kafka" or (self.kind == "" and bool(self.servers))
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
+    max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", _count)
+    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", _seconds)
+    sse_head_after: float = var(
+        "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", _seconds
+    )
+    sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", _seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", _seconds)
+    api_keys: tuple[str, ...] = var(
+        "API_KEYS", "", "bearer tokens, with commas between; empty: no key asked", _names, secret=True
+    )
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    concurrency: int = var("WORKER_CONCURRENCY", "32", "requests at once in one worker", _count)
+    upstream_retries: int = var("UPSTREAM_RETRIES", "2", "tries more before the first byte", _natural)
+    upstream_retry: float = var("UPSTREAM_RETRY_SECONDS", "10", "longest wait before a retry", _seconds)
+    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", _seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", _seconds)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where the models are described; `app.catalog` makes entries of it."""
+
+    file: str = var("MODELS_FILE", "", "the models, as YAML (docs/models.md)")
+    token: str = var("OPENAI_TOKEN", "", "worker: the upstream's bearer token", secret=True)
+    name: str = var("OPENAI_MODEL_NAME", "", "worker: the model it serves")
+    host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", _url)
+    continues: str = var(
+        "OPENAI_CONTINUES",
+        "auto",
+        "may the upstream continue a text: 1, 0, or auto (it says it is vLLM)",
+        one_of("auto", "0", "1"),
+    )
+    request_topic: str = var("KAFKA_REQUEST_TOPIC", "", "worker: its topic; empty: made from the model's name")
+    group: str = var("GROUP_ID", "", "worker: its consumer group; empty: made from the model's name")
+    first_token: str = var("FIRST_OPENAI_TOKEN", "", "first model: the upstream's bearer token", secret=True)
+    first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name")
+    first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", _url)
+    second_token: str = var("SECOND_OPENAI_TOKEN", "", "second model: the upstream's bearer token", secret=True)
+    second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name")
+    second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", _url)
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    level: str = var("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", one_of("debug", "info", "warning", "error"))
+    format: str = var("LOG_FORMAT", "", "text or json; empty: text on a terminal, else json", one_of("", "text", "json"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    bus: BusSettings
+    gateway: GatewaySettings
+    worker: WorkerSettings
+    models: ModelSettings
+    logs: LogSettings
+    environment: Mapping[str, str] = field(repr=False)  # where MODELS_FILE's token names are looked up
+
+
+SECTIONS: tuple[type, ...] = (BusSettings, GatewaySettings, WorkerSettings, ModelSettings, LogSettings)
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads all sections, from `environment` or else from `.env` and the process's environment.
+
+    Raises SettingsError, with one line that names the variable, on the first value that does not parse.
+    """
+    if environment is None:
+        from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+        environment = {**from_file, **os.environ}
+    return Settings(
+        _read(BusSettings, environment),
+        _read(GatewaySettings, environment),
+        _read(WorkerSettings, environment),
+        _read(ModelSettings, environment),
+        _read(LogSettings, environment),
+        environment,
+    )
+
+
+def _read(section: type[Section], environment: Mapping[str, str]) -> Section:
+    return section(**{item.name: _value(item, environment) for item in fields(section)})  # type: ignore[arg-type]
+
+
+def _value(item: Field[Any], environment: Mapping[str, str]) -> Any:
+    name, default = item.metadata["name"], item.metadata["default"]
+    text = environment.get(name, "").strip() or default  # compose passes unset variables as empty ones
+    try:
+        return item.metadata["parse"](text)
+    except ValueError as error:
+        example = f"{name}={default}" if default else f"leave {name} empty"
+        raise SettingsError(f"{name}: {text!r} does not work ({error}); for example {example}") from None

@@ -1,0 +1,73 @@
+"""Logs: readable lines on a terminal, JSON lines elsewhere, and at most one line a second of a kind from a library."""
+
+import logging
+import sys
+import time
+
+import orjson
+
+from app.settings import LogSettings
+
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and what `extra=` added (such as request_id)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **extras(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """A line for a person; `extra=` members as name=value behind the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
+
+
+def extras(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
+
+
+class Throttle(logging.Filter):
+    """Lets one line a second of a kind through. librdkafka writes twenty a second while a broker is away."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = f"{record.levelno} {record.msg} {str(record.args)[:24]}"
+        if len(self._last) > 1000:
+            self._last.clear()
+        if record.created - self._last.get(kind, 0.0) < self._seconds:
+            return False
+        self._last[kind] = record.created
+        return True
+
+
+def set_up(settings: LogSettings) -> None:
+    """Takes over the root logger and uvicorn's; access lines are our own, so uvicorn's are off."""
+    handler = logging.StreamHandler(sys.stderr)
+    as_text = settings.format == "text" or (not settings.format and sys.stderr.isatty())
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers[:] = []
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,38 @@
+#!/bin/sh
+# nginx in front of the gateways: the container's entry point, and the way to run it without a container:
+#   LISTEN=127.0.0.1:8080 GATEWAYS="127.0.0.1:8001 127.0.0.1:8002" RUN_DIR=.run/nginx nginx/start.sh
+# Arguments go to nginx (-t checks the configuration). SIGQUIT ends it when the running requests have ended.
+#
+# LISTEN (8080)                   port, or address:port
+# GATEWAYS (main:8000)            host:port with spaces between; a name is looked up again all the time, for all its
+#                                 addresses (nginx 1.27.3 and later), so gateways may come and go
+# MAX_BODY_BYTES (16777216), REQUEST_TIMEOUT_SECONDS (540)       as the gateways have them
+# RUN_DIR (/tmp/nginx)            rendered configuration, pid, bodies on their way
+set -eu
+HERE=$(cd "$(dirname "$0")" && pwd)
+RUN_DIR=${RUN_DIR:-/tmp/nginx}
+
+servers= resolver=
+for gateway in ${GATEWAYS:-main:8000}; do
+  case ${gateway%:*} in
+    \[*) resolve= ;; # an IPv6 address
+    *[!0-9.]*) resolve=' resolve' resolver=needed ;;
+    *) resolve= ;;
+  esac
+  servers="$servers server $gateway$resolve max_fails=0;"
+done
+if [ -n "$resolver" ]; then
+  addresses=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2 }' /etc/resolv.conf | tr '\n' ' ')
+  resolver="resolver ${addresses}valid=2s;"
+fi
+
+timeout=${REQUEST_TIMEOUT_SECONDS:-540} # nginx takes whole seconds
+mkdir -p "$RUN_DIR"
+chmod 755 "$RUN_DIR" # nginx's workers have another user when root starts it
+sed -e "s|\${LISTEN}|${LISTEN:-8080}|" \
+    -e "s|\${GATEWAYS}|$servers|" \
+    -e "s|\${RESOLVER}|$resolver|" \
+    -e "s|\${MAX_BODY_BYTES}|${MAX_BODY_BYTES:-16777216}|" \
+    -e "s|\${REQUEST_TIMEOUT_SECONDS}|${timeout%.*}|" \
+    "$HERE/nginx.conf.template" >"$RUN_DIR/nginx.conf"
+exec nginx -p "$RUN_DIR" -e stderr -c nginx.conf "$@"

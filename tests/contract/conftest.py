@@ -1,0 +1,210 @@
+"""The bus's contract suite runs over every back end: a test asks `bus_factory` for a bus and knows no more of it."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSpec
+from app.settings import BusSettings, load
+
+WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
+
+
+class BusFactory:
+    """Makes buses on one back end. `poll_interval`: seconds after which a silent member loses its group; 0: never."""
+
+    poll_interval = 0.0
+
+    def __init__(self) -> None:
+        self.made: list[Bus] = []
+        self.topics: list[str] = []
+
+    async def __call__(self, *, small_queue: bool = False, short_poll_interval: bool = False) -> Bus:
+        bus = self.build(small_queue, short_poll_interval)
+        await bus.start()
+        self.made.append(bus)
+        return bus
+
+    def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
+        from app.bus.memory import MemoryBus
+
+        settings = load({}).bus
+        return MemoryBus(settings, budget=64 * 1024) if small_queue else MemoryBus(settings)
+
+    async def close(self) -> None:
+        for bus in self.made:
+            await bus.close()
+
+
+class KafkaFactory(BusFactory):
+    poll_interval = 3.0
+
+    def __init__(self, protocol: str) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
+
+    def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
+        from app.bus.kafka import KafkaBus
+
+        properties = ["topic.metadata.propagation.max.ms=1000"]  # how long a send waits for a topic that is not there
+        if small_queue:
+            properties.append("queue.buffering.max.messages=20")
+        if short_poll_interval:
+            properties.append(f"max.poll.interval.ms={int(self.poll_interval * 1000)}")
+            if self.protocol == "classic":  # the other has its session timeout from the broker
+                properties.append(f"session.timeout.ms={int(self.poll_interval * 1000)}")
+        return KafkaBus(self.settings(";".join(properties)))
+
+    def settings(self, properties: str) -> BusSettings:
+        environment = {
+            "BOOTSTRAP_SERVERS": self.servers,
+            "KAFKA_GROUP_PROTOCOL": self.protocol,
+            "KAFKA_PROPERTIES": properties,
+        }
+        return load(environment).bus
+
+    async def close(self) -> None:
+        from confluent_kafka.admin import AdminClient
+
+        await super().close()
+        if self.topics:
+            admin = AdminClient({"bootstrap.servers": self.servers})
+            await asyncio.gather(*map(asyncio.wrap_future, admin.delete_topics(self.topics).values()))
+
+
+FACTORIES: dict[str, Callable[[], BusFactory]] = {
+    "memory": BusFactory,
+    "kafka-consumer": lambda: KafkaFactory("consumer"),
+    "kafka-classic": lambda: KafkaFactory("classic"),
+}
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kafka-consumer", marks=pytest.mark.servers),
+        pytest.param("kafka-classic", marks=pytest.mark.servers),
+    ]
+)
+async def bus_factory(request: pytest.FixtureRequest) -> AsyncIterator[BusFactory]:
+    factory = FACTORIES[request.param]()
+    yield factory
+    await factory.close()
+
+
+@pytest.fixture
+async def bus(bus_factory: BusFactory) -> Bus:
+    return await bus_factory()
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Waits for a condition; fails if it does not come."""
+
+    async def wait(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "what the test waits for did not come"
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def new_topic(bus_factory: BusFactory) -> Callable[..., Awaitable[str]]:
+    """Makes a topic of a name of its own on a bus."""
+
+    async def make(bus: Bus, partitions: int = 1, config: dict[str, str] | None = None) -> str:
+        name = f"test-{uuid.uuid4().hex}"
+        bus_factory.topics.append(name)
+        assert await bus.ensure_topics([TopicSpec(name, partitions, config or {})]) == []
+        return name
+
+    return make
+
+
+class Member:
+    """A group's listener that notes what it is told; with `take` it makes room at once, with `commit` it commits at once."""
+
+    def __init__(self, take: bool, commit: bool) -> None:
+        self.reader: GroupReader
+        self.take = take
+        self.commit = commit
+        self.records: list[Record] = []
+        self.assignments: list = []
+        self.revoked: list[int] = []
+        self.owned: set[int] = set()
+
+    def on_assigned(self, assigned) -> None:
+        self.assignments += assigned
+        self.owned |= {assignment.partition for assignment in assigned}
+
+    def on_revoked(self, partitions) -> None:
+        self.revoked += partitions
+        self.owned -= set(partitions)
+
+    def on_records(self, records) -> None:
+        self.records += records
+        for record in records:
+            if self.take:
+                self.reader.took(record.partition)
+            if self.commit:
+                self.reader.commit(record.partition, record.offset + 1)
+
+    def offsets(self) -> dict[int, list[int]]:
+        found = defaultdict(list)
+        for record in self.records:
+            found[record.partition].append(record.offset)
+        return dict(found)
+
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in self.records]
+
+
+@pytest.fixture
+async def join() -> AsyncIterator[Callable[..., Awaitable[Member]]]:
+    """Joins a group; what is still a member at the end leaves."""
+    joined: list[Member] = []
+
+    async def join_(bus: Bus, topic: str, group: str, *, buffer=100, take=True, commit=True) -> Member:
+        member = Member(take, commit)
+        member.reader = await bus.group_reader(topic, group, member, buffer=buffer)
+        joined.append(member)
+        return member
+
+    yield join_
+    for member in joined:
+        await member.reader.close()
+
+
+class Log:
+    """What a log reader was handed."""
+
+    def __init__(self) -> None:
+        self.reader: LogReader
+        self.records: list[Record] = []
+
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in self.records]
+
+
+@pytest.fixture
+async def follow() -> AsyncIterator[Callable[..., Awaitable[Log]]]:
+    """Opens a log reader; what is still open at the end is closed."""
+    opened: list[Log] = []
+
+    async def open_(bus: Bus, topic: str, begin: Start | At = Start.BEGINNING, partitions=(0,)) -> Log:
+        log = Log()
+        log.reader = await bus.log_reader(topic, partitions, begin, log.records.extend)
+        opened.append(log)
+        return log
+
+    yield open_
+    for log in opened:
+        await log.reader.close()
