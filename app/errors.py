@@ -13,6 +13,7 @@ GatewayError                      status  type                    code
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
 ├── QueueFull                     429     rate_limit_error        queue_full
 ├── InternalError                 500     server_error            internal_error
+├── DeadLettered                  500     server_error            dead_lettered
 ├── UpstreamUnreachable           502     server_error            upstream_unreachable
 ├── WorkerLost                    502     server_error            worker_lost
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
@@ -114,6 +115,11 @@ class QueueFull(GatewayError):
 
 class InternalError(GatewayError):
     status, type, code = 500, "server_error", "internal_error"
+
+
+class DeadLettered(GatewayError):
+    # It has ended three workers: sent again, it would end three more.
+    status, type, code, should_retry = 500, "server_error", "dead_lettered", False
 
 
 class UpstreamUnreachable(GatewayError):

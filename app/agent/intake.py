@@ -1,4 +1,4 @@
-"""What a worker has taken from its partitions and not started: a small buffer each, emptied round-robin."""
+"""What a worker has been handed of its partitions and not started: a small buffer each, emptied round-robin."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,12 +28,13 @@ class Taken:
 
 
 class Intake:
-    """The group's listener. `on_change` is called when there may be something new to start or to tell."""
+    """The group's listener. `on_change` hears that partitions came or went, `pump` that there may be something to start."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], pump: Callable[[], None]) -> None:
         self._lanes: dict[int, Lane] = {}
         self._turn: deque[int] = deque()  # partitions in the order of their turns
         self._on_change = on_change
+        self._pump = pump
         self._reader: GroupReader | None = None
 
     def attach(self, reader: GroupReader) -> None:
@@ -72,7 +73,7 @@ class Intake:
             lane = self._lanes.get(record.partition)
             if lane is not None:
                 lane.buffer.append(record)
-        self._on_change()
+        self._pump()
 
     def take(self) -> Taken | None:
         """The next record to start, of the partition whose turn it is; None if nothing waits."""
@@ -92,9 +93,13 @@ class Intake:
         lane.next = record.offset + 1
         return Taken(record, lane, record.offset < lane.end)
 
+    def owns(self, taken: Taken) -> bool:
+        """Whether the assignment that the record came with still stands."""
+        return self._lanes.get(taken.record.partition) is taken.lane
+
     def done(self, taken: Taken) -> None:
         """The record needs no more work: its final reply is acknowledged, or it is nobody's."""
         partition = taken.record.partition
         position = taken.lane.watermark.done(taken.record.offset)
-        if self._reader is not None and self._lanes.get(partition) is taken.lane:
+        if self._reader is not None and self.owns(taken):
             self._reader.commit(partition, position)

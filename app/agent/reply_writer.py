@@ -56,6 +56,10 @@ class ReplyWriter:
         if not self._under_way:
             self._send_next()
 
+    async def settled(self) -> None:
+        """Waits until everything written so far is in the log."""
+        await self._idle.wait()
+
     async def room(self) -> None:
         """Waits while too much is pending: the broker is slower than the upstream."""
         if self._pending_bytes > _MOST_PENDING:

@@ -1,17 +1,23 @@
 """Runs one request against the engine and writes its reply."""
 
 import asyncio
+import logging
 import re
 import time
 
-from app.agent.engines.base import Answer, Engine, EngineBroken, EngineUnreachable, Job
+from app.agent.context import JobContext
+from app.agent.continuation import Joiner
+from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
+from app.agent.lookup import Seen
+from app.agent.plan import Finish, plan
 from app.agent.reply_writer import ReplyWriter
-from app.catalog import ModelEntry
 from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
-from app.contracts.openai import rename_model, with_model
-from app.contracts.sse import EventSplitter
-from app.errors import DeadlineExceeded, GatewayError, UpstreamUnreachable, WorkerLost
+from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
+from app.contracts.sse import EventSplitter, count_events
+from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
+
+logger = logging.getLogger("app.agent.job")
 
 HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
@@ -22,21 +28,17 @@ _DONE_BYTES = 24
 _FINISHED = re.compile(rb'(?<!\\)"finish_reason":\s*"|data: ?\[DONE\]')
 _ERROR = re.compile(rb'data: ?\{"error"')
 _USAGE = re.compile(rb'(?<!\\)"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
-_MUST_FINISH = ("/chat/completions", "/completions")  # elsewhere a clean end of the body is the end
+_MUST_FINISH = (CHAT, COMPLETIONS)  # elsewhere a clean end of the body is the end
 
 
 class JobRun:
-    """One attempt at one request, by one worker."""
+    """This worker's attempts at one request, from what the reply log has of it to its final record."""
 
-    def __init__(
-        self, engine: Engine, entry: ModelEntry, owner: str, deployment: str, request: Request, writer: ReplyWriter
-    ) -> None:
-        self._engine = engine
-        self._entry = entry
-        self._owner = owner
-        self._deployment = deployment
+    def __init__(self, context: JobContext, request: Request, seen: Seen) -> None:
+        self._context = context
         self._request = request
-        self._writer = writer
+        self._seen = seen
+        self._writer = self._new_writer(seen)
         self._queued = max(0.0, time.time() - request.created / 1000)  # seconds
         self._begun = time.monotonic()
 
@@ -44,46 +46,70 @@ class JobRun:
         """Ends when the final record is in the log. When it is cancelled, the upstream's work is ended too."""
         left = self._request.deadline / 1000 + DEADLINE_LEEWAY - time.time()
         try:
+            if left <= 0:  # expired in the queue: never run
+                raise TimeoutError
             async with asyncio.timeout(left):
-                await self._answer(left)
+                await self._attempts(asyncio.get_running_loop().time() + left)
         except TimeoutError:
             await self._fail(DeadlineExceeded("the request was not done before its deadline"), EXPIRED)
         except EngineUnreachable as error:
             await self._fail(UpstreamUnreachable(str(error)))
-        except EngineBroken as error:
-            await self._fail(WorkerLost(f"the model's reply broke off: {error}"))
+        except GatewayError as error:
+            await self._fail(error)
+        except Exception:  # a fault of ours: the caller hears of it, and the log has the trace
+            logger.exception("a job failed", extra={"request_id": self._request.id})
+            await self._fail(InternalError("the worker failed; its log says why"))
 
-    async def _answer(self, left: float) -> None:
-        answer = await self._engine.call(self._job(left))
+    def abandon(self) -> None:
+        self._writer.abandon()
+
+    async def _attempts(self, deadline: float) -> None:
+        """Begins anew, or goes on, when the upstream breaks off; what the log has decides which."""
+        for left in range(self._context.retries, -1, -1):
+            try:
+                return await self._attempt(deadline)
+            except EngineBroken as error:
+                if not left:
+                    raise WorkerLost(f"the model's reply broke off: {error}") from None
+                logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
+            await self._writer.settled()
+            self._seen = await self._context.lookup.look(self._request)
+            self._writer = self._new_writer(self._seen)
+
+    def _new_writer(self, seen: Seen) -> ReplyWriter:
+        return self._context.writer(self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text))
+
+    async def _attempt(self, deadline: float) -> None:
+        planned = plan(self._request, self._seen, self._context.continues)
+        if isinstance(planned, GatewayError):
+            raise planned
+        if isinstance(planned, Finish):
+            return await self._writer.finish(COMPLETED, planned.events, notes=self._notes(b""))
+        answer = await self._context.engine.call(self._job(planned.body, deadline))
         try:
+            if planned.goes_on and answer.status >= 400:
+                raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
             self._writer.start(answer.status, answer.headers)
             if answer.is_stream and answer.status < 400:
-                await self._pass_events(answer)
+                await self._pass_events(answer, planned.joiner)
             else:
                 await self._pass_body(answer)
         finally:
             await answer.close()
 
-    def _job(self, left: float) -> Job:
-        request = self._request
-        body = request.body
-        if request.model != self._entry.upstream_name:
-            body = with_model(body, request.model, self._entry.upstream_name)
-        hops = ",".join(filter(None, (request.hops, self._deployment)))
-        return Job(
-            id=request.id,
-            path=request.path,
-            body=body,
-            stream=request.stream,
-            head=(*request.head, (HOPS_HEADER, hops)),
-            deadline=asyncio.get_running_loop().time() + left,
-        )
+    def _job(self, body: bytes, deadline: float) -> Job:
+        request, entry = self._request, self._context.entry
+        if request.model != entry.upstream_name:
+            body = with_model(body, request.model, entry.upstream_name)
+        hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
+        head = (*request.head, (HOPS_HEADER, hops))
+        return Job(id=request.id, path=request.path, body=body, stream=request.stream, head=head, deadline=deadline)
 
     async def _pass_body(self, answer: Answer) -> None:
         body = self._renamed(await answer.read())
         await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-_TAIL_BYTES:]))
 
-    async def _pass_events(self, answer: Answer) -> None:
+    async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
         """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
         splitter, tail, last = EventSplitter(), b"", b""
         async for chunk in answer.chunks():
@@ -91,9 +117,11 @@ class JobRun:
             if not block:
                 continue
             tail = (tail + block)[-_TAIL_BYTES:]
+            if joiner is not None:
+                block = joiner.join(block)
             if b"[DONE]" in block[-_DONE_BYTES:]:
                 last += self._renamed(block)
-            else:
+            elif block:
                 self._writer.write(self._renamed(block))
                 await self._writer.room()
         if self._request.path in _MUST_FINISH and not _FINISHED.search(tail):
@@ -103,24 +131,24 @@ class JobRun:
         await self._writer.finish(COMPLETED, last + splitter.flush(), notes=self._notes(tail))
 
     async def _fail(self, error: GatewayError, outcome: str = FAILED) -> None:
-        """Our own error, as a body while nothing was sent, else as the stream's last event."""
+        """Our own error: a body while the client has seen nothing, else the stream's last event."""
         value = error.body()
-        if self._writer.begun:
+        if self._request.stream and (self._writer.begun or self._seen.parts):
             value = b"data: " + value + b"\n\n"
         else:
             self._writer.start(error.status, error.head())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes(b""))
 
     def _renamed(self, block: bytes) -> bytes:
-        if self._request.model == self._entry.upstream_name:
+        if self._request.model == self._context.entry.upstream_name:
             return block
-        return rename_model(block, self._entry.upstream_name, self._request.model)
+        return rename_model(block, self._context.entry.upstream_name, self._request.model)
 
     def _notes(self, tail: bytes) -> tuple[tuple[str, str], ...]:
         """For people and accounts: who did it, how long it took, the usage that the reply's end names."""
         usage = _USAGE.findall(tail)
         notes = (
-            ("worker", self._owner),
+            ("worker", self._context.owner),
             ("queue-ms", f"{self._queued * 1000:.1f}"),
             ("upstream-ms", f"{(time.monotonic() - self._begun) * 1000:.1f}"),
         )

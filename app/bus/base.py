@@ -105,6 +105,9 @@ class LogReader(Protocol):
     def position(self, partition: int) -> int:
         """The offset of the next record that will be handed over."""
 
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """The first offset that was kept and the next to be written, when the reader began."""
+
     async def close(self) -> None: ...
 
 
@@ -145,6 +148,3 @@ class Bus(Protocol):
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         """A group's committed offset in each partition it has committed."""
-
-    async def read(self, topic: str, partition: int, begin: int, end: int) -> list[Record]:
-        """The records of a stretch of one partition, from `begin` to before `end`, as far as they are kept."""

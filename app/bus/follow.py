@@ -18,9 +18,13 @@ class Follower:
         self._caught_up = asyncio.Event()
 
     async def start(self, begin: From) -> None:
-        """Returns when everything from `begin` to the topic's end of this moment has been handed over. Raises BusError."""
-        self._ends = await self._bus.ends(self._topic)
-        self._reader = await self._bus.log_reader(self._topic, sorted(self._ends), begin, self._seen)
+        """Returns when everything from `begin` to the topic's end of this moment has been handed over.
+
+        Raises BusError; may then be called again.
+        """
+        if self._reader is None:
+            self._ends = await self._bus.ends(self._topic)
+            self._reader = await self._bus.log_reader(self._topic, sorted(self._ends), begin, self._seen)
         self._check()
         await self._caught_up.wait()
 

@@ -4,11 +4,11 @@ import asyncio
 from asyncio import Future
 from collections.abc import Sequence
 
-from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, Record, TopicSpec
+from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, TopicSpec
 from app.bus.kafka_client import KafkaAdmin, logger
 from app.bus.kafka_group import KafkaGroupReader
 from app.bus.kafka_producer import KafkaProducer
-from app.bus.kafka_reader import KafkaLogReader, read_stretch
+from app.bus.kafka_reader import KafkaLogReader
 from app.contracts.envelope import Headers
 from app.errors import BusError
 from app.settings import BusSettings
@@ -77,6 +77,3 @@ class KafkaBus:
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         return await asyncio.to_thread(lambda: self._admin.committed(topic, group, self._admin.partitions(topic)))
-
-    async def read(self, topic: str, partition: int, begin: int, end: int) -> list[Record]:
-        return await asyncio.to_thread(read_stretch, self._settings, topic, partition, begin, end)

@@ -1,9 +1,10 @@
 """What every Kafka client here shares: properties, a quiet logger, errors in our own words, the admin client."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
@@ -13,6 +14,9 @@ from app.errors import BusError
 from app.settings import BusSettings
 from app.telemetry.logs import Throttle
 
+Answer = TypeVar("Answer")
+
+_AGAIN = 0.05  # seconds
 _TIMEOUT = 10.0  # seconds for one admin call
 # KIP-848: a group may have its own session timeout where the broker's bounds allow it.
 _GROUP_CONFIG = {
@@ -76,16 +80,24 @@ class KafkaAdmin:
         wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
         if not wanted:
             return {}
-        futures = self._client.list_offsets(wanted, request_timeout=_TIMEOUT)
-        return {place.partition: _result(future).offset for place, future in futures.items()}
+
+        def ask() -> dict[int, int]:
+            futures = self._client.list_offsets(wanted, request_timeout=_TIMEOUT)
+            return {place.partition: _result(future).offset for place, future in futures.items()}
+
+        return _patiently(ask)
 
     def committed(self, topic: str, group: str, partitions: int) -> dict[int, int]:
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
             return {}
-        futures = self._client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
-        found = _result(futures[group]).topic_partitions
-        return {place.partition: place.offset for place in found if place.offset >= 0}
+
+        def ask() -> dict[int, int]:
+            futures = self._client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
+            found = _result(futures[group]).topic_partitions
+            return {place.partition: place.offset for place in found if place.offset >= 0}
+
+        return _patiently(ask)
 
     def speaks_consumer_protocol(self) -> bool:
         """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed in time."""
@@ -136,5 +148,36 @@ class KafkaAdmin:
 def _result(future: "ThreadFuture[Any]") -> Any:
     try:
         return future.result(_TIMEOUT)
-    except (KafkaException, TimeoutError) as error:
-        raise BusError(reason(error)) from None
+    except KafkaException as error:
+        code = error.args[0].code() if isinstance(error.args[0], KafkaError) else None
+        raise (_NotYet if code in _PASSING else BusError)(reason(error)) from None
+    except TimeoutError:
+        raise BusError("no answer from the broker in time") from None
+
+
+class _NotYet(BusError):
+    """The broker cannot say just now: a topic was made or a leader elected a moment ago."""
+
+
+_PASSING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Asks again while the broker cannot say yet, for as long as one call may take."""
+    end = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            return ask()
+        except _NotYet:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_AGAIN)

@@ -150,6 +150,10 @@ class KafkaLogReader(ReaderThread):
         self._from = begin
         self._on_records = on_records
         self._positions: dict[int, int] = {}
+        self._bounds: dict[int, tuple[int, int]] = {}
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        return self._bounds[partition]
 
     def position(self, partition: int) -> int:
         return self._positions[partition]
@@ -160,9 +164,11 @@ class KafkaLogReader(ReaderThread):
         self._on_records(records)
 
     def begin(self, consumer: Consumer) -> None:
-        places = [start_place(consumer, self._topic, partition, self._from) for partition in self._partitions]
-        self._positions = {place.partition: place.offset for place in places}
-        consumer.assign(places)
+        for partition in self._partitions:
+            place = TopicPartition(self._topic, partition)
+            self._bounds[partition] = bounds = consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS)
+            self._positions[partition] = _start(consumer, place, self._from, *bounds)
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in self._positions.items()])
 
     def turn(self, consumer: Consumer) -> None:
         records = fetch(consumer, _POLL_SECONDS)
@@ -170,36 +176,12 @@ class KafkaLogReader(ReaderThread):
             self.hand_over(records)
 
 
-def start_place(consumer: Consumer, topic: str, partition: int, begin: From) -> TopicPartition:
+def _start(consumer: Consumer, place: TopicPartition, begin: From, low: int, high: int) -> int:
     """Where reading starts, inside what the partition holds. Raises KafkaException."""
-    place = TopicPartition(topic, partition)
-    low, high = consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS)
     if isinstance(begin, At):
-        offset = min(max(begin.offset, low), high)
-    elif isinstance(begin, Since):
-        found = consumer.offsets_for_times([TopicPartition(topic, partition, begin.timestamp)], timeout=_CALL_SECONDS)[0].offset
-        offset = found if found >= 0 else high
-    else:
-        offset = high if begin is Start.END else low
-    return TopicPartition(topic, partition, offset)
-
-
-def read_stretch(settings: BusSettings, topic: str, partition: int, begin: int, end: int) -> list[Record]:
-    """Blocking: the records from `begin` to before `end`. Raises BusError if they do not come."""
-    consumer = Consumer(consumer_properties(settings))
-    try:
-        place = start_place(consumer, topic, partition, At(begin))
-        found: list[Record] = []
-        position = place.offset
-        consumer.assign([place])
-        while position < end:
-            batch = fetch(consumer, _CALL_SECONDS)
-            if not batch:
-                raise BusError(f"{topic}[{partition}] gave nothing at offset {position}")
-            found += batch
-            position = batch[-1].offset + 1
-        return [record for record in found if record.offset < end]
-    except KafkaException as error:
-        raise BusError(reason(error)) from None
-    finally:
-        consumer.close()
+        return min(max(begin.offset, low), high)
+    if isinstance(begin, Since):
+        wanted = TopicPartition(place.topic, place.partition, begin.timestamp)
+        found = consumer.offsets_for_times([wanted], timeout=_CALL_SECONDS)[0].offset
+        return found if found >= 0 else high
+    return high if begin is Start.END else low

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from zlib import crc32
 
-from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, Record, TopicSpec
+from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, TopicSpec
 from app.bus.memory_log import CompactLog, PartitionLog, QueueLog
 from app.bus.memory_readers import Group, MemoryLogReader
 from app.contracts.envelope import Headers
@@ -119,10 +119,6 @@ class MemoryBus:
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         found = self._topics[topic].groups.get(group) if topic in self._topics else None
         return dict(found.committed) if found else {}
-
-    async def read(self, topic: str, partition: int, begin: int, end: int) -> list[Record]:
-        found = self._log(topic, partition).records(begin, max(0, end - begin))
-        return [record for record in found if record.offset < end]
 
     def _topic(self, name: str) -> _Topic:
         if name not in self._topics:

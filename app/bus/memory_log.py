@@ -123,9 +123,15 @@ class CompactLog(PartitionLog):
             self._clean()
 
     def _clean(self) -> None:
-        """What a follower has still to see stays, so that nobody who keeps up misses a record."""
+        """What a follower has still to see stays, so that nobody who keeps up misses a record; and so does the newest, so
+        that whoever reads to the end gets there."""
         seen = min((follower.position(self.number) for follower in self._followers), default=self.end)
+        kept_from = min(seen, self.end - 1)
         last = {record.key: record.offset for record in self._records}
-        self._records = [r for r in self._records if r.offset >= seen or (r.value is not None and last[r.key] == r.offset)]
+        self._records = [
+            record
+            for record in self._records
+            if record.offset >= kept_from or (record.value is not None and last[record.key] == record.offset)
+        ]
         self.begin = self._records[0].offset if self._records else self.end
         self._clean_at = 2 * len(self._records) + _CLEAN_AFTER

@@ -79,9 +79,14 @@ class MemoryLogReader(_Reader):
     def __init__(self, loop: AbstractEventLoop, logs: Sequence[PartitionLog], begin: From, on_records: OnRecords) -> None:
         super().__init__(loop)
         self._on_records = on_records
+        self._bounds: dict[int, tuple[int, int]] = {}
         for log in logs:
             log.attach(self)
+            self._bounds[log.number] = log.begin, log.end
             self._follow(log, start_offset(log, begin), sys.maxsize)
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        return self._bounds[partition]
 
     def hand_over(self, records: Sequence[Record]) -> None:
         self._on_records(records)

@@ -100,7 +100,7 @@ class Request:
             )
         except KeyError as error:
             raise UndecodableRecord(f"header {error} is missing") from None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UndecodableRecord(f"a header has the wrong form: {error}") from None
 
 
@@ -119,6 +119,7 @@ class Reply:
     outcome: str = ""  # final records only
     code: str = ""  # error code of a failed one
     supersedes: str = ""  # claims only
+    deaths: int = 0  # claims only: workers in a row that died with the request and wrote nothing
     by_gateway: bool = False
     notes: tuple[tuple[str, str], ...] = ()  # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
 
@@ -138,7 +139,7 @@ class Reply:
         if self.code:
             pairs.append(("code", self.code.encode()))
         if self.kind == CLAIM:
-            pairs.append(("supersedes", self.supersedes.encode()))
+            pairs += [("supersedes", self.supersedes.encode()), ("deaths", b"%d" % self.deaths)]
         if self.by_gateway:
             pairs.append(("by", b"gateway"))
         if self.notes:
@@ -165,6 +166,7 @@ class Reply:
                 outcome=outcome,
                 code=found.get("code", ""),
                 supersedes=found.get("supersedes", ""),
+                deaths=int(found.get("deaths", "0")),
                 by_gateway=found.get("by") == "gateway",
                 notes=_pairs(found.get("notes", "")),
             )

@@ -41,7 +41,8 @@ class WorkerBeat:
     running: tuple[str, ...] = ()
     ready: bool = True
     reason: str = ""  # why it is not ready
-    leaving: bool = False
+    leaving: bool = False  # it takes nothing new and finishes what runs
+    gone: bool = False  # its last heartbeat
     host: str = ""
     version: str = ""
     reads: tuple[int, ...] = READS

@@ -7,7 +7,9 @@ import re
 
 DONE = b"data: [DONE]\n\n"
 
-_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n|\r\n\r(?!\n)|\n\r(?!\n)|\r\n\r\n")
+_LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
+_BLANK_LINE = re.compile(_LINE_END + rb"{2}")
+_EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 
 
@@ -45,14 +47,15 @@ def _end_of_events(buffer: bytes) -> int:
 
 
 def split_events(block: bytes) -> list[bytes]:
-    """A block of whole events, one by one, each with its blank line."""
-    if b"\r" not in block:
-        return [event + b"\n\n" for event in block.split(b"\n\n") if event]
-    events, start = [], 0
-    for match in _BLANK_LINE.finditer(block):
-        events.append(block[start : match.end()])
-        start = match.end()
-    return events + ([block[start:]] if start < len(block) else [])
+    """A block of whole events, one by one, each with its blank line; joined again they are the block."""
+    if b"\r" not in block and b"\n\n\n" not in block and not block.startswith(b"\n"):  # the usual case, in C
+        *whole, rest = block.split(b"\n\n")
+        events = [event + b"\n\n" for event in whole]
+    else:
+        ends = [match.end() for match in _EVENT_END.finditer(block)]
+        events = [block[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        rest = block[ends[-1] :] if ends else block
+    return [*events, rest] if rest else events
 
 
 def has_data(event: bytes) -> bool:
@@ -67,7 +70,7 @@ def count_events(block: bytes) -> int:
 
 def data_of(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
-    lines = (line for line in event.splitlines() if line.startswith(b"data:"))
+    lines = (line for line in event.splitlines() if line.startswith(b"data:") or line == b"data")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -47,10 +48,8 @@ class Exchange:
 
     async def client_is_gone(self) -> None:
         """Waits until the client has closed the connection."""
-        try:
+        with suppress(ConnectionResetError):
             assert await self.reader.read(1) == b"", "the client sent more instead of leaving"
-        except ConnectionResetError:
-            pass
         self.hang_up()
 
 
@@ -65,18 +64,21 @@ class ScriptedUpstream:
         self.seen: list[Exchange] = []
         self.connections = 0
         self._running: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self, port: int = 0) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.host = "http://127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.host = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def stop(self) -> None:
+        """Ends all scripts; raises what went wrong in one."""
         self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*self._running)
+        for task in self._running:
+            task.cancel()
+        outcomes = await asyncio.gather(*self._running, return_exceptions=True)
+        for failure in outcomes:
+            if isinstance(failure, Exception):
+                raise failure
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -86,7 +88,6 @@ class ScriptedUpstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._running.add(asyncio.current_task())  # type: ignore[arg-type]
-        self._writers.append(writer)
         connection, self.connections = self.connections, self.connections + 1
         try:
             while not writer.transport.is_closing():

@@ -14,9 +14,10 @@ async def send_all(bus, topic, count, partition=0, first=0):
 
 async def committed_is(bus, topic, group, wanted):
     """Waits until the group has committed just that."""
-    async with asyncio.timeout(30):
-        while await bus.committed(topic, group) != wanted:
-            await asyncio.sleep(0.02)
+    end = time.monotonic() + 30
+    while (found := await bus.committed(topic, group)) != wanted:
+        assert time.monotonic() < end, f"{found} is committed"
+        await asyncio.sleep(0.02)
 
 
 async def test_what_was_queued_before_the_groups_first_commit_is_read(bus, new_topic, join, until):
@@ -176,9 +177,8 @@ async def test_no_more_than_the_buffer_is_handed_over_until_some_is_taken(bus, n
     await send_all(bus, topic, 50, partition=0)
     member = await join(bus, topic, f"{topic}.g", buffer=buffer, take=False, commit=False)
     for taken in range(50):
-        due = min(50, taken + buffer)
-        await until(lambda due=due: len(member.records) >= due)
-        assert len(member.records) == due
+        await until(lambda taken=taken: len(member.records) > taken)
+        assert len(member.records) <= taken + buffer
         member.reader.took(0)
     assert member.offsets() == {0: list(range(50))}
 

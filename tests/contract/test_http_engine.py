@@ -89,35 +89,38 @@ async def test_a_reply_that_only_the_connections_end_ends_is_whole() -> None:
         assert await (await engine.call(job())).read() == b'{"a":1}'
 
 
-def cut_short(*parts: bytes, by_reset: bool) -> tuple[Script, asyncio.Event]:
-    """A script that sends the parts and then, once the event is set, ends the connection."""
+def broken_off(*parts: bytes, then: bytes = b"", by_reset: bool = False) -> tuple[Script, asyncio.Event]:
+    """A script that sends the parts and, once the event is set, `then`, and ends the connection."""
     now = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(*parts)
         await now.wait()
+        await exchange.send(then)
         exchange.reset() if by_reset else exchange.hang_up()
 
     return script, now
 
 
+CHUNKED, SIZED = (SSE_HEAD, chunk(EVENTS[1])), (head(200, content_length="100"), EVENTS[1])
 BROKEN = {
-    "reset in a chunked reply": ((SSE_HEAD, chunk(EVENTS[1])), True),
-    "end in a chunked reply": ((SSE_HEAD, chunk(EVENTS[1])), False),
-    "end inside a chunk": ((SSE_HEAD, chunk(EVENTS[1])[:-5]), False),
-    "end before the announced length": ((head(200, content_length="100"), EVENTS[1]), False),
-    "reset before the announced length": ((head(200, content_length="100"), EVENTS[1]), True),
-    "reset of a reply without a length": ((head(200, content_type="application/json"), EVENTS[1]), True),
-    "bytes that are not the gzip they say": ((head(200, content_encoding="gzip", content_length="100"), b"x" * 100), False),
-    "a chunk without a length": ((SSE_HEAD, chunk(EVENTS[1]), b"zz\r\n"), False),
+    "reset in a chunked reply": lambda: broken_off(*CHUNKED, by_reset=True),
+    "end in a chunked reply": lambda: broken_off(*CHUNKED),
+    "end inside a chunk": lambda: broken_off(*CHUNKED, then=b"a\r\nhalf"),
+    "a chunk without a length": lambda: broken_off(*CHUNKED, then=b"zz\r\n"),
+    "end before the announced length": lambda: broken_off(*SIZED),
+    "reset before the announced length": lambda: broken_off(*SIZED, by_reset=True),
+    "reset of a reply without a length": lambda: broken_off(head(200), EVENTS[1], by_reset=True),
+    "bytes that are not the gzip they say": lambda: broken_off(
+        head(200, content_encoding="gzip", content_length="99"), then=b"x" * 99
+    ),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("read_whole", [True, False])
 async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: bool) -> None:
-    parts, by_reset = BROKEN[how]
-    script, now = cut_short(*parts, by_reset=by_reset)
+    script, now = BROKEN[how]()
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, retries=0) as engine:
         answer = await engine.call(job(stream=True))
         now.set()
@@ -126,7 +129,7 @@ async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: 
 
 
 async def test_what_came_before_a_reset_is_given_out_first() -> None:
-    script, now = cut_short(SSE_HEAD, chunk(EVENTS[1]), by_reset=True)
+    script, now = broken_off(*CHUNKED, by_reset=True)
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         pieces = (await engine.call(job(stream=True))).chunks()
         assert await anext(pieces) == EVENTS[1]

@@ -53,9 +53,11 @@ async def test_without_a_token_there_is_no_authorization() -> None:
 
 @pytest.mark.parametrize(("token", "sent"), [("t-1", "Bearer t-1"), ("", "Basic dTpw")])
 async def test_credentials_in_the_address_count_where_there_is_no_token(token: str, sent: str) -> None:
-    async with ScriptedUpstream(replies(200)) as upstream:
-        async with http_engine(upstream.host.replace("://", "://u:p@"), token=token) as engine:
-            assert (await engine.call(job())).status == 200
+    async with (
+        ScriptedUpstream(replies(200)) as upstream,
+        http_engine(upstream.host.replace("://", "://u:p@"), token=token) as engine,
+    ):
+        assert (await engine.call(job())).status == 200
     assert upstream.seen[0].headers["authorization"] == sent
 
 
@@ -93,10 +95,9 @@ def only_at(*targets: str) -> Any:
 
 @pytest.mark.parametrize(("host_path", "root"), [("", ""), ("/openai/v1", "/openai")])
 async def test_what_lives_at_the_root_is_found_there_and_remembered(host_path: str, root: str) -> None:
-    async with ScriptedUpstream(only_at(f"{root}/tokenize")) as upstream:
-        async with http_engine(upstream.host + host_path) as engine:
-            for _ in range(2):
-                assert (await engine.call(job("/tokenize"))).status == 200
+    async with ScriptedUpstream(only_at(f"{root}/tokenize")) as upstream, http_engine(upstream.host + host_path) as engine:
+        for _ in range(2):
+            assert (await engine.call(job("/tokenize"))).status == 200
     assert [exchange.target for exchange in upstream.seen] == [f"{root}/v1/tokenize", f"{root}/tokenize", f"{root}/tokenize"]
 
 
@@ -135,9 +136,11 @@ async def test_other_paths_are_never_looked_for_at_the_root() -> None:
     ],
 )
 async def test_readiness_is_what_the_list_of_models_answers(status: int, token: str, says: str) -> None:
-    async with ScriptedUpstream(replies(status, location="/elsewhere")) as upstream:
-        async with http_engine(upstream.host, token=token) as engine:
-            reason = await engine.check()
+    async with (
+        ScriptedUpstream(replies(status, location="/elsewhere")) as upstream,
+        http_engine(upstream.host, token=token) as engine,
+    ):
+        reason = await engine.check()
     assert reason == (f"{upstream.host.removeprefix('http://')} {says}" if says else "")
     assert [(exchange.method, exchange.target) for exchange in upstream.seen] == [("GET", "/v1/models")]
 

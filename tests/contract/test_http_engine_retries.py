@@ -19,18 +19,22 @@ def waits() -> Waits:
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 async def test_what_may_pass_is_tried_again(status: int, waits: Waits) -> None:
-    async with ScriptedUpstream(replies(status), replies(200, b'{"a":1}')) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            assert await (await engine.call(job())).read() == b'{"a":1}'
+    async with (
+        ScriptedUpstream(replies(status), replies(200, b'{"a":1}')) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        assert await (await engine.call(job())).read() == b'{"a":1}'
     assert [exchange.body for exchange in upstream.seen] == [job().body] * 2
 
 
 @pytest.mark.parametrize("status", [200, 307, 400, 401, 403, 404, 409, 413, 422, 501])
 async def test_anything_else_comes_through_at_once(status: int, waits: Waits) -> None:
-    async with ScriptedUpstream(replies(status, b'{"a":1}', location="/v1/elsewhere")) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            answer = await engine.call(job())
-            assert (answer.status, await answer.read()) == (status, b'{"a":1}')
+    async with (
+        ScriptedUpstream(replies(status, b'{"a":1}', location="/v1/elsewhere")) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        answer = await engine.call(job())
+        assert (answer.status, await answer.read()) == (status, b'{"a":1}')
     assert len(upstream.seen) == 1
 
 
@@ -53,28 +57,36 @@ async def test_without_retries_the_first_answer_comes_through() -> None:
     ("name", "value", "least"), [("retry_after", "7", 7), ("retry_after", "2.5", 2.5), ("retry_after_ms", "1500", 1.5)]
 )
 async def test_a_retry_after_is_waited_for(name: str, value: str, least: float, waits: Waits) -> None:
-    async with ScriptedUpstream(replies(429, **{name: value}), replies(200)) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            assert (await engine.call(job())).status == 200
+    async with (
+        ScriptedUpstream(replies(429, **{name: value}), replies(200)) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        assert (await engine.call(job())).status == 200
     assert least <= waits.seconds[0] <= least + FIRST_WAIT
 
 
 async def test_a_retry_after_may_be_a_date(waits: Waits) -> None:
-    async with ScriptedUpstream(replies(503, retry_after=formatdate(time() - 60, usegmt=True)), replies(200)) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            assert (await engine.call(job())).status == 200  # its time is over
-    async with ScriptedUpstream(replies(503, retry_after=formatdate(time() + 3600, usegmt=True))) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            assert (await engine.call(job())).status == 503
+    async with (
+        ScriptedUpstream(replies(503, retry_after=formatdate(time() - 60, usegmt=True)), replies(200)) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        assert (await engine.call(job())).status == 200  # its time is over
+    async with (
+        ScriptedUpstream(replies(503, retry_after=formatdate(time() + 3600, usegmt=True))) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        assert (await engine.call(job())).status == 503
     assert len(upstream.seen) == 1
 
 
 async def test_a_retry_after_beyond_the_longest_wait_comes_through_at_once(waits: Waits) -> None:
-    async with ScriptedUpstream(replies(429, b'{"slow":1}', retry_after="11")) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            answer = await engine.call(job())
-            assert (answer.status, await answer.read()) == (429, b'{"slow":1}')
-            assert answer.headers == (("retry-after", "11"),)
+    async with (
+        ScriptedUpstream(replies(429, b'{"slow":1}', retry_after="11")) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        answer = await engine.call(job())
+        assert (answer.status, await answer.read()) == (429, b'{"slow":1}')
+        assert answer.headers == (("retry-after", "11"),)
     assert waits.seconds == []
 
 
@@ -86,10 +98,12 @@ async def test_a_retry_after_beyond_the_deadline_comes_through_at_once(waits: Wa
 
 
 async def test_an_upstream_that_forbids_a_retry_is_obeyed(waits: Waits) -> None:
-    async with ScriptedUpstream(replies(504, x_should_retry="false")) as upstream:
-        async with http_engine(upstream.host, pause=waits) as engine:
-            answer = await engine.call(job())
-            assert (answer.status, answer.headers) == (504, (("x-should-retry", "false"),))
+    async with (
+        ScriptedUpstream(replies(504, x_should_retry="false")) as upstream,
+        http_engine(upstream.host, pause=waits) as engine,
+    ):
+        answer = await engine.call(job())
+        assert (answer.status, answer.headers) == (504, (("x-should-retry", "false"),))
     assert len(upstream.seen) == 1
 
 

@@ -1,6 +1,7 @@
 """OpenAI-compatible upstreams over HTTP. Bytes pass through; a request is sent again only before a reply's first byte."""
 
 import asyncio
+import string
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -100,23 +101,24 @@ class HttpEngine:
 
     async def call(self, job: Job) -> HttpAnswer:
         """The reply's head. No retry is begun that would end past the job's deadline; ending a call there is the caller's."""
-        if job.path not in ROOT_PATHS:
+        path = job.path.partition("?")[0]
+        if path not in ROOT_PATHS:
             return await self._with_retries(self._base, job)
-        return await self._at_base_or_root(job)
+        return await self._at_base_or_root(path, job)
 
-    async def _at_base_or_root(self, job: Job) -> HttpAnswer:
-        known = self._answering.get(job.path)
+    async def _at_base_or_root(self, path: str, job: Job) -> HttpAnswer:
+        known = self._answering.get(path)
         answer = await self._with_retries(known or self._base, job)
         if answer.status == 404 and not known and self._root != self._base:
             await answer.close()
             answer = await self._with_retries(self._root, job)
             known = self._root
         if answer.status != 404:
-            self._answering[job.path] = known or self._base
+            self._answering[path] = known or self._base
         return answer
 
     async def _with_retries(self, base: str, job: Job) -> HttpAnswer:
-        url = URL(base + quote(job.path, safe="/:@~"), encoded=True)
+        url = URL(base + quoted(job.path), encoded=True)
         done = 0
         while True:
             try:
@@ -164,6 +166,12 @@ def base_url(entry: ModelEntry) -> str:
     if entry.token.get_secret_value():
         url = url.with_user(None)
     return str(url).rstrip("/") + ("/v1" if url.path in ("", "/") else "")
+
+
+def quoted(target: str) -> str:
+    """A path as it goes over the wire. Behind a `?` stands the client's query, which is encoded already."""
+    path, mark, query = target.partition("?")
+    return quote(path, safe="/:@~") + mark + quote(query, safe=string.punctuation)
 
 
 async def _note_reuse(

@@ -1,5 +1,6 @@
 """An HTTP upstream's reply as an Answer, and aiohttp's errors in words."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -22,8 +23,11 @@ class HttpAnswer:
         headers = response.headers
         self.headers = tuple((name.lower(), value) for name, value in headers.items() if _is_passed_on(name.lower(), value))
         self.is_stream = headers.get("content-type", "").lower().startswith("text/event-stream")
+        protocol = response.connection.protocol if response.connection else None  # None: the whole body is here already
         framed = "content-length" in headers or "transfer-encoding" in headers
-        self._protocol = response.connection.protocol if response.connection and not framed else None
+        self._protocol = None if framed else protocol
+        if protocol is not None and protocol.closed is not None:
+            _tell_of_the_end(protocol.closed, response.content)
 
     async def read(self) -> bytes:
         try:
@@ -47,7 +51,7 @@ class HttpAnswer:
 
     def _refuse_a_reset_as_the_end(self) -> None:
         """Where only the connection's end ends a body, aiohttp takes a reset for it too."""
-        error = self._protocol.exception() if self._protocol else None
+        error = None if self._protocol is None else self._protocol.exception()
         if isinstance(error, OSError):
             raise EngineBroken(reason(error))
 
@@ -55,6 +59,30 @@ class HttpAnswer:
 def _is_passed_on(name: str, value: str) -> bool:
     # Bytes beyond ASCII come as lone surrogates, which no record can hold.
     return (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)) and value.isascii()
+
+
+def _tell_of_the_end(closed: "asyncio.Future[None]", content: aiohttp.StreamReader) -> None:
+    """Has the connection's end break a body that is still read.
+
+    aiohttp 3.14 closes a connection whose chunks have a garbled length and leaves the reader waiting, without a timeout.
+    """
+
+    def lost(closed: "asyncio.Future[None]") -> None:
+        _note(closed)
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    def ended() -> None:  # the connection lives on in the pool, with one callback however often it is used
+        closed.remove_done_callback(lost)
+        closed.remove_done_callback(_note)
+        closed.add_done_callback(_note)
+
+    closed.add_done_callback(lost)
+    content.on_eof(ended)
+
+
+def _note(closed: "asyncio.Future[None]") -> None:
+    closed.exception()  # else asyncio logs that nobody asked
 
 
 def reason(error: BaseException) -> str:
@@ -69,7 +97,7 @@ def reason(error: BaseException) -> str:
         case aiohttp.ClientPayloadError():
             return "its reply was cut short or is garbled"
         case aiohttp.ClientResponseError():
-            return f"its reply is not HTTP ({error.message})"
+            return f"its reply is not HTTP ({error.message.partition(chr(10))[0]})"
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
         case OSError(strerror=str(words)):  # name resolution has numbers of its own

@@ -164,6 +164,7 @@ def test_a_truncated_body_is_invalid_json(seed, data):
 )
 def test_only_the_top_level_model_changes(body, expected):
     assert with_model(body, "a", "b") == expected
+    assert with_model(body, "a", "longer") == expected.replace(b'"b"', b'"longer"')
 
 
 @given(st.dictionaries(TEXT, JSON), TEXT.filter(bool), TEXT, st.booleans(), st.sampled_from([None, 2]))

@@ -1,0 +1,26 @@
+"""What every job of one worker shares."""
+
+from dataclasses import dataclass
+
+from app.agent.engines.base import Engine
+from app.agent.lookup import ReplyLookup
+from app.agent.reply_writer import ReplyWriter
+from app.bus.base import Bus
+from app.catalog import ModelEntry
+from app.contracts.envelope import Request
+from app.contracts.topics import Topics
+
+
+@dataclass(slots=True)
+class JobContext:
+    bus: Bus
+    topics: Topics
+    entry: ModelEntry
+    engine: Engine
+    owner: str
+    lookup: ReplyLookup
+    retries: int  # of an upstream that breaks off
+    continues: bool = False  # the upstream can go on from a text
+
+    def writer(self, request: Request, *, seq: int = 0, event: int = 1) -> ReplyWriter:
+        return ReplyWriter(self.bus, self.topics.replies, request.reply_partition, request.id, self.owner, seq=seq, event=event)

@@ -1,0 +1,197 @@
+"""What becomes of each record a worker takes: run at once if it is certainly new, else settled with the log first."""
+
+import asyncio
+import logging
+from asyncio import Task
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from app.agent.context import JobContext
+from app.agent.control import ControlReader
+from app.agent.dead_letters import dead_letter
+from app.agent.intake import Intake, Taken
+from app.agent.lookup import Seen
+from app.agent.peers import Peers
+from app.agent.run_job import JobRun
+from app.agent.slots import Slots
+from app.agent.takeover import POISON_DEATHS, SUSPECT_DEATHS, Takeover
+from app.contracts.envelope import Control, Request
+from app.errors import UndecodableRecord
+
+logger = logging.getLogger("app.agent")
+
+_MOST_SETTLING = 256  # records being looked up, held or waiting for a slot
+
+
+@dataclass(slots=True)
+class _Running:
+    request: Request
+    taken: Taken
+    task: "Task[None]"
+    superseded: bool = False  # another worker's claim counted
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Desk:
+    """`pump` starts what can be started. `leaving` stops that."""
+
+    def __init__(
+        self,
+        context: JobContext,
+        intake: Intake,
+        slots: Slots,
+        peers: Peers,
+        control: ControlReader,
+        group: str,
+        changed: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._intake = intake
+        self._slots = slots
+        self._peers = peers
+        self._control = control
+        self._group = group
+        self._changed = changed  # what runs has changed
+        self._takeover = Takeover(context, peers)
+        self._names = {context.entry.id, *context.entry.aliases}
+        self._running: dict[str, _Running] = {}
+        self._settling: set[Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.leaving = False
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        return tuple(self._running)
+
+    def pump(self) -> None:
+        while not self.leaving and len(self._settling) < _MOST_SETTLING and self._slots.try_take():
+            taken = self._intake.take()
+            if taken is None or not self._begin(taken):
+                self._slots.give()
+            if taken is None:
+                return
+
+    def _begin(self, taken: Taken) -> bool:
+        """True if the record runs now, in the slot that was taken for it."""
+        try:
+            request = Request.decode(taken.record.headers, taken.record.value)
+        except UndecodableRecord as error:
+            self._spawn(self._bury_undecodable(taken, str(error)))
+            return False
+        if request.model not in self._names or self._control.is_cancelled(request.id):
+            self._intake.done(taken)  # another model's, on a topic that two share; or nobody waits for it any more
+            return False
+        if taken.redelivery or request.maybe_duplicate or request.id in self._running or self._peers.runs(request.id):
+            self._spawn(self._settle(request, taken))
+            return False
+        self._run(request, taken, Seen())
+        return True
+
+    def _run(self, request: Request, taken: Taken, seen: Seen) -> None:
+        job = JobRun(self._context, request, seen)
+        task = asyncio.create_task(job.run())
+        running = self._running[request.id] = _Running(request, taken, task)
+        self._idle.clear()
+        task.add_done_callback(lambda done: self._ended(running, job, done))
+        if taken.redelivery:
+            self._changed()  # the others wait to hear who has it
+
+    def _ended(self, running: _Running, job: JobRun, task: "Task[None]") -> None:
+        del self._running[running.request.id]
+        self._slots.give()
+        running.finished.set()
+        if task.cancelled():
+            job.abandon()
+        elif (error := task.exception()) is not None:
+            logger.error("a job failed", exc_info=error, extra={"request_id": running.request.id})
+        if running.superseded or (not task.cancelled() and task.exception() is not None):
+            self._spawn(self._settle(running.request, running.taken))
+        elif not (task.cancelled() and self.leaving):
+            self._intake.done(running.taken)
+        if not self._running:
+            self._idle.set()
+        self.pump()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: "Task[None]") -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a record could not be settled", exc_info=error)
+        self.pump()
+
+    async def _settle(self, request: Request, taken: Taken) -> None:
+        """Waits until nobody else has it, claims it, runs it; or finds that it has ended."""
+        while self._intake.owns(taken):
+            if request.id in self._running:
+                await self._running[request.id].finished.wait()
+                continue
+            seen = await self._takeover.wait(request, self._group, taken.record.partition)
+            if seen is None or self._control.is_cancelled(request.id):
+                self._intake.done(taken)
+                return
+            if await self._take_over(request, taken, seen):
+                return
+
+    async def _take_over(self, request: Request, taken: Taken, seen: Seen) -> bool:
+        """False if somebody else was quicker."""
+        deaths = self._takeover.deaths(request, seen)
+        await self._slots.take(alone=deaths >= SUSPECT_DEATHS)
+        claimed = None
+        try:
+            if self._intake.owns(taken) and request.id not in self._running and not self._peers.runs(request.id):
+                claimed = await self._takeover.claim(request, seen, deaths)
+            if claimed is not None and deaths < POISON_DEATHS:
+                self._run(request, taken, claimed)
+                return True
+        finally:
+            if request.id not in self._running:
+                self._slots.give()
+        if claimed is None:
+            return False
+        record = taken.record
+        await self._takeover.bury(request, claimed, (record.topic, record.partition, record.offset), record.headers)
+        self._intake.done(taken)
+        return True
+
+    async def _bury_undecodable(self, taken: Taken, why: str) -> None:
+        record = taken.record
+        origin = (record.topic, record.partition, record.offset)
+        logger.error("undecodable record at %s[%d]@%d: %s", *origin, why)
+        await dead_letter(self._context.bus, self._context.topics.dlq, origin, record.headers, record.value, why)
+        self._intake.done(taken)
+
+    def on_control(self, control: Control) -> None:
+        running = self._running.get(control.id)
+        if running is None or control.owner == self._context.owner:
+            return
+        if control.kind == Control.CANCEL:
+            running.task.cancel()
+        else:
+            self._spawn(self._verify(running))
+
+    async def _verify(self, running: _Running) -> None:
+        """Somebody has claimed what runs here. If the claim counts, this worker is the zombie: nobody reads what it writes."""
+        if not await self._takeover.verify(running.request) and not running.task.done():
+            running.superseded = True
+            running.task.cancel()
+
+    async def finish(self, seconds: float) -> None:
+        """Takes nothing new, waits for what runs, at most that long, and hands back the rest."""
+        self.leaving = True
+        for task in self._settling:
+            task.cancel()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("model %s: %d requests are handed back unfinished", self._context.entry.id, len(self._running))
+        left = list(self._running.values())
+        for running in left:
+            running.task.cancel()
+        await asyncio.gather(*(running.finished.wait() for running in left))
+        await asyncio.gather(*(self._takeover.hand_back(running.request) for running in left))

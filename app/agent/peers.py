@@ -1,0 +1,95 @@
+"""What the other workers say they run. A worker whose heartbeat is younger than three intervals is alive."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.bus.base import Bus, Record, Since
+from app.bus.follow import Follower
+from app.contracts.presence import WorkerBeat, decode_beat
+from app.errors import UndecodableRecord
+
+_SILENT_INTERVALS = 3
+
+
+@dataclass(slots=True)
+class _Peer:
+    beat: WorkerBeat
+    running: frozenset[str]
+    silent_at: float  # monotonic: when it is taken for dead unless it is heard again
+
+
+class Peers:
+    """Follows the workers' topic."""
+
+    def __init__(self, bus: Bus, topic: str, interval: float, own: str) -> None:
+        self._follower = Follower(bus, topic, self._on_records)
+        self._interval = interval
+        self._own = own
+        self._peers: dict[str, _Peer] = {}
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Returns when every worker that lives is known."""
+        since = time.time() - _SILENT_INTERVALS * self._interval
+        await self._follower.start(Since(int(since * 1000)))
+
+    async def close(self) -> None:
+        await self._follower.close()
+
+    def runs(self, id_: str) -> bool:
+        """Another worker that lives says that it runs this request."""
+        return any(id_ in peer.running for peer in self._living())
+
+    def holds(self, group: str, partition: int) -> bool:
+        """Another worker that lives still counts this partition as its own: what it runs of it is not settled yet."""
+        return any(peer.beat.group == group and partition in peer.beat.partitions for peer in self._living())
+
+    def lives(self, worker: str) -> bool:
+        return worker in self._peers and self._peers[worker].silent_at > time.monotonic()
+
+    def died_with(self, id_: str) -> bool:
+        """A worker fell silent, without leaving, while it ran this request."""
+        now = time.monotonic()
+        return any(id_ in peer.running and peer.silent_at <= now for peer in self._peers.values())
+
+    async def change(self) -> None:
+        """Returns after the next heartbeat, or when one that is due has not come."""
+        now = time.monotonic()
+        due = min((peer.silent_at for peer in self._living()), default=now + self._interval)
+        try:
+            async with asyncio.timeout(max(0.01, min(due - now, self._interval))):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _living(self) -> list[_Peer]:
+        now = time.monotonic()
+        return [peer for peer in self._peers.values() if peer.silent_at > now]
+
+    def _on_records(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                beat = decode_beat(record.value or b"")
+            except UndecodableRecord:
+                continue  # the gateways name it in their logs
+            if isinstance(beat, WorkerBeat) and beat.worker != self._own:
+                self._heard(beat, record.timestamp / 1000)
+        self._forget_the_dead()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _heard(self, beat: WorkerBeat, sent: float) -> None:
+        if beat.gone:
+            self._peers.pop(beat.worker, None)
+            return
+        age = max(0.0, time.time() - sent)
+        silent_at = time.monotonic() + _SILENT_INTERVALS * beat.interval - age
+        self._peers[beat.worker] = _Peer(beat, frozenset(beat.running), silent_at)
+
+    def _forget_the_dead(self) -> None:
+        """The dead are remembered for a while: who takes over asks whether they died with a request."""
+        oldest = time.monotonic() - 600
+        for worker in [worker for worker, peer in self._peers.items() if peer.silent_at < oldest]:
+            del self._peers[worker]

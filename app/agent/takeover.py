@@ -1,0 +1,113 @@
+"""Takes over what another worker may have begun: waits while that one is at work, claims it, reads what it left.
+
+The order matters: write the claim, wait for its offset, read the reply log up to it, see whether the claim counted, and only
+then go on from exactly what was found. The log decides between two that claim at once.
+"""
+
+import asyncio
+import logging
+
+from app.agent.context import JobContext
+from app.agent.dead_letters import dead_letter
+from app.agent.lookup import Seen
+from app.agent.peers import Peers
+from app.contracts.envelope import Control, Headers, Reply, Request
+from app.contracts.fold import CLAIM, FAILED
+from app.errors import BusError, BusFull, DeadLettered
+
+logger = logging.getLogger("app.agent.takeover")
+
+SUSPECT_DEATHS = 2  # from here on it runs alone
+POISON_DEATHS = 3
+_RETRY_SECONDS = 0.2
+
+
+class Takeover:
+    def __init__(self, context: JobContext, peers: Peers) -> None:
+        self._context = context
+        self._peers = peers
+
+    async def wait(self, request: Request, group: str, partition: int) -> Seen | None:
+        """Returns the reply so far once nobody else is at work on it; None if it has ended."""
+        while True:
+            while self._peers.runs(request.id) or self._peers.holds(group, partition):
+                await self._peers.change()
+            seen = await self._look(request)
+            if seen.fold.outcome:
+                return None
+            if not self._peers.runs(request.id):
+                return seen
+
+    def deaths(self, request: Request, seen: Seen) -> int:
+        """Workers in a row that died with this request and wrote nothing; handing back and draining do not count."""
+        if seen.progressed:
+            return 0
+        if seen.fold.writer:
+            return seen.deaths + (seen.fold.writer != self._context.owner and not self._peers.lives(seen.fold.writer))
+        return seen.deaths + (seen.fold.attempts == 0 and self._peers.died_with(request.id))
+
+    async def claim(self, request: Request, seen: Seen, deaths: int) -> Seen | None:
+        """Makes this worker the writer. Returns the reply up to the claim, or None if another was first, or it has ended."""
+        owner = self._context.owner
+        await self._send(request, Reply(request.id, owner, CLAIM, supersedes=seen.fold.writer, deaths=deaths))
+        self._signal(Control(request.id, Control.CLAIM, owner, seen.fold.writer))
+        found = await self._look(request)
+        if found.fold.outcome or found.fold.writer != owner:
+            return None
+        logger.info(
+            "took over from %s", seen.fold.writer or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts}
+        )
+        return found
+
+    async def hand_back(self, request: Request) -> None:
+        """Says that this worker lets go: whoever comes next does not count it as a death."""
+        await self._send(request, Reply(request.id, "", CLAIM, supersedes=self._context.owner))
+
+    async def verify(self, request: Request) -> bool:
+        """Whether this worker is the writer, or nobody is yet."""
+        return (await self._look(request)).fold.writer in ("", self._context.owner)
+
+    async def bury(self, request: Request, seen: Seen, origin: tuple[str, int, int], headers: Headers) -> None:
+        """The record has ended one worker after another: to the dead letters, and an error for its caller."""
+        where = f"{origin[0]}[{origin[1]}]@{origin[2]}"
+        reason = f"{POISON_DEATHS} workers in a row died while they ran it"
+        await dead_letter(self._context.bus, self._context.topics.dlq, origin, headers, request.body, reason)
+        logger.error("dead letter from %s", where, extra={"request_id": request.id})
+        error = DeadLettered("this request ended every worker that ran it; it lies in the dead letters")
+        writer = self._context.writer(request, seq=seen.fold.next_seq)
+        value = error.body()
+        if request.stream and seen.parts:
+            value = b"data: " + value + b"\n\n"
+        else:
+            writer.start(error.status, error.head())
+        await writer.finish(FAILED, value, code=error.code or "")
+
+    async def _look(self, request: Request) -> Seen:
+        while True:
+            try:
+                return await self._context.lookup.look(request)
+            except BusError as error:
+                logger.info("look-up put off: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _send(self, request: Request, reply: Reply) -> None:
+        context = self._context
+        while True:
+            try:
+                await context.bus.send(
+                    context.topics.replies,
+                    reply.value,
+                    key=request.id.encode(),
+                    headers=reply.headers(),
+                    partition=request.reply_partition,
+                )
+                return
+            except BusError:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _signal(self, control: Control) -> None:
+        try:
+            future = self._context.bus.send(self._context.topics.control, b"", key=control.id.encode(), headers=control.headers())
+            future.add_done_callback(lambda done: done.exception())
+        except BusFull:
+            return  # it is only a help: the log decides

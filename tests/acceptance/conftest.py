@@ -1,0 +1,60 @@
+"""Deployments for the acceptance tests, and the processes' logs in the report of a test that fails."""
+
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from tests.acceptance.services import Gateway, Upstream
+from tests.acceptance.stack import Stack
+
+BUSES = ["memory", pytest.param("kafka", marks=pytest.mark.servers)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections += [(f"last lines of {name}", tail) for stack in Stack.open for name, tail in stack.logs()]
+    return report
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[Stack]:
+    """An empty deployment on Kafka, for one test."""
+    async with Stack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def memory_stack() -> AsyncIterator[Stack]:
+    """An empty deployment on the memory bus, for one test."""
+    async with Stack(bus="memory") as stack:
+        yield stack
+
+
+@dataclass(frozen=True)
+class Site:
+    """One gateway in front of one simulated upstream, by four models; see `site`."""
+
+    gateway: Gateway
+    upstream: Upstream
+
+
+@pytest_asyncio.fixture(params=BUSES, scope="session", loop_scope="session")
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """The same deployment on each bus, shared by all tests that change nothing in it."""
+    async with Stack("site", bus=request.param, SSE_HEAD_AFTER_SECONDS="0.3", SSE_KEEPALIVE_SECONDS="0.2") as stack:
+        upstream = await stack.upstream("sim", "other")
+        stack.models(
+            {"id": "sim", "host": upstream.url},
+            {"id": "other", "host": upstream.url, "token": "UPSTREAM_TOKEN"},
+            {"id": "team/sim-1.5", "host": upstream.url, "upstream_model": "sim", "aliases": ["nickname", "nick/name"]},
+        )
+        if request.param == "kafka":
+            await stack.worker(UPSTREAM_TOKEN="sk-upstream")
+        gateway = await stack.gateway(UPSTREAM_TOKEN="sk-upstream", MAX_BODY_BYTES="1000000")
+        yield Site(gateway, upstream)

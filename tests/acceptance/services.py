@@ -1,0 +1,133 @@
+"""The kinds of processes in a Stack, each with what a test asks of it."""
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import orjson
+from openai import AsyncOpenAI, OpenAI
+
+from app.contracts.presence import WorkerBeat
+from tests.acceptance.heartbeats import Heartbeats
+from tests.acceptance.processes import PATIENCE, Process, get_json
+
+
+class Endpoint:
+    """An address that speaks the OpenAI API: a gateway, or nginx in front of some."""
+
+    def __init__(self, port: int, key: str = "") -> None:
+        self.port = port
+        self.key = key
+        self.root = f"http://127.0.0.1:{port}"
+        self.url = f"{self.root}/v1"
+
+    def openai(self, **options: Any) -> AsyncOpenAI:
+        """The asynchronous SDK, without retries of its own unless told otherwise."""
+        return AsyncOpenAI(**self._options(options))
+
+    def openai_sync(self, **options: Any) -> OpenAI:
+        return OpenAI(**self._options(options))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        defaults = {"base_url": self.url, "api_key": self.key or "unused", "max_retries": 0, "timeout": 2 * PATIENCE}
+        return {**defaults, **options}
+
+    def http(self, **options: Any) -> httpx2.AsyncClient:
+        """A plain HTTP client at the root: `post("/v1/chat/completions", json=...)`."""
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx2.AsyncClient(**{"base_url": self.root, "headers": headers, "timeout": 2 * PATIENCE, **options})
+
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """The model objects of /v1/models by id; empty while it does not answer."""
+        status, document = await get_json(f"{self.url}/models", self.key)
+        return {model["id"]: model for model in document["data"]} if status == 200 else {}
+
+
+class Gateway(Process, Endpoint):
+    """`uvicorn app.main:application`."""
+
+    def __init__(self, port: int, key: str, *process: Any) -> None:
+        Endpoint.__init__(self, port, key)
+        Process.__init__(self, *process)
+
+    async def is_ready(self) -> bool:
+        status, _ = await get_json(f"{self.root}/readyz")
+        return status == 200
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it reached the upstream."""
+
+    path: str
+    headers: dict[str, str]  # names in lower case
+    body: bytes = field(repr=False)
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The simulated upstream's counters; `tries` by request id, `requests` the last 100."""
+
+    started: int
+    completed: int
+    aborted: int
+    failed: int
+    active: int
+    tokens: int
+    tries: dict[str, int]
+    requests: list[Seen] = field(repr=False)
+
+
+class Upstream(Process):
+    """`python -m tests.upstream`."""
+
+    def __init__(self, port: int, *process: Any) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(*process)
+
+    async def is_ready(self) -> bool:
+        status, _ = await get_json(f"{self.url}/v1/models")
+        return status == 200
+
+    async def stats(self) -> Stats:
+        status, found = await get_json(f"{self.url}/stats")
+        assert status == 200, f"{self.name} does not answer\n{self.tail}"
+        requests = [Seen(**{**seen, "body": base64.b64decode(seen["body"])}) for seen in found.pop("requests")]
+        return Stats(**found, requests=requests)
+
+    async def last(self) -> Seen:
+        """The request that came last."""
+        return (await self.stats()).requests[-1]
+
+
+class Worker(Process):
+    """`python -m app.agent`, for one model or for all of MODELS_FILE."""
+
+    def __init__(self, models: tuple[str, ...], beats: Heartbeats, known: set[str], *process: Any) -> None:
+        self.models = models
+        self.owners: dict[str, str] = {}  # model -> the name its reply records and heartbeats carry
+        self._beats = beats
+        self._known = known  # owners of workers that were there before
+        super().__init__(*process)
+
+    async def is_ready(self) -> bool:
+        """Each of its models has a worker of this process that owns partitions."""
+        for beat in (await self._beats.read()).values():
+            if beat.worker not in self._known and beat.model in self.models and beat.ready and beat.partitions:
+                self.owners[beat.model] = beat.worker
+        return set(self.owners) == set(self.models)
+
+    async def beat(self, model: str = "") -> WorkerBeat:
+        """Its last heartbeat: what runs, which partitions it owns."""
+        return (await self._beats.read())[self.owners[model or self.models[0]]]
+
+    async def restart(self) -> None:
+        self._known |= set(await self._beats.read())
+        self.owners = {}
+        await super().restart()

@@ -1,0 +1,88 @@
+"""What nginx answers by itself: bodies over the limit, no gateway, the operator's paths, what is no HTTP."""
+
+import contextlib
+import http.client
+import json
+import socket
+
+import pytest
+
+from tests.integration.front import PATIENCE, ask, nginx_before, reply
+from tests.nginx import free_port, running_nginx
+
+pytestmark = pytest.mark.servers
+
+
+def test_a_body_up_to_the_limit_passes_and_one_byte_more_is_413() -> None:
+    with nginx_before(reply(200), MAX_BODY_BYTES="1000") as there:
+        assert ask(there.port, body=b"x" * 1000).status == 200
+        answer = ask(there.port, body=b"x" * 1001)
+    assert (answer.status, answer.error["code"], answer.error["type"]) == (413, "body_too_large", "invalid_request_error")
+    assert "1000" in answer.error["message"]
+    assert len(there.request_ids) == 1
+
+
+def test_a_body_in_chunks_has_the_same_limit() -> None:
+    with nginx_before(reply(200), MAX_BODY_BYTES="1000") as there:
+        assert ask(there.port, body=iter([b"x" * 500, b"x" * 500])).status == 200
+        answer = ask(there.port, body=iter([b"x" * 500, b"x" * 501]))
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+    assert len(there.request_ids) == 1
+
+
+def test_a_large_body_and_a_large_reply_go_through_whole() -> None:
+    large = b"0123456789abcdef" * 500_000
+    with nginx_before(reply(200, large)) as there:
+        assert ask(there.port, body=large).body == large
+    assert there.gateways[0].seen[0].body == large
+
+
+def test_no_gateway_at_all_is_an_openai_error_that_says_when_to_try_again() -> None:
+    with running_nginx([free_port(), free_port()]) as port:
+        answer = ask(port)
+    assert (answer.status, answer.headers["Retry-After"]) == (502, "1")
+    assert (answer.error["type"], answer.error["code"]) == ("server_error", "gateway_unreachable")
+
+
+OPERATORS = ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/v1/../metrics", "/v1/..%2fmetrics", "/admin", "/admin/dlq"]
+
+
+def test_the_operators_paths_are_not_passed_on() -> None:
+    with nginx_before(reply(200)) as there:
+        answers = [ask(there.port, path) for path in OPERATORS]
+    assert [(answer.status, answer.error["code"]) for answer in answers] == [(404, "unknown_url")] * len(OPERATORS)
+    assert there.request_ids == []
+
+
+def test_paths_that_only_look_like_the_operators_are_passed_on() -> None:
+    paths = ["/v1/models/metrics", "/metrics-of-mine", "/docs", "/readyz"]
+    with nginx_before(reply(200)) as there:
+        assert [ask(there.port, path).status for path in paths] == [200] * len(paths)
+    assert [seen.path for seen in there.gateways[0].seen] == paths
+
+
+NO_HTTP = {
+    "a greeting": (b"hello\r\n\r\n", 400, "bad_request"),
+    "a header too long": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40000 + b"\r\n\r\n", 431, "headers_too_large"),
+    "a line too long": (b"GET /" + b"a" * 40000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers_too_large"),
+    "a wrong length": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"),
+    "a wrong chunk": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "bad_request"),
+}
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+def test_what_is_not_http_gets_an_openai_error_and_reaches_no_gateway(name: str) -> None:
+    request, status, code = NO_HTTP[name]
+    with nginx_before(reply(200)) as there, socket.create_connection(("127.0.0.1", there.port), timeout=PATIENCE) as raw:
+        raw.sendall(request)
+        response = http.client.HTTPResponse(raw)
+        response.begin()
+        assert (response.status, json.loads(response.read())["error"]["code"]) == (status, code)
+    assert there.request_ids == []
+
+
+def test_a_client_that_never_ends_its_head_is_cut_off() -> None:
+    with nginx_before(reply(200)) as there, socket.create_connection(("127.0.0.1", there.port), timeout=PATIENCE) as raw:
+        raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(ConnectionResetError):  # reset_timedout_connection
+            assert raw.recv(1000) == b""
