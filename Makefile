@@ -48,7 +48,7 @@ check: .venv/installed-dev ## linters, types, the floors between packages, the h
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/pytest -q tests/test_house.py
 
 format: .venv/installed-dev ## format the code and repair what ruff can

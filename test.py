@@ -33,12 +33,12 @@ def stream_chat(client: OpenAI, model: str) -> str:
 
 
 def complete(client: OpenAI, model: str) -> str:
-    completion = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS)
+    completion = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0)
     return completion.choices[0].text
 
 
 def stream_complete(client: OpenAI, model: str) -> str:
-    stream = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, stream=True)
+    stream = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True)
     return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
 
 
@@ -57,12 +57,12 @@ async def stream_chat_async(client: AsyncOpenAI, model: str) -> str:
 
 
 async def complete_async(client: AsyncOpenAI, model: str) -> str:
-    completion = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS)
+    completion = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0)
     return completion.choices[0].text
 
 
 async def stream_complete_async(client: AsyncOpenAI, model: str) -> str:
-    stream = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, stream=True)
+    stream = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True)
     return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
 
 

@@ -156,10 +156,22 @@ class Known:
     workers: dict[str, WorkerBeat] = field(default_factory=dict)
     queue_depth: int = 0
     ends: dict[int, int] = field(default_factory=dict)  # of the topic's partitions, when the queue was last measured
+    started: int = 0  # requests begun since the topic was made, when the queue was last measured
+    rate: float = 0.0  # requests begun per second while some waited; 0: not known yet
 
     @property
     def capacity(self) -> int:
         return sum(beat.capacity for beat in self.workers.values())
+
+    def position(self, partition: int, offset: int) -> int:
+        """About how many requests come before this one: those of its partition, as often as there are partitions."""
+        starts = [beat.positions[str(partition)] for beat in self.workers.values() if str(partition) in beat.positions]
+        ahead = max(0, offset - max(starts, default=offset))
+        return min(ahead * max(1, len(self.ends)), max(ahead, self.queue_depth))
+
+    def estimated_wait(self, waiting: int) -> float | None:
+        """Seconds until `waiting` requests are begun, at the measured rate; None while that is not known."""
+        return round(waiting / self.rate, 1) if self.rate else None
 
     @property
     def in_flight(self) -> int:

@@ -6,9 +6,11 @@ GatewayError                      status  type                    code
 │   └── UpstreamLoop              400     invalid_request_error   upstream_loop
 ├── InvalidApiKey                 401     authentication_error    invalid_api_key
 ├── ModelNotFound                 404     invalid_request_error   model_not_found
+├── RequestNotFound               404     invalid_request_error   request_not_found
 ├── UnknownUrl                    404     invalid_request_error   unknown_url
 ├── MethodNotAllowed              405     invalid_request_error   method_not_allowed
 ├── RequestCancelled              409     invalid_request_error   request_cancelled
+├── IdempotencyConflict           409     invalid_request_error   idempotency_key_reused
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
 ├── QueueFull                     429     rate_limit_error        queue_full
@@ -89,6 +91,10 @@ class ModelNotFound(GatewayError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
+class RequestNotFound(GatewayError):
+    status, type, code = 404, "invalid_request_error", "request_not_found"
+
+
 class UnknownUrl(GatewayError):
     status, type, code = 404, "invalid_request_error", "unknown_url"
 
@@ -99,6 +105,10 @@ class MethodNotAllowed(GatewayError):
 
 class RequestCancelled(GatewayError):
     status, type, code, should_retry = 409, "invalid_request_error", "request_cancelled", False
+
+
+class IdempotencyConflict(GatewayError):
+    status, type, code, should_retry = 409, "invalid_request_error", "idempotency_key_reused", False
 
 
 class BodyTooLarge(GatewayError):
@@ -153,6 +163,10 @@ class DeadlineExceeded(GatewayError):
 
 class SettingsError(Exception):
     """A setting that does not work; the message names the variable, the fault and an example."""
+
+
+class StoreUnavailable(Exception):
+    """The store that gateways share does not answer."""
 
 
 class UndecodableRecord(Exception):

@@ -27,8 +27,11 @@ from app.gateway.gateway import Gateway
 from app.gateway.openapi import document
 from app.gateway.routes import docs, health, models
 from app.gateway.routes.inference import Inference
+from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.settings import BusSettings, Settings
+from app.stores.base import Store
+from app.stores.memory import MemoryStore
 from app.telemetry import logs
 
 logger = logging.getLogger("app.main")
@@ -47,10 +50,19 @@ def make_bus(settings: BusSettings) -> Bus:
     return KafkaBus(settings)
 
 
-def make_application(settings: Settings) -> Edge:
+def make_store(settings: Settings) -> Store:
+    """Where gateways share Idempotency-Keys; its module is imported only now."""
+    if not settings.gateway.redis_url:
+        return MemoryStore()
+    from app.stores.redis import RedisStore
+
+    return RedisStore(settings.gateway.redis_url, settings.bus.prefix)
+
+
+def make_application(settings: Settings) -> FastAPI:
     """The ASGI application. Nothing is opened before its lifespan begins."""
     bus = make_bus(settings.bus)
-    gateway = Gateway(bus, settings)
+    gateway = Gateway(bus, make_store(settings), settings)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
 
     @asynccontextmanager
@@ -66,17 +78,21 @@ def make_application(settings: Settings) -> Edge:
         await fleet.drain()
         await bus.close()
 
+    inference = Inference(gateway)
     fastapi = FastAPI(
         title="LLM gateway", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     fastapi.router.routes += [
-        Route("/v1/{path:path}", Inference(gateway), methods=["POST"]),
+        *Requests(gateway).routes(),
         *models.routes(gateway),
         *health.routes(gateway),
+        Route("/v1/{path:path}", inference, methods=["POST"]),  # Edge takes these; here they say what is allowed
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
-    return Edge(fastapi, Keys(settings.gateway.api_keys))
+    # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
+    fastapi.add_middleware(Edge, inference=inference, keys=Keys(settings.gateway.api_keys))
+    return fastapi
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
@@ -111,7 +127,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
     raise SystemExit(2)
 
 
-def _application() -> Edge:
+def _application() -> FastAPI:
     try:
         return make_application(app_settings.load())
     except SettingsError as error:

@@ -7,7 +7,8 @@ A `.env` file in the working directory is read too; the environment wins over it
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, TypeVar
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -15,6 +16,7 @@ from dotenv import dotenv_values
 from app.errors import SettingsError
 
 Section = TypeVar("Section")
+Network: TypeAlias = IPv4Network | IPv6Network
 
 
 def _seconds(text: str) -> float:
@@ -40,6 +42,10 @@ def _natural(text: str) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ip_network(name, strict=False) for name in _names(text))
 
 
 def _url(text: str) -> str:
@@ -104,6 +110,14 @@ class GatewaySettings:
     )
     sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", _seconds)
     heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", _seconds)
+    cancel_grace: float = var(
+        "CANCEL_GRACE_SECONDS", "30", "a request with the client's own Idempotency-Key outlives its connection by this", _seconds
+    )
+    idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", _seconds)
+    redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys; empty: each process has its own", secret=True)
+    trusted_proxies: tuple[Network, ...] = var(
+        "TRUSTED_PROXIES", "127.0.0.0/8,::1", "whose X-Proxy-Request-Id is believed: addresses, with commas between", _networks
+    )
     api_keys: tuple[str, ...] = var(
         "API_KEYS", "", "bearer tokens, with commas between; empty: no key asked", _names, secret=True
     )
@@ -191,4 +205,5 @@ def _value(item: Field[Any], environment: Mapping[str, str]) -> Any:
         return item.metadata["parse"](text)
     except ValueError as error:
         example = f"{name}={default}" if default else f"leave {name} empty"
-        raise SettingsError(f"{name}: {text!r} does not work ({error}); for example {example}") from None
+        shown = repr(text) if item.repr else "its value"
+        raise SettingsError(f"{name}: {shown} does not work ({error}); for example {example}") from None

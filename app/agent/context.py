@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from app.agent.engines.base import Engine
-from app.agent.lookup import ReplyLookup
 from app.agent.reply_writer import ReplyWriter
 from app.bus.base import Bus
+from app.bus.lookup import ReplyLookup
 from app.catalog import ModelEntry
 from app.contracts.envelope import Request
 from app.contracts.topics import Topics

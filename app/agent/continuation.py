@@ -79,14 +79,18 @@ def _piece(path: str, choice: dict[str, Any]) -> tuple[str, bool]:
 
 def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
     """Whether going on from the prefix gives what one run would have given."""
-    faithful = prefix.plain and not any(_set(body.get(name)) for name in _UNFAITHFUL) and (body.get("n") or 1) == 1
+    faithful = prefix.plain and not any(_set(name, body.get(name)) for name in _UNFAITHFUL) and (body.get("n") or 1) == 1
     if not faithful or (body.get("best_of") or 1) != 1 or prefix.text[-1:].isspace():
         return False
     return path == CHAT or (path == COMPLETIONS and isinstance(body.get("prompt"), str))
 
 
-def _set(value: Any) -> bool:
-    return value not in (None, False, 0, 1.0, [], {}, "", {"type": "text"}, "none")
+def _set(name: str, value: Any) -> bool:
+    """Whether a member asks for something. A text completion's `logprobs: 0` does: the chosen tokens' own."""
+    if name == "logprobs":
+        return value is not None and value is not False
+    neutral = 1 if name == "repetition_penalty" else 0
+    return value not in (None, neutral, [], {}, "", {"type": "text"})
 
 
 def budget_left(body: dict[str, Any], prefix: Prefix) -> int | None:

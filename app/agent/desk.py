@@ -10,12 +10,12 @@ from app.agent.context import JobContext
 from app.agent.control import ControlReader
 from app.agent.dead_letters import dead_letter
 from app.agent.intake import Intake, Taken
-from app.agent.lookup import Seen
 from app.agent.peers import Peers
 from app.agent.run_job import JobRun
 from app.agent.slots import Slots
 from app.agent.takeover import POISON_DEATHS, SUSPECT_DEATHS, Takeover
 from app.contracts.envelope import Control, Request
+from app.contracts.seen import Seen
 from app.errors import UndecodableRecord
 
 logger = logging.getLogger("app.agent")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import orjson
 
 from app.agent.continuation import Joiner, Prefix, budget_left, can_continue, continued, ending
-from app.agent.lookup import Seen
 from app.contracts.envelope import Request
 from app.contracts.openai import CHAT, COMPLETIONS
+from app.contracts.seen import Seen
 from app.errors import GatewayError, ReplyLogTruncated, WorkerLost
 
 

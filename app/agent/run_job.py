@@ -8,12 +8,12 @@ import time
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
-from app.agent.lookup import Seen
 from app.agent.plan import Finish, plan
 from app.agent.reply_writer import ReplyWriter
 from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
+from app.contracts.seen import Seen
 from app.contracts.sse import EventSplitter, count_events
 from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
 

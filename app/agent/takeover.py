@@ -9,10 +9,10 @@ import logging
 
 from app.agent.context import JobContext
 from app.agent.dead_letters import dead_letter
-from app.agent.lookup import Seen
 from app.agent.peers import Peers
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
+from app.contracts.seen import Seen
 from app.errors import BusError, BusFull, DeadLettered
 
 logger = logging.getLogger("app.agent.takeover")

@@ -14,10 +14,11 @@ from app.agent.control import ControlReader
 from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
-from app.agent.lookup import ReplyLookup
 from app.agent.peers import Peers
 from app.agent.slots import Slots
 from app.bus.base import Bus, GroupReader
+from app.bus.lookup import ReplyLookup
+from app.bus.scan import Scanner
 from app.bus.specs import request_spec, shared_specs
 from app.catalog import ModelEntry
 from app.contracts.presence import WorkerBeat
@@ -48,7 +49,7 @@ class Worker:
         self._intake = Intake(self._changed, lambda: self._desk.pump())
         self._beats = Beats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
-        lookup = ReplyLookup(bus, topics.replies)
+        lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, settings.upstream_retries)
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)

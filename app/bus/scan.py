@@ -1,27 +1,98 @@
-"""Reads one partition from an offset to its end, as it is when the reading begins."""
+"""Looks for the records of single ids in long partitions. One pass over a partition serves all look-ups that wait for it."""
 
 import asyncio
-from collections.abc import Sequence
+from asyncio import Future, Task
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from app.bus.base import At, Bus, OnRecords, Record
+from app.bus.base import At, Bus, Record
+from app.contracts.envelope import record_id
+from app.errors import BusError
 
 
-async def scan(bus: Bus, topic: str, partition: int, begin: int, on_records: OnRecords) -> int:
-    """Hands over what lies there; returns the first offset that is still kept. Raises BusError."""
-    caught_up = asyncio.Event()
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    id: bytes
+    begin: int
+    until: int | None
+    visit: Callable[[Record], None]
+    first_kept: "Future[int]"
 
-    def seen(records: Sequence[Record]) -> None:
-        on_records(records)
-        if records[-1].offset + 1 >= end.result():
-            caught_up.set()
 
-    end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    reader = await bus.log_reader(topic, [partition], At(begin), seen)
+class Scanner:
+    """One pass at a time per partition; what is asked meanwhile waits for the next."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._waiting: dict[tuple[str, int], list[_Wanted]] = {}  # a partition is here while its task runs
+        self._tasks: set[Task[None]] = set()
+
+    async def look(
+        self, topic: str, partition: int, id_: str, begin: int, visit: Callable[[Record], None], *, until: int | None = None
+    ) -> int:
+        """Shows `visit` each record of the id from `begin` to the log's end at this moment (or before `until`).
+
+        Returns the first offset that the partition still keeps. Raises BusError.
+        """
+        wanted = _Wanted(id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future())
+        place = (topic, partition)
+        if place in self._waiting:
+            self._waiting[place].append(wanted)
+        else:
+            self._waiting[place] = [wanted]
+            task = asyncio.create_task(self._passes(*place))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await wanted.first_kept
+
+    async def _passes(self, topic: str, partition: int) -> None:
+        while wanted := self._waiting[topic, partition]:
+            self._waiting[topic, partition] = []
+            try:
+                await self._pass(topic, partition, wanted)
+            except BusError as error:
+                for one in wanted:
+                    if not one.first_kept.done():
+                        one.first_kept.set_exception(error)
+        del self._waiting[topic, partition]
+
+    async def _pass(self, topic: str, partition: int, wanted: list[_Wanted]) -> None:
+        by_id: dict[bytes, list[_Wanted]] = {}
+        for one in wanted:
+            by_id.setdefault(one.id, []).append(one)
+        begin = min(one.begin for one in wanted)
+        until = None if any(one.until is None for one in wanted) else max(one.until or 0 for one in wanted)
+
+        def seen(records: Sequence[Record]) -> None:
+            for record in records:
+                for one in by_id.get(record_id(record.headers), ()):
+                    one.visit(record)
+
+        low = await read_stretch(self._bus, topic, partition, begin, until, seen)
+        for one in wanted:
+            if not one.first_kept.done():
+                one.first_kept.set_result(low)
+
+
+async def read_stretch(
+    bus: Bus, topic: str, partition: int, begin: int, until: int | None, seen: Callable[[Sequence[Record]], None]
+) -> int:
+    """Hands over the records from `begin` to before `until`, at most to the end of this moment. Returns the first one kept."""
+    ended = asyncio.Event()
+    end = 1 << 62
+
+    def on_records(records: Sequence[Record]) -> None:
+        if not ended.is_set():
+            seen([record for record in records if record.offset < end] if records[-1].offset >= end else records)
+        if records[-1].offset + 1 >= end:
+            ended.set()
+
+    reader = await bus.log_reader(topic, [partition], At(begin), on_records)
     try:
         low, high = reader.bounds(partition)
-        end.set_result(high)
-        if reader.position(partition) < high:
-            await caught_up.wait()
+        end = high if until is None else min(until, high)
+        if reader.position(partition) < end:
+            await ended.wait()
         return low
     finally:
         await reader.close()

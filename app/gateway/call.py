@@ -65,13 +65,16 @@ class Call:
         self._parts.append(final)
         self._wake_up()
 
-    async def whole(self) -> list[Reply]:
-        """All records of the reply that count, from the one that has its status on; waits for the end. Raises ClientGone."""
+    async def whole(self, timeout: float | None) -> list[Reply] | None:
+        """All records that count, once the last is there; None if it is not within `timeout` seconds. Raises ClientGone."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout if timeout else None
         while not (self._parts and self._parts[-1].outcome):
-            await self._wait(None)
-        parts = list(self._parts)
-        begin = max((index for index, part in enumerate(parts) if part.status), default=0)
-        return parts[begin:]
+            left = end - loop.time() if end else None
+            if left is not None and left <= 0:
+                return None
+            await self._wait(left)
+        return list(self._parts)
 
     async def next(self, timeout: float | None) -> Reply | None:
         """The next part of the reply; None if none came within `timeout` seconds. Raises ClientGone."""

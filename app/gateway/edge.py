@@ -15,10 +15,14 @@ _UNLOGGED = ("/healthz", "/readyz")
 
 
 class Edge:
-    """Wraps the application. Routes find the tenant in scope["state"]["tenant"], and leave there what the access line adds."""
+    """Wraps the router and, beside it, the inference application.
 
-    def __init__(self, app: App, keys: Keys) -> None:
+    Both find the tenant in scope["state"]["tenant"], and leave in ["line"] what the access line adds.
+    """
+
+    def __init__(self, app: App, inference: App, keys: Keys) -> None:
         self._app = app
+        self._inference = inference
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +50,7 @@ class Edge:
         try:
             if not scope["path"].startswith(_OPEN):
                 state["tenant"] = self._keys.tenant(header(scope, b"authorization"))
-            await self._app(scope, receive, sending)
+            await self._route(scope)(scope, receive, sending)
         except ClientGone:
             line["client"] = "gone"
         except GatewayError as error:
@@ -57,6 +61,12 @@ class Edge:
             await self._error(InternalError("the gateway failed; its log says why"), status, sending)
         if not scope["path"].startswith(_UNLOGGED):
             self._log(scope, status, began, line)
+
+    def _route(self, scope: Scope) -> App:
+        """The hot path goes past the router."""
+        path = scope["path"]
+        hot = scope["method"] == "POST" and path.startswith("/v1/") and not path.startswith("/v1/requests/")
+        return self._inference if hot else self._app
 
     async def _error(self, error: GatewayError, status: int, send: Send) -> None:
         if status:  # the head is gone: nothing can be said any more but by breaking off

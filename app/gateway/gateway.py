@@ -6,16 +6,24 @@ import time
 
 from app import __version__
 from app.bus.base import Bus
-from app.bus.specs import shared_specs
+from app.bus.lookup import ReplyLookup
+from app.bus.scan import Scanner
+from app.bus.specs import reply_retention_ms, shared_specs
 from app.catalog import Catalog
 from app.contracts.presence import GatewayBeat
 from app.contracts.topics import Topics
 from app.errors import BusError, GatewayDraining
+from app.gateway.admission import Admission
 from app.gateway.dispatch import Dispatcher
+from app.gateway.follow import ReplyFollowers
+from app.gateway.idempotency import Idempotency
 from app.gateway.inbox import Inbox
 from app.gateway.placement import Placement
 from app.gateway.presence import Presence
+from app.gateway.replies import ReplyReader
+from app.gateway.resources import Resources
 from app.settings import Settings
+from app.stores.base import Store
 
 logger = logging.getLogger("app.gateway")
 
@@ -23,28 +31,33 @@ _RETRY_SECONDS = 1.0
 
 
 class Gateway:
-    def __init__(self, bus: Bus, settings: Settings) -> None:
+    def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
         self.settings = settings.gateway
         self.max_body = settings.bus.max_body
         self._bus = bus
+        self._store = store
         self._bus_settings = settings.bus
-        self._topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
+        self._topics = topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
         self.catalog = Catalog()
-        self._placement = Placement()
-        self._inbox = Inbox(bus, self._topics.replies)
-        self.dispatcher = Dispatcher(
-            bus, self._topics, self.catalog, self._inbox, self._placement, settings.bus, settings.gateway
-        )
-        interval = settings.gateway.heartbeat
-        self._presence = Presence(bus, self._topics, self.catalog, self._placement, interval, self._describe)
+        placement = Placement()
+        self._inbox = Inbox(bus, topics.replies)
+        self.admission = Admission(self.catalog, self._inbox, settings.gateway.max_queue_depth)
+        self.dispatcher = Dispatcher(bus, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
+        self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
+        scanner = Scanner(bus)
+        self.resources = Resources(scanner, ReplyLookup(scanner, topics.replies), self.catalog)
+        self._followers = ReplyFollowers(bus, topics.replies)
+        self.reader = ReplyReader(self._followers)
+        ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)
+        self.idempotency = Idempotency(store, self.dispatcher, self.resources, self.reader, settings.gateway, ttl)
 
     async def start(self) -> None:
         """Reaches the log, learns the models, takes a reply partition. Waits for as long as no broker answers."""
-        while self.dispatcher.unready:
+        while self.admission.unready:
             try:
                 await self._begin()
             except BusError as error:
-                self.dispatcher.unready = str(error)
+                self.admission.unready = str(error)
                 logger.warning("not ready: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -54,11 +67,12 @@ class Gateway:
         await self._presence.start()
         await self._inbox.start(self._presence.reply_partitions())
         self._presence.begin_beats()
-        self.dispatcher.unready = ""
+        self.admission.deployment = self._bus.deployment
+        self.admission.unready = ""
 
     async def drain(self) -> None:
         """Refuses what is new and waits for what runs, at most DRAIN_SECONDS."""
-        self.dispatcher.draining = True
+        self.admission.draining = True
         logger.info("draining: %d requests run", len(self._inbox))
         await self._inbox.empty(self.settings.drain)
         for call in self._inbox.calls():
@@ -66,15 +80,17 @@ class Gateway:
             self.dispatcher.let_go(call, GatewayDraining(gone_on))
 
     async def close(self) -> None:
-        self.dispatcher.draining = True
+        self.admission.draining = True
         await self._presence.close()
         await self._inbox.close()
+        await self._followers.close()
+        await self._store.close()
 
     def unready(self) -> list[str]:
         """Why it does not serve; empty when it does."""
-        reasons = [("bus", self._bus.healthy()), ("start", self.dispatcher.unready)]
+        reasons = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
         found = [f"{name}: {why}" for name, why in reasons if why]
-        return [*found, "draining"] if self.dispatcher.draining else found
+        return [*found, "draining"] if self.admission.draining else found
 
     def _describe(self) -> GatewayBeat:
         return GatewayBeat(
@@ -84,6 +100,6 @@ class Gateway:
             time=time.time(),
             interval=self.settings.heartbeat,
             in_flight=len(self._inbox),
-            leaving=self.dispatcher.draining,
+            leaving=self.admission.draining,
             version=__version__,
         )

@@ -16,6 +16,7 @@ from app.gateway.placement import Placement
 logger = logging.getLogger("app.gateway.presence")
 
 _SILENT_INTERVALS = 3  # a process that misses this many heartbeats is taken for dead
+_RATE_WEIGHT = 0.3  # of the newest measurement in the moving average
 _MOST_SKEW = 1.0  # seconds between two clocks before it is said
 
 
@@ -42,6 +43,7 @@ class Presence:
         self._last: dict[str, tuple[float, float]] = {}  # process -> when heard (monotonic), its interval
         self._gateways: dict[str, GatewayBeat] = {}
         self._said: set[str] = set()
+        self._measured = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -128,19 +130,26 @@ class Presence:
                 self._gateways.pop(process, None)
 
     async def _measure_queues(self) -> None:
+        now = time.monotonic()
         for known in self._catalog.all():
             try:
-                known.queue_depth = await self._depth(known)
+                await self._measure(known, now - self._measured)
             except BusError as error:
                 logger.debug("queue of %s not measured: %s", known.card.model, error)
+        self._measured = now
 
-    async def _depth(self, known: Known) -> int:
-        """Records that were in the log an interval ago and that nobody has started on since: the wait is real, not transit."""
+    async def _measure(self, known: Known, seconds: float) -> None:
+        """The queue: records that were in the log a measurement ago and that nobody has begun since. Transit does not count."""
         before, known.ends = known.ends, await self._bus.ends(known.card.topic)
         positions = {int(p): offset for beat in known.workers.values() for p, offset in beat.positions.items()}
         if set(before) - set(positions):
             positions = {**await self._bus.committed(known.card.topic, known.card.group), **positions}
-        return sum(max(0, end - positions.get(partition, 0)) for partition, end in before.items())
+        waited = known.queue_depth > 0
+        known.queue_depth = sum(max(0, end - positions.get(partition, 0)) for partition, end in before.items())
+        begun, known.started = known.started, sum(positions.values())
+        if waited and known.queue_depth and known.started >= begun > 0:  # only then is it the workers' rate, not the arrivals'
+            rate = (known.started - begun) / seconds
+            known.rate = rate if not known.rate else known.rate + _RATE_WEIGHT * (rate - known.rate)
 
     def _say(self, what: str) -> None:
         if what not in self._said:

@@ -1,89 +1,166 @@
-"""Writes a call's reply to its client: whole, or as server-sent events."""
+"""Writes a reply to its client: whole, or as server-sent events."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from app.contracts.envelope import Reply
+from app.contracts.sse import DONE, after, count_events, with_ids
 from app.gateway.asgi import RawHeaders, Send, raw, send_whole
 from app.gateway.call import Call
 from app.settings import GatewaySettings
 
 KEEPALIVE = b": keep-alive\n\n"
 
-_EVENT_STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx: pass each event on at once
-]
+_QUEUE_SECONDS = 1.0  # between two comments that tell a client's place
+_EVENT_STREAM = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),  # nginx: pass each event on at once
+)
+
+
+class Body(NamedTuple):
+    """A whole response."""
+
+    status: int
+    head: tuple[tuple[str, str], ...]
+    value: bytes
+
+
+def whole_body(parts: Sequence[Reply], *, stream: bool) -> Body:
+    """What a client that waited got: the last writer's body, or all events of a stream."""
+    if stream and _is_events(parts[0]):
+        return Body(parts[0].status or 200, parts[0].head, b"".join(map(as_events, parts)))
+    begin = max((index for index, part in enumerate(parts) if part.status), default=0)
+    first = parts[begin]
+    return Body(first.status or 500, first.head, b"".join(part.value for part in parts[begin:]))
+
+
+def as_events(part: Reply) -> bytes:
+    """A record's bytes inside a stream whose head is gone: an error that came as a body becomes an event."""
+    return _event(part.value) if part.status >= 400 else part.value
+
+
+def _event(body: bytes) -> bytes:
+    return b"data: " + body.replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def headers_of(public_id: str, head: Iterable[tuple[str, str]]) -> RawHeaders:
+    return [*raw(head), (b"x-request-id", public_id.encode())]
 
 
 async def send_reply(call: Call, send: Send) -> Reply:
     """The whole reply as one body. Returns its last record."""
-    parts = await call.whole()
-    body = parts[0].value if len(parts) == 1 else b"".join(part.value for part in parts)
-    headers = _headers(call, parts[0])
+    parts = await call.whole(None) or []
+    body = whole_body(parts, stream=False)
+    headers = headers_of(call.public_id, body.head)
     timing = _server_timing(parts[-1])
     if timing:
         headers.append((b"server-timing", timing))
-    await send_whole(send, parts[0].status or 500, headers, body)
+    await send_whole(send, body.status, headers, body.value)
     return parts[-1]
 
 
 class EventStream:
-    """A reply as server-sent events. The first record decides the status, unless it takes too long."""
+    """A reply as server-sent events. The first record decides the status, unless it takes too long.
 
-    def __init__(self, call: Call, send: Send, settings: GatewaySettings) -> None:
+    `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out. `at_once`: the head does not
+    wait for the reply. `place`: tells the request's place in the queue, for comments until it is answered.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        send: Send,
+        settings: GatewaySettings,
+        *,
+        ids: bool = False,
+        seen: int = 0,
+        at_once: bool = False,
+        place: Callable[[], bytes] | None = None,
+    ) -> None:
         self._call = call
         self._send = send
-        self._settings = settings
-        self.status = 0  # 0 until the head is sent
+        self._head_after = settings.sse_head_after or None
+        self._keepalive = settings.sse_keepalive or None
+        self._ids = ids
+        self._seen = seen
+        self._at_once = at_once
+        self._place = place
+        self._next_event = 1
+        self._begun = False
 
     async def run(self) -> Reply:
-        """Returns the reply's last record."""
-        first = await self._call.next(self._settings.sse_head_after or None)
-        if first is None:
-            await self._start_stream(200, _EVENT_STREAM)
-        elif first.outcome and not _is_events(first):
-            await send_whole(self._send, first.status or 500, _headers(self._call, first), first.value)
-            self.status = first.status
-            return first
-        else:
-            await self._start_stream(first.status or 200, [*_EVENT_STREAM, *_others(first)])
-            await self._write(first)
-        return await self._rest(first)
-
-    async def _rest(self, part: Reply | None) -> Reply:
+        """Returns the reply's last record. Raises ClientGone."""
+        part = await self._first()
+        if not self._begun:
+            if part is not None and not _is_events(part):
+                return await self._whole(part)
+            await self._begin(part)
+        if not self._call.request.stream:
+            return await self._end(await self._body_as_events())
         while part is None or not part.outcome:
-            part = await self._call.next(self._settings.sse_keepalive or None)
+            if part is not None:
+                await self._write(as_events(part))
+            part = await self._call.next(self._keepalive)
             if part is None:
                 await self._body(KEEPALIVE)
-            else:
-                await self._write(part)
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._write(as_events(part))
+        return await self._end(part)
+
+    async def _first(self) -> Reply | None:
+        if not self._call.request.stream or self._at_once:
+            await self._begin(None)
+            return None
+        if self._place is None:
+            return await self._call.next(self._head_after)
+        await self._begin(None)
+        while (part := await self._call.next(_QUEUE_SECONDS)) is None and not self._call.answered:
+            await self._body(self._place())
         return part
 
-    async def _start_stream(self, status: int, headers: RawHeaders) -> None:
-        self.status = status
-        request_id = (b"x-request-id", self._call.public_id.encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, request_id]})
+    async def _begin(self, first: Reply | None) -> None:
+        self._begun = True
+        others = [pair for pair in first.head if pair[0] != "content-type"] if first else []
+        headers = headers_of(self._call.public_id, (*_EVENT_STREAM, *others))
+        status = first.status if first and first.status else 200
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _write(self, part: Reply) -> None:
-        if part.status >= 400:  # the head is gone already, so the error is an event
-            await self._body(b"data: " + part.value.replace(b"\n", b"\ndata: ") + b"\n\n")
-        elif part.value:
-            await self._body(part.value)
+    async def _whole(self, first: Reply) -> Reply:
+        """What is no event stream goes out as one body, an error before the first token above all."""
+        parts = [first]
+        while not parts[-1].outcome:
+            parts += filter(None, [await self._call.next(None)])
+        body = whole_body(parts, stream=False)
+        await send_whole(self._send, body.status, headers_of(self._call.public_id, body.head), body.value)
+        return parts[-1]
+
+    async def _body_as_events(self) -> Reply:
+        """A whole reply as one event and the end."""
+        while (parts := await self._call.whole(self._keepalive)) is None:
+            await self._body(KEEPALIVE)
+        body = whole_body(parts, stream=False)
+        await self._write(_event(body.value) + (DONE if body.status < 400 else b""))
+        return parts[-1]
+
+    async def _write(self, events: bytes) -> None:
+        if self._ids or self._seen:
+            first, self._next_event = self._next_event, self._next_event + count_events(events)
+            events = after(events, first, self._seen)
+            events = with_ids(events, max(first, self._seen + 1)) if self._ids else events
+        if events:
+            await self._body(events)
 
     async def _body(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    async def _end(self, final: Reply) -> Reply:
+        await self._send({"type": "http.response.body", "body": b""})
+        return final
+
 
 def _is_events(part: Reply) -> bool:
     return any(name == "content-type" and value.startswith("text/event-stream") for name, value in part.head)
-
-
-def _headers(call: Call, part: Reply) -> RawHeaders:
-    return [*raw(part.head), (b"x-request-id", call.public_id.encode())]
-
-
-def _others(part: Reply) -> RawHeaders:
-    return raw(pair for pair in part.head if pair[0] != "content-type")
 
 
 def _server_timing(final: Reply) -> bytes:

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 
+import httpx2
 import pytest
 import pytest_asyncio
+from openai import AsyncOpenAI
 
 from tests.acceptance.services import Gateway, Upstream
 from tests.acceptance.stack import Stack
@@ -58,3 +60,17 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
             await stack.worker(UPSTREAM_TOKEN="sk-upstream")
         gateway = await stack.gateway(UPSTREAM_TOKEN="sk-upstream", MAX_BODY_BYTES="1000000")
         yield Site(gateway, upstream)
+
+
+@pytest.fixture
+async def sdk(site: Site) -> AsyncIterator[AsyncOpenAI]:
+    """The SDK, pointed at the site."""
+    async with site.gateway.openai() as client:
+        yield client
+
+
+@pytest.fixture
+async def http(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain HTTP client, pointed at the site."""
+    async with site.gateway.http() as client:
+        yield client

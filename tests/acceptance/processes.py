@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,6 @@ class Process:
 
     def clear_away(self) -> None:
         """At the test's end: kills it and its children, whatever state they are in."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._popen.wait()

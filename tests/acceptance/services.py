@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from app.contracts.presence import WorkerBeat
 from tests.acceptance.heartbeats import Heartbeats
-from tests.acceptance.processes import PATIENCE, Process, get_json
+from tests.acceptance.processes import PATIENCE, Process, get_json, until
 
 
 class Endpoint:
@@ -100,6 +100,16 @@ class Upstream(Process):
         assert status == 200, f"{self.name} does not answer\n{self.tail}"
         requests = [Seen(**{**seen, "body": base64.b64decode(seen["body"])}) for seen in found.pop("requests")]
         return Stats(**found, requests=requests)
+
+    async def has(self, **counters: int) -> bool:
+        """Whether its counters stand so: `has(active=1, aborted=0)`."""
+        now = await self.stats()
+        return all(getattr(now, name) == value for name, value in counters.items())
+
+    async def idle(self) -> Stats:
+        """Its counters, once nothing runs any more."""
+        await until(lambda: self.has(active=0), f"{self.name} to be idle")
+        return await self.stats()
 
     async def last(self) -> Seen:
         """The request that came last."""

@@ -17,7 +17,7 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -65,9 +65,7 @@ class Stack:
         Stack.open.append(self)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         faults = [fault for process in self.processes for fault in self._faults(process)]
         logs = self.logs()
         for process in self.processes:
@@ -99,7 +97,13 @@ class Stack:
         self._models = tuple(entry["id"] for entry in entries)
 
     async def upstream(
-        self, *models: str, port: int = 0, ttft: float = 0.0, gap: float = 0.0, natural: int = 16, owned_by: str = "vllm"
+        self,
+        *models: str,
+        port: int = 0,
+        ttft: float = 0.0,
+        gap: float = 0.0,
+        natural: int = 16,
+        owned_by: str = "vllm",
     ) -> Upstream:
         """A simulated upstream for `models` (sim); times in seconds."""
         port = port or free_port()
@@ -110,23 +114,23 @@ class Stack:
         await upstream.ready()
         return upstream
 
-    async def worker(
-        self, model: str = "", upstream: Upstream | str = "", *, ready: bool = True, **environment: str
-    ) -> Worker:
+    async def worker(self, model: str = "", upstream: Upstream | str = "", *, ready: bool = True, **environment: str) -> Worker:
         """A worker of `model`, or of all in `models()`. Returns when every gateway lists it, or at once if not `ready`."""
         assert self.bus == "kafka", "on the memory bus the gateway's process has the workers"
         if model:
             environment = {"OPENAI_MODEL_NAME": model, "OPENAI_HOST": _host(upstream), **environment}
-        worker = self._add(self._worker((model,) if model else self._models, set(await self._beats.read()), environment))
+        models = (model,) if model else self._models
+        worker = self.agent(models, set(await self._beats.read()), **environment)
         if ready:
             await worker.ready()
             await self._all_listed()
         return worker
 
-    def _worker(self, models: tuple[str, ...], known: set[str], environment: Mapping[str, str]) -> Worker:
+    def agent(self, models: tuple[str, ...] = (), known: Iterable[str] = (), **environment: str) -> Worker:
+        """`python -m app.agent` with just this environment, not waited for."""
         command = [sys.executable, "-m", "app.agent"]
         process = (self._name("worker"), command, self._env(environment), self.directory)
-        return Worker(models, self._beats, known, *process)
+        return self._add(Worker(models, self._beats, set(known), *process))
 
     async def gateway(self, *options: str, port: int = 0, ready: bool = True, **environment: str) -> Gateway:
         """A gateway; `options` are uvicorn's. Returns when it is ready and lists every worker, or at once if not `ready`."""

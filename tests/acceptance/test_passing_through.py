@@ -1,10 +1,11 @@
 """Bytes pass through: what the client sends reaches the upstream, what the upstream says reaches the client."""
 
-import http.client
 from collections.abc import AsyncIterator
+from http.client import HTTPConnection
 
 import httpx2
 import pytest
+from openai import AsyncOpenAI
 
 from tests import numbered
 from tests.acceptance.asking import CHAT, HELLO, chat, events
@@ -18,32 +19,31 @@ ODD_BODY = (
 ).encode()
 
 
-async def test_the_body_reaches_the_upstream_byte_for_byte(site: Site) -> None:
-    async with site.gateway.http() as client:
-        response = await client.post(CHAT, content=ODD_BODY, headers={"content-type": "application/x-www-form-urlencoded"})
+async def test_the_body_reaches_the_upstream_byte_for_byte(site: Site, http: httpx2.AsyncClient) -> None:
+    response = await http.post(CHAT, content=ODD_BODY, headers={"content-type": "application/x-www-form-urlencoded"})
     assert response.status_code == 200
     seen = await site.upstream.last()
     assert (seen.path, seen.body) == (CHAT, ODD_BODY)
     assert seen.headers["content-type"] == "application/json"
 
 
-async def test_a_body_in_chunks_is_taken(site: Site) -> None:
+async def test_a_body_in_chunks_is_taken(site: Site, http: httpx2.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(ODD_BODY), 50):
             yield ODD_BODY[start : start + 50]
 
-    async with site.gateway.http() as client:
-        response = await client.post(CHAT, content=pieces())
+    response = await http.post(CHAT, content=pieces())
     assert response.status_code == 200
     assert (await site.upstream.last()).body == ODD_BODY
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "asked"), [(CHAT, {"messages": HELLO}), ("/v1/completions", {"prompt": "hello"})])
-async def test_the_reply_reaches_the_client_byte_for_byte(site: Site, path: str, asked: dict, stream: bool) -> None:
+async def test_the_reply_reaches_the_client_byte_for_byte(
+    site: Site, http: httpx2.AsyncClient, path: str, asked: dict, stream: bool
+) -> None:
     body = {"model": "sim", **asked, "stream": stream, "max_tokens": 4, "stream_options": {"include_usage": True}}
-    async with site.gateway.http() as client:
-        response = await client.post(path, json=body)
+    response = await http.post(path, json=body)
     seen = await site.upstream.last()
     headers = {"x-request-id": seen.headers["x-request-id"]}  # the upstream's reply carries it
     async with httpx2.AsyncClient() as client:
@@ -52,7 +52,7 @@ async def test_the_reply_reaches_the_client_byte_for_byte(site: Site, path: str,
     assert response.headers["content-type"] == direct.headers["content-type"]
 
 
-async def test_every_field_of_the_sdk_arrives(site: Site) -> None:
+async def test_every_field_of_the_sdk_arrives(site: Site, sdk: AsyncOpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
     schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}, "strict": True}}
@@ -69,22 +69,22 @@ async def test_every_field_of_the_sdk_arrives(site: Site) -> None:
         "stop": ["a", "b"],
         "logit_bias": {"1": -100},
     }
-    await site.gateway.openai().chat.completions.create(model="sim", **fields, extra_body={"top_k": 3})
+    await sdk.chat.completions.create(model="sim", **fields, extra_body={"top_k": 3})
     assert (await site.upstream.last()).json == {"model": "sim", **fields, "top_k": 3}
 
 
 @pytest.mark.parametrize("name", ["team/sim-1.5", "nickname", "nick/name"])
-async def test_only_the_model_is_renamed_where_the_upstream_calls_it_otherwise(site: Site, name: str) -> None:
+async def test_only_the_model_is_renamed_where_the_upstream_calls_it_otherwise(
+    site: Site, http: httpx2.AsyncClient, name: str
+) -> None:
     body = ODD_BODY.replace(b'"model" : "sim"', b'"model" : "%s"' % name.encode())
-    async with site.gateway.http() as client:
-        response = await client.post(CHAT, content=body)
+    response = await http.post(CHAT, content=body)
     assert response.json()["model"] == name
     assert (await site.upstream.last()).body == ODD_BODY
 
 
-async def test_each_event_of_a_stream_names_the_model_as_the_client_does(site: Site) -> None:
-    async with site.gateway.http() as client:
-        response = await client.post(CHAT, json=chat("nickname", stream=True, max_tokens=3))
+async def test_each_event_of_a_stream_names_the_model_as_the_client_does(http: httpx2.AsyncClient) -> None:
+    response = await http.post(CHAT, json=chat("nickname", stream=True, max_tokens=3))
     *chunks, done = events(response.content)
     assert done == "[DONE]"
     assert {chunk["model"] for chunk in chunks} == {"nickname"}
@@ -100,9 +100,8 @@ async def test_the_upstream_gets_its_own_token_and_never_the_clients_key(site: S
     assert "authorization" not in seen.headers
 
 
-async def test_each_accepted_request_has_an_id_and_says_where_its_time_went(site: Site) -> None:
-    async with site.gateway.http() as client:
-        replies = [await client.post(CHAT, json=chat(), headers={"x-request-id": "mine"}) for _ in range(3)]
+async def test_each_accepted_request_has_an_id_and_says_where_its_time_went(http: httpx2.AsyncClient) -> None:
+    replies = [await http.post(CHAT, json=chat(), headers={"x-request-id": "mine"}) for _ in range(3)]
     ids = {reply.headers["x-request-id"] for reply in replies}
     assert len(ids) == 3
     assert all(id_.startswith("req_") for id_ in ids)
@@ -111,15 +110,14 @@ async def test_each_accepted_request_has_an_id_and_says_where_its_time_went(site
         assert names == ["queue", "upstream"]
 
 
-async def test_the_client_s_own_request_id_is_kept_in_the_log(site: Site) -> None:
-    async with site.gateway.http() as client:
-        reply = await client.post(CHAT, json=chat(), headers={"x-request-id": "client-id-7"})
+async def test_the_client_s_own_request_id_is_kept_in_the_log(site: Site, http: httpx2.AsyncClient) -> None:
+    reply = await http.post(CHAT, json=chat(), headers={"x-request-id": "client-id-7"})
     line = next(line for line in reversed(site.gateway.log.splitlines()) if "client-id-7" in line)
     assert reply.headers["x-request-id"] in line
 
 
 async def test_a_connection_serves_one_request_after_another(site: Site) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", site.gateway.port)
+    connection = HTTPConnection("127.0.0.1", site.gateway.port)
     sockets = []
     for _ in range(3):
         connection.request("POST", CHAT, b'{"model":"sim","messages":[{"role":"user","content":"hello"}]}')

@@ -208,3 +208,16 @@ async def follow() -> AsyncIterator[Callable[..., Awaitable[Log]]]:
     yield open_
     for log in opened:
         await log.reader.close()
+
+
+@pytest.fixture
+def read_all(follow, until) -> Callable[..., Awaitable[list[Record]]]:
+    """What lies in a topic's first partition at this moment."""
+
+    async def read(bus: Bus, topic: str) -> list[Record]:
+        log = await follow(bus, topic)
+        _, end = log.reader.bounds(0)
+        await until(lambda: log.reader.position(0) >= end)
+        return log.records
+
+    return read

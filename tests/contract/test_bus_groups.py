@@ -154,6 +154,10 @@ async def test_a_commit_is_written_soon(bus, new_topic, join, until):
     member.reader.commit(0, 5)
     await committed_is(bus, topic, group, {0: 5})
 
+    member.reader.commit(0, 3)  # never backwards
+    await member.reader.close()
+    assert await bus.committed(topic, group) == {0: 5}
+
 
 async def test_two_groups_on_one_topic_each_see_everything(bus, new_topic, join, until):
     topic = await new_topic(bus, 2)

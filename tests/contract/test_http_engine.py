@@ -1,6 +1,7 @@
 """How the HTTP engine takes what an upstream sends, however it is cut, and however it ends."""
 
 import asyncio
+import gc
 import gzip
 import zlib
 
@@ -128,7 +129,7 @@ async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: 
             await (answer.read() if read_whole else collect(answer))
 
 
-async def test_what_came_before_a_reset_is_given_out_first() -> None:
+async def test_what_came_before_a_reset_is_given_out_first(caplog: pytest.LogCaptureFixture) -> None:
     script, now = broken_off(*CHUNKED, by_reset=True)
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         pieces = (await engine.call(job(stream=True))).chunks()
@@ -136,6 +137,8 @@ async def test_what_came_before_a_reset_is_given_out_first() -> None:
         now.set()
         with pytest.raises(EngineBroken):
             await anext(pieces)
+    gc.collect()
+    assert caplog.records == []  # asyncio would log an exception that nobody asked for
 
 
 async def test_a_reply_that_stalls_is_broken_and_the_upstream_is_left() -> None:
@@ -214,3 +217,24 @@ async def test_an_answer_closed_in_its_middle_does_not_leave_its_connection_for_
         await (await engine.call(job(stream=True))).close()
         assert await (await engine.call(job())).read() == b"{}"
         assert [exchange.connection for exchange in upstream.seen] == [0, 1]
+
+
+async def test_a_pooled_connection_that_the_upstream_resets_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    head_is_here, idle = asyncio.Event(), asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.stream(EVENTS[1])
+        await head_is_here.wait()
+        await exchange.send(LAST_CHUNK)
+        await idle.wait()
+        exchange.reset()
+
+    async with ScriptedUpstream(script, replies(200)) as upstream, http_engine(upstream.host, retries=0) as engine:
+        answer = await engine.call(job(stream=True))
+        head_is_here.set()
+        assert await collect(answer) == EVENTS[1]
+        idle.set()
+        assert (await engine.call(job())).status == 200
+    del answer
+    gc.collect()
+    assert caplog.records == []

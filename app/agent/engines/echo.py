@@ -80,10 +80,11 @@ class EchoEngine:
 
 def _reply(job: Job) -> Reply:
     """Raises GatewayError kinds, whose status and body become the answer."""
-    if job.path not in ("/chat/completions", "/completions"):
-        raise UnknownUrl(f"the built-in demonstration model has no {job.path}, only /chat/completions and /completions")
+    path = job.path.partition("?")[0]
+    if path not in ("/chat/completions", "/completions"):
+        raise UnknownUrl(f"the built-in demonstration model has no {path}, only /chat/completions and /completions")
     body = _parsed(job.body)
-    chat = job.path == "/chat/completions"
+    chat = path == "/chat/completions"
     prompts, texts = _chat(body) if chat else _completion(body)
     limit, stops, n = _limit(body), _stops(body), _count(body, "n") or 1
     if n > MAX_CHOICES:

@@ -21,7 +21,7 @@ class HttpAnswer:
         self._response = response
         self.status = response.status
         headers = response.headers
-        self.headers = tuple((name.lower(), value) for name, value in headers.items() if _is_passed_on(name.lower(), value))
+        self.headers = tuple([(name, value) for key, value in headers.items() if _passes(name := key.lower(), value)])
         self.is_stream = headers.get("content-type", "").lower().startswith("text/event-stream")
         protocol = response.connection.protocol if response.connection else None  # None: the whole body is here already
         framed = "content-length" in headers or "transfer-encoding" in headers
@@ -56,7 +56,7 @@ class HttpAnswer:
             raise EngineBroken(reason(error))
 
 
-def _is_passed_on(name: str, value: str) -> bool:
+def _passes(name: str, value: str) -> bool:
     # Bytes beyond ASCII come as lone surrogates, which no record can hold.
     return (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)) and value.isascii()
 

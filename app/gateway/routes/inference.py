@@ -1,15 +1,22 @@
 """POST /v1/<anything> with a JSON body that names a model: to that model's worker, and the reply back."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from ipaddress import ip_address
 
+import orjson
+
+from app.contracts.envelope import Reply
 from app.contracts.openai import check_body
+from app.contracts.seen import Seen
 from app.errors import BadRequest, UnsupportedMedia
-from app.gateway.asgi import Receive, Scope, Send, header, read_body, until_gone
+from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone
 from app.gateway.call import Call
-from app.gateway.dispatch import Submission
 from app.gateway.gateway import Gateway
-from app.gateway.responses import EventStream, send_reply
+from app.gateway.resources import Resource
+from app.gateway.responses import EventStream, headers_of, send_reply
+from app.gateway.submission import Submission
 
 HOPS_HEADER = b"x-llm-gateway-hops"
 
@@ -27,15 +34,47 @@ class Inference:
         submission = await self._submission(scope, receive)
         line = scope["state"]["line"]
         line["model"], line["tenant"] = submission.model, submission.tenant
-        call = await self._gateway.dispatcher.open(submission)
-        line["request_id"] = call.public_id
-        watch = asyncio.create_task(until_gone(receive))
-        watch.add_done_callback(lambda _: call.leave())
+        async with self._opened(scope, submission) as call:
+            line["request_id"] = call.public_id
+            if _wants_async(scope):
+                call.let_go = True
+                return await self._accepted(call, scope, send)
+            watch = asyncio.create_task(until_gone(receive))
+            watch.add_done_callback(lambda _: call.leave())
+            try:
+                final = await self._answer(call, scope, send)
+            finally:
+                watch.cancel()
+        line["outcome"] = final.outcome
+        line.update(final.notes)
+
+    def _opened(self, scope: Scope, submission: Submission) -> AbstractAsyncContextManager[Call]:
+        """A new call, or one joined: by the client's own key, or by the proxy's when it tries a second gateway."""
+        key = header(scope, b"idempotency-key")
+        if key:
+            return self._gateway.idempotency.opened(f"client:{key}", submission, grace=True)
+        proxied = header(scope, b"x-proxy-request-id")
+        if proxied and self._gateway.settings.redis_url and self._is_trusted(scope):
+            return self._gateway.idempotency.opened(f"proxy:{proxied}", submission, grace=False)
+        return self._gateway.dispatcher.opened(submission)
+
+    def _is_trusted(self, scope: Scope) -> bool:
+        host = (scope.get("client") or ("", 0))[0]
         try:
-            await self._answer(call, send, line)
-        finally:
-            self._gateway.dispatcher.close(call)
-            watch.cancel()
+            address = ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._gateway.settings.trusted_proxies)
+
+    async def _accepted(self, call: Call, scope: Scope, send: Send) -> None:
+        """Prefer: respond-async (RFC 7240): the request belongs to no connection any more."""
+        resource = (
+            Resource(call.address, call.request, self._gateway.admission.model(call.model), Seen()) if call.address else None
+        )
+        body = orjson.dumps(resource.described() if resource else {})
+        location = f"{scope.get('root_path', '')}/v1/requests/{call.public_id}"
+        head = [("content-type", "application/json"), ("location", location), ("preference-applied", "respond-async")]
+        await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
         if header(scope, b"content-type").startswith("multipart/"):
@@ -71,10 +110,26 @@ class Inference:
             raise BadRequest("X-Request-Timeout: expected a number of seconds above 0", param="X-Request-Timeout")
         return min(seconds, longest)
 
-    async def _answer(self, call: Call, send: Send, line: dict[str, Any]) -> None:
-        if call.request.stream:
-            final = await EventStream(call, send, self._gateway.settings).run()
-        else:
-            final = await send_reply(call, send)
-        line["outcome"] = final.outcome
-        line.update(final.notes)
+    async def _answer(self, call: Call, scope: Scope, send: Send) -> Reply:
+        if not call.request.stream:
+            return await send_reply(call, send)
+        seen = header(scope, b"last-event-id")
+        ids = bool(seen or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
+        place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
+        settings = self._gateway.settings
+        return await EventStream(call, send, settings, ids=ids, seen=int(seen) if seen.isdigit() else 0, place=place).run()
+
+    def _place(self, call: Call) -> Callable[[], bytes]:
+        known = self._gateway.admission.model(call.model)
+
+        def told() -> bytes:
+            address = call.address
+            position = known.position(address.partition, address.offset) if address else 0
+            wait = known.estimated_wait(position)
+            return b": queue position=%d%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait)
+
+        return told
+
+
+def _wants_async(scope: Scope) -> bool:
+    return "respond-async" in [token.strip().lower() for token in header(scope, b"prefer").split(",")]

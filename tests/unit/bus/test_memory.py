@@ -7,7 +7,6 @@ import pytest
 
 from app.bus.base import Assignment, At, Record, Start, TopicSpec
 from app.bus.memory import MemoryBus
-from app.bus.scan import scan
 from app.errors import BusFull, NotDelivered
 from app.settings import load
 
@@ -30,8 +29,11 @@ async def turn_the_loop() -> None:
 
 async def kept_in(bus: MemoryBus, topic: str, partition: int) -> list[Record]:
     records: list[Record] = []
-    first = await scan(bus, topic, partition, 0, records.extend)
-    assert first == (records[0].offset if records else 0)
+    reader = await bus.log_reader(topic, [partition], Start.BEGINNING, records.extend)
+    await turn_the_loop()
+    begin, end = reader.bounds(partition)
+    await reader.close()
+    assert [record.offset for record in records if not begin <= record.offset < end] == []
     return records
 
 
@@ -191,6 +193,29 @@ async def test_a_late_commit_of_a_partition_that_was_given_away_changes_nothing(
     await bus.send(QUEUE, b"x", key=b"k", headers=[], partition=moved.partition)
     one.commit(moved.partition, 1)
     assert await bus.committed(QUEUE, "g") == {}
+
+
+async def test_a_join_moves_no_more_partitions_than_it_must():
+    bus = await started()
+    await bus.ensure_topics([TopicSpec("llm.requests.four", 4)])
+    workers = [Worker() for _ in range(3)]
+    for worker in workers:
+        await bus.group_reader("llm.requests.four", "g", worker, buffer=10)
+        await turn_the_loop()
+    assert [len(worker.assigned) for worker in workers] == [4, 2, 1]
+
+
+async def test_taking_more_than_was_handed_over_makes_no_more_room_than_the_buffer():
+    bus = await started()
+    worker = Worker()
+    reader = await bus.group_reader(QUEUE, "g", worker, buffer=2)
+    await turn_the_loop()
+    for _ in range(5):
+        reader.took(0)
+    for _ in range(10):
+        await bus.send(QUEUE, b"x", key=b"k", headers=[], partition=0)
+    await turn_the_loop()
+    assert len(worker.records) == 2
 
 
 async def test_a_listener_that_fails_does_not_stop_its_group():

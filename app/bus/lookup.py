@@ -1,0 +1,23 @@
+"""Looks up how far a request's reply has come, in the reply log."""
+
+from app.bus.base import Record
+from app.bus.scan import Scanner
+from app.contracts.envelope import Request
+from app.contracts.seen import Seen
+
+
+class ReplyLookup:
+    def __init__(self, scanner: Scanner, topic: str) -> None:
+        self._scanner = scanner
+        self._topic = topic
+
+    async def look(self, request: Request) -> Seen:
+        """Everything that lies in the log when this is called is seen. Raises BusError."""
+        seen = Seen()
+
+        def visit(record: Record) -> None:
+            seen.read(record.headers, record.value)
+
+        low = await self._scanner.look(self._topic, request.reply_partition, request.id, request.reply_offset, visit)
+        seen.truncated = low > request.reply_offset
+        return seen

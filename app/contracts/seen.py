@@ -1,0 +1,39 @@
+"""A reply as every reader sees it so far: its records folded by the one rule, and those that count."""
+
+from dataclasses import dataclass, field
+
+from app.contracts.envelope import Headers, Reply
+from app.contracts.fold import Fold, Step
+from app.errors import UndecodableRecord
+
+
+@dataclass(slots=True)
+class Seen:
+    fold: Fold = field(default_factory=Fold)
+    parts: list[Reply] = field(default_factory=list)
+    deaths: int = 0  # as the last claim that counts has it
+    progressed: bool = False  # something was written since that claim
+    truncated: bool = False  # its first records may be gone from the log
+
+    def add(self, reply: Reply) -> Step:
+        step = self.fold.apply(
+            reply.kind, reply.owner, reply.seq, outcome=reply.outcome, supersedes=reply.supersedes, by_gateway=reply.by_gateway
+        )
+        if step is Step.CLAIMED:
+            self.deaths, self.progressed = reply.deaths, False
+        elif step is not Step.IGNORED:
+            self.progressed = True
+            self.parts.append(reply)
+        return step
+
+    def read(self, headers: Headers, value: bytes | None) -> None:
+        """Takes a record as it lies in the log; one that is not in our format is not there for a reader."""
+        try:
+            self.add(Reply.decode(headers, value))
+        except UndecodableRecord:
+            return
+
+    @property
+    def text(self) -> bytes:
+        """All events that a client may have seen."""
+        return b"".join(part.value for part in self.parts)

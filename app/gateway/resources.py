@@ -1,0 +1,138 @@
+"""A request as a resource: found by its id alone, from any gateway, with nothing but the log."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.bus.base import Record
+from app.bus.lookup import ReplyLookup
+from app.bus.scan import Scanner
+from app.catalog import Catalog, Known
+from app.contracts.address import Address, fingerprint
+from app.contracts.envelope import Reply, Request
+from app.contracts.seen import Seen
+from app.errors import BusError, BusUnavailable, RequestNotFound, UndecodableRecord
+from app.gateway.call import Call
+
+_OVERDUE_SECONDS = 5.0  # past its deadline: gateways and workers have had their leeway
+
+QUEUED, RUNNING = "queued", "running"
+
+
+@dataclass(slots=True)
+class Resource:
+    """One request, and its reply as far as the log has it."""
+
+    address: Address
+    request: Request
+    known: Known
+    seen: Seen
+
+    @property
+    def final(self) -> Reply | None:
+        return self.seen.parts[-1] if self.seen.fold.outcome else None
+
+    @property
+    def status(self) -> str:
+        if self.seen.fold.outcome:
+            return self.seen.fold.outcome
+        return RUNNING if self.seen.fold.writer or self._worker() else QUEUED
+
+    @property
+    def head_status(self) -> int:
+        """The HTTP status that the client got; 0 while there is none."""
+        return next((part.status for part in self.seen.parts if part.status), 0)
+
+    @property
+    def overdue(self) -> bool:
+        """Its deadline has long passed and nobody has said so."""
+        return not self.seen.fold.outcome and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS
+
+    def call(self) -> Call:
+        """To read its reply with, from the beginning."""
+        return Call(self.request, self.known.card.topic, self.known.card.model, self.address)
+
+    def _worker(self) -> str:
+        """The worker that has it: its writer in the log, else the one whose heartbeat lists it."""
+        runs = (beat.worker for beat in self.known.workers.values() if self.address.id in beat.running)
+        return self.seen.fold.writer or next(runs, "")
+
+    def described(self) -> dict[str, Any]:
+        status, final = self.status, self.final
+        waiting = status == QUEUED
+        notes = dict(final.notes) if final else {}
+        position = self.known.position(self.address.partition, self.address.offset)
+        return {
+            "id": self.address.encode(),
+            "object": "request",
+            "status": status,
+            "model": self.request.model,
+            "created_at": self.request.created // 1000,
+            "queue_position": position if waiting else None,
+            "estimated_wait_seconds": self.known.estimated_wait(position) if waiting else None,
+            "attempts": max(self.seen.fold.attempts, 0 if waiting else 1),
+            "worker": self._worker() or notes.get("worker") or None,
+            "timings": {name.replace("-", "_"): float(notes[name]) for name in ("queue-ms", "upstream-ms") if name in notes},
+            "usage": orjson.loads(notes["usage"]) if "usage" in notes else None,
+            "error": error_of(final),
+        }
+
+
+def error_of(final: Reply | None) -> dict[str, Any] | None:
+    """OpenAI's error object in a final record's value, whether it is a body or a stream's last event."""
+    if final is None or final.outcome == "completed":
+        return None
+    value = final.value[final.value.rfind(b'data: {"error"') :].removeprefix(b"data: ") if not final.status else final.value
+    try:
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        found = None
+    error = found.get("error") if isinstance(found, dict) else None
+    return (
+        error if isinstance(error, dict) else {"message": "", "type": "server_error", "param": None, "code": final.code or None}
+    )
+
+
+class Resources:
+    """Finds requests and their replies. One pass over a partition serves all that are asked for at once."""
+
+    def __init__(self, scanner: Scanner, lookup: ReplyLookup, catalog: Catalog) -> None:
+        self._scanner = scanner
+        self._lookup = lookup
+        self._catalog = catalog
+
+    async def find(self, public_id: str, tenant: str) -> Resource:
+        """Raises RequestNotFound: not an id of ours, nothing there, another tenant's; BusUnavailable."""
+        address = Address.decode(public_id)
+        known = self._model_of(address) if address else None
+        if address is None or known is None or (known.ends and address.partition not in known.ends):
+            raise _not_found()
+        try:
+            request = await self._request(address, known)
+            if request is None or request.tenant != tenant:
+                raise _not_found()
+            return Resource(address, request, known, await self._lookup.look(request))
+        except BusError as error:
+            raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
+
+    def _model_of(self, address: Address) -> Known | None:
+        return next((known for known in self._catalog.all() if fingerprint(known.card.topic) == address.topic), None)
+
+    async def _request(self, address: Address, known: Known) -> Request | None:
+        found: list[Record] = []
+        until = address.offset + 1
+        await self._scanner.look(known.card.topic, address.partition, address.id, address.offset, found.append, until=until)
+        if not found or found[0].offset != address.offset:
+            return None
+        try:
+            request = Request.decode(found[0].headers, found[0].value)
+        except UndecodableRecord:
+            return None
+        fits = (request.reply_partition, request.reply_offset) == (address.reply_partition, address.reply_offset)
+        return request if fits else None
+
+
+def _not_found() -> RequestNotFound:
+    return RequestNotFound("there is no such request, or it is no longer kept", param="id")

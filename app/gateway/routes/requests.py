@@ -1,0 +1,99 @@
+"""/v1/requests/{id}: any request by its id alone, from any gateway: its state, its result, its stream, its cancel."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from app.contracts.fold import CANCELLED, EXPIRED
+from app.errors import BadRequest
+from app.gateway.asgi import until_gone
+from app.gateway.gateway import Gateway
+from app.gateway.resources import Resource
+from app.gateway.responses import EventStream, headers_of, whole_body
+
+_ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
+_LOOK_SECONDS = 0.05
+_RETRY_AFTER = {"retry-after": "1"}
+
+
+class Requests:
+    """The handlers, on one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/v1/requests/{id}", self.state),
+            Route("/v1/requests/{id}/result", self.result),
+            Route("/v1/requests/{id}/stream", _Stream(self)),
+            Route("/v1/requests/{id}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    async def find(self, scope: Scope) -> Resource:
+        """Raises RequestNotFound. A request whose deadline nobody has looked after is ended here."""
+        public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
+        resource = await self._gateway.resources.find(public_id, tenant)
+        return await self._end(resource, EXPIRED) if resource.overdue else resource
+
+    async def _end(self, resource: Resource, outcome: str) -> Resource:
+        """Writes the end and waits until the log says how the request ended."""
+        self._gateway.dispatcher.end(resource.call(), outcome)
+        public_id, tenant = resource.address.encode(), resource.request.tenant
+        async with asyncio.timeout(_ENDED_SECONDS):
+            while not resource.final:
+                await asyncio.sleep(_LOOK_SECONDS)
+                resource = await self._gateway.resources.find(public_id, tenant)
+        return resource
+
+    async def state(self, request: Request) -> Response:
+        return JSONResponse((await self.find(request.scope)).described())
+
+    async def cancel(self, request: Request) -> Response:
+        resource = await self.find(request.scope)
+        if not resource.final:
+            resource = await self._end(resource, CANCELLED)
+        return JSONResponse(resource.described())
+
+    async def result(self, request: Request) -> Response:
+        """What the waiting client would have got; 202 with the resource while that is not known."""
+        resource = await self.find(request.scope)
+        if not resource.final:
+            return JSONResponse(resource.described(), status_code=202, headers=_RETRY_AFTER)
+        parts = resource.seen.parts
+        body = whole_body(parts, stream=resource.request.stream)
+        response = Response(body.value, body.status)
+        response.raw_headers += headers_of(resource.address.encode(), body.head)
+        return response
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = _starting_after(Request(scope))
+        resource = await self.find(scope)
+        async with self._gateway.reader.reading(resource.call()) as call:
+            watch = asyncio.create_task(until_gone(receive))
+            watch.add_done_callback(lambda _: call.leave())
+            try:
+                await EventStream(call, send, self._gateway.settings, ids=True, seen=seen, at_once=True).run()
+            finally:
+                watch.cancel()
+
+
+class _Stream:
+    """As an ASGI application: it writes its events itself."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._requests.stream(scope, receive, send)
+
+
+def _starting_after(request: Request) -> int:
+    """The number of the last event that the client has: `starting_after`, else the header Last-Event-ID."""
+    text = request.query_params.get("starting_after") or request.headers.get("last-event-id") or "0"
+    if not text.isdigit():
+        raise BadRequest("starting_after: expected the number of an event, 0 or more", param="starting_after")
+    return int(text)

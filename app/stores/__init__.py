@@ -1,0 +1,1 @@
+"""State that gateways share beside the log: small values with a time to live."""

@@ -1,0 +1,17 @@
+"""The contract of a store. `tests/contract/test_stores.py` is the contract in full."""
+
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Small values by key, each with a time to live in seconds. Raises StoreUnavailable."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """None if the value is now there; else the value that was there first."""
+
+    async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
+        """Puts `new` in the place of `old`, if that is still there."""
+
+    async def close(self) -> None: ...
