@@ -9,6 +9,7 @@ GatewayError                      status  type                    code
 ├── RequestNotFound               404     invalid_request_error   request_not_found
 ├── UnknownUrl                    404     invalid_request_error   unknown_url
 ├── MethodNotAllowed              405     invalid_request_error   method_not_allowed
+├── BodyTooSlow                   408     invalid_request_error   body_too_slow
 ├── RequestCancelled              409     invalid_request_error   request_cancelled
 ├── IdempotencyConflict           409     invalid_request_error   idempotency_key_reused
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
@@ -103,6 +104,10 @@ class MethodNotAllowed(GatewayError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class BodyTooSlow(GatewayError):
+    status, type, code = 408, "invalid_request_error", "body_too_slow"
+
+
 class RequestCancelled(GatewayError):
     status, type, code, should_retry = 409, "invalid_request_error", "request_cancelled", False
 
@@ -150,6 +155,9 @@ class BusUnavailable(GatewayError):
 
 class Draining(GatewayError):
     status, type, code = 503, "server_error", "draining"
+
+    def head(self) -> tuple[tuple[str, str], ...]:
+        return (*super().head(), ("connection", "close"))  # the next request finds another gateway
 
 
 class GatewayDraining(GatewayError):

@@ -60,14 +60,14 @@ def make_store(settings: Settings) -> Store:
 
 
 def make_application(settings: Settings) -> FastAPI:
-    """The ASGI application. Nothing is opened before its lifespan begins."""
+    """The ASGI application. Nothing is opened before its lifespan begins. Raises SettingsError."""
+    refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, make_store(settings), settings)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        refuse_many_processes(settings.bus)
         logs.set_up(settings.logs)
         running = asyncio.create_task(_start(bus, gateway, fleet))
         drain_on_signal(gateway.drain)
@@ -114,17 +114,16 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 def refuse_many_processes(settings: BusSettings) -> None:
-    """Each process would have a memory bus of its own, so a request would find no worker in another one.
+    """Each process would have a memory bus of its own, so a request would find no worker in another one. Raises SettingsError.
 
     uvicorn starts a process that ends again and again, so its supervisor is told to end too.
     """
     if settings.on_kafka or multiprocessing.parent_process() is None or "--reload" in sys.argv:
         return
-    logger.error(
+    os.kill(os.getppid(), signal.SIGTERM)
+    raise SettingsError(
         "--workers: the memory bus lives in one process; use one worker, or set BOOTSTRAP_SERVERS to run several on Kafka"
     )
-    os.kill(os.getppid(), signal.SIGTERM)
-    raise SystemExit(2)
 
 
 def _application() -> FastAPI:

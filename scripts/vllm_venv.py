@@ -25,9 +25,7 @@ SITE = Path(sysconfig.get_paths()["purelib"])
 BIN = Path(sys.executable).parent
 
 # Headers, tests, build tools and the GPU's linear algebra: nothing a CPU server opens.
-UNUSED_IN_TORCH = re.compile(
-    r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|torch/lib/libtorch_cuda_linalg"
-)
+UNUSED_IN_TORCH = re.compile(r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|torch/lib/libtorch_cuda_linalg")
 GPU_REQUIREMENT = re.compile(r"Requires-Dist: (cuda|nvidia|triton)")
 # Sound, pictures and Intel's OpenMP, which a text model on any CPU does without; xgrammar is pinned here.
 UNUSED_BY_VLLM = {

@@ -11,8 +11,8 @@ A model that it does not serve is a 404. A request may say in its body how it is
     x_break_after        stream: the connection is reset after so many tokens
     x_times              the failures above only for the first so many tries of the request (by its x-request-id)
 
-GET /stats: started, completed, aborted (the client left), failed (as scripted), tokens, active; `tries` by request id;
-`requests`, the last 100 as they came.
+GET /stats: started, completed, aborted (the client left), failed (as scripted), tokens, active, peak (most at once);
+`tries` by request id; `requests`, the last 100 as they came.
 """
 
 import argparse
@@ -46,6 +46,7 @@ class SimulatedUpstream:
         self._natural = natural
         self._owned_by = owned_by
         self._counts: Counter[str] = Counter()
+        self._peak = 0  # most generations at once
         self._tries: Counter[str] = Counter()
         self._requests: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
 
@@ -73,14 +74,20 @@ class SimulatedUpstream:
     async def _stats(self, _: web.Request) -> web.Response:
         names = ("started", "completed", "aborted", "failed", "tokens")
         counts = {name: self._counts[name] for name in names}
-        active = counts["started"] - counts["completed"] - counts["aborted"] - counts["failed"]
-        return _json({**counts, "active": active, "tries": self._tries, "requests": list(self._requests)})
+        return _json(
+            {**counts, "active": self._active(), "peak": self._peak, "tries": self._tries, "requests": list(self._requests)}
+        )
+
+    def _active(self) -> int:
+        ended = sum(self._counts[name] for name in ("completed", "aborted", "failed"))
+        return self._counts["started"] - ended
 
     def _counted(self, answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handler(request: web.Request) -> web.StreamResponse:
             raw = await request.read()
             self._note(request, raw)
             self._counts["started"] += 1
+            self._peak = max(self._peak, self._active())
             end = "failed"
             try:
                 response = await self._answer(answer, request, orjson.loads(raw))

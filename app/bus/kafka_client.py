@@ -16,6 +16,7 @@ from app.telemetry.logs import Throttle
 
 Answer = TypeVar("Answer")
 
+_LOG_SECONDS = 10.0  # between two lines of a kind; librdkafka writes twenty a second while a broker is away
 _AGAIN = 0.05  # seconds
 _TIMEOUT = 10.0  # seconds for one admin call
 # KIP-848: a group may have its own session timeout where the broker's bounds allow it.
@@ -28,7 +29,7 @@ _LONGEST_SESSION_MS = 10_000
 
 logger = logging.getLogger("app.bus.kafka")
 client_logger = logging.getLogger("app.bus.librdkafka")
-client_logger.addFilter(Throttle())
+client_logger.addFilter(Throttle(_LOG_SECONDS))
 
 
 def properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class KafkaAdmin:
             futures = self._client.list_offsets(wanted, request_timeout=_TIMEOUT)
             return {place.partition: _result(future).offset for place, future in futures.items()}
 
-        return _patiently(ask)
+        return patiently(ask)
 
     def committed(self, topic: str, group: str, partitions: int) -> dict[int, int]:
         places = [TopicPartition(topic, number) for number in range(partitions)]
@@ -97,7 +98,7 @@ class KafkaAdmin:
             found = _result(futures[group]).topic_partitions
             return {place.partition: place.offset for place in found if place.offset >= 0}
 
-        return _patiently(ask)
+        return patiently(ask)
 
     def speaks_consumer_protocol(self) -> bool:
         """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed in time."""
@@ -112,15 +113,13 @@ class KafkaAdmin:
         entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in _GROUP_CONFIG.items()]
         resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
         try:
-            _result(self._client.incremental_alter_configs([resource])[resource])
+            patiently(lambda: _result(self._client.incremental_alter_configs([resource])[resource]))
         except BusError as error:
             logger.info("group %s keeps the broker's session timeout: %s", group, error)
 
     def _metadata(self, topic: str) -> Any:
-        try:
-            return self._client.list_topics(topic, timeout=_TIMEOUT) if topic else self._client.list_topics(timeout=_TIMEOUT)
-        except KafkaException as error:
-            raise BusError(reason(error)) from None
+        where = {"topic": topic} if topic else {}
+        return patiently(lambda: self._client.list_topics(timeout=_TIMEOUT, **where))
 
     def _made(self, topic: str, future: "ThreadFuture[None]") -> None:
         try:
@@ -132,7 +131,8 @@ class KafkaAdmin:
 
     def _config(self, kind: ResourceType, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
-        return {key: entry.value for key, entry in _result(self._client.describe_configs([resource])[resource]).items()}
+        found = patiently(lambda: _result(self._client.describe_configs([resource])[resource]))
+        return {key: entry.value for key, entry in found.items()}
 
     def _differences(self, spec: TopicSpec) -> list[str]:
         there = self.partitions(spec.name)
@@ -146,17 +146,7 @@ class KafkaAdmin:
 
 
 def _result(future: "ThreadFuture[Any]") -> Any:
-    try:
-        return future.result(_TIMEOUT)
-    except KafkaException as error:
-        code = error.args[0].code() if isinstance(error.args[0], KafkaError) else None
-        raise (_NotYet if code in _PASSING else BusError)(reason(error)) from None
-    except TimeoutError:
-        raise BusError("no answer from the broker in time") from None
-
-
-class _NotYet(BusError):
-    """The broker cannot say just now: a topic was made or a leader elected a moment ago."""
+    return future.result(_TIMEOUT)
 
 
 _PASSING = frozenset(
@@ -171,13 +161,15 @@ _PASSING = frozenset(
 )
 
 
-def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Asks again while the broker cannot say yet, for as long as one call may take."""
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Asks again while the broker cannot say yet (a topic was made, a leader elected a moment ago). Blocking; raises BusError."""
     end = time.monotonic() + _TIMEOUT
     while True:
         try:
             return ask()
-        except _NotYet:
-            if time.monotonic() > end:
-                raise
-            time.sleep(_AGAIN)
+        except KafkaException as error:
+            if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                raise BusError(reason(error)) from None
+        except TimeoutError:
+            raise BusError("no answer from the broker in time") from None
+        time.sleep(_AGAIN)

@@ -1,7 +1,7 @@
 """A member of a consumer group on one topic, with flow control per partition and commits up to a watermark."""
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +36,7 @@ class KafkaGroupReader(ReaderThread):
         self._buffer = buffer
         self._handed: defaultdict[int, int] = defaultdict(int)  # written by the thread only
         self._taken: defaultdict[int, int] = defaultdict(int)  # written by the loop only
+        self._surplus: defaultdict[int, deque[Record]] = defaultdict(deque)  # fetched, and no room yet
         self._owned: set[int] = set()
         self._paused: set[int] = set()
         self._to_commit: dict[int, int] = {}
@@ -59,31 +60,49 @@ class KafkaGroupReader(ReaderThread):
         consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def turn(self, consumer: Consumer) -> None:
-        records = fetch(consumer, _POLL_PAUSED_SECONDS if self._paused else _POLL_SECONDS)
-        for record in records:
-            self._handed[record.partition] += 1
+        for record in fetch(consumer, _POLL_PAUSED_SECONDS if self._paused else _POLL_SECONDS):
+            self._surplus[record.partition].append(record)
+        records = [record for partition in list(self._surplus) for record in self._handed_now(partition)]
         if records:
             self.hand_over(records)
         self._control_flow(consumer)
         if time.monotonic() >= self._next_commit:
             self._write_commits(consumer, list(self._to_commit))
 
+    def _handed_now(self, partition: int) -> list[Record]:
+        """What there is room for in the caller's buffer; the rest waits here, and its partition is paused meanwhile."""
+        surplus = self._surplus[partition]
+        count = min(len(surplus), self._buffer - self._waiting(partition))
+        self._handed[partition] += max(0, count)
+        records = [surplus.popleft() for _ in range(count)]
+        if not surplus:
+            del self._surplus[partition]
+        return records
+
+    def _waiting(self, partition: int) -> int:
+        return self._handed[partition] - self._taken[partition]
+
     def end(self, consumer: Consumer) -> None:
         self._write_commits(consumer, list(self._to_commit))
 
     def _control_flow(self, consumer: Consumer) -> None:
         """Pauses what is full and resumes what has room. A partition stays paused when it moves away and comes back."""
-        waiting = {partition: handed - self._taken[partition] for partition, handed in self._handed.items()}
-        full = {partition for partition, count in waiting.items() if count >= self._buffer and partition not in self._paused}
-        room = {partition for partition in self._paused if waiting.get(partition, 0) <= self._buffer // 2}
+        full = {p for p in self._owned - self._paused if p in self._surplus or self._waiting(p) >= self._buffer}
+        room = {p for p in self._paused if p not in self._surplus and self._waiting(p) <= self._buffer // 2}
         try:
             if full:
                 consumer.pause([TopicPartition(self._topic, partition) for partition in full])
             if room:
                 consumer.resume([TopicPartition(self._topic, partition) for partition in room])
+                self._wake_up(consumer, next(iter(room)))
         except KafkaException as error:  # one of them has just been revoked; the next turn sees the new assignment
             logger.debug("flow control: %s", reason(error))
         self._paused = (self._paused | full) - room
+
+    def _wake_up(self, consumer: Consumer, partition: int) -> None:
+        """While all partitions are paused librdkafka's broker thread sleeps up to a second; a question wakes it (measured)."""
+        if self._paused == self._owned:
+            consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_CALL_SECONDS)
 
     def _write_commits(self, consumer: Consumer, partitions: Sequence[int]) -> None:
         """Sends the commits that are due. A failed one is tried again with the next."""
@@ -105,7 +124,7 @@ class KafkaGroupReader(ReaderThread):
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         assigned = self._look_up(consumer, places)
         for place in places:
-            self._forget(place.partition)
+            self._forget(place.partition)  # also what it left behind when it was taken away without notice
         self._owned |= {place.partition for place in places}
         self._paused |= {place.partition for place in places}  # the next turn resumes them, whatever they were before
         self.to_loop(self._listener.on_assigned, assigned)
@@ -134,7 +153,8 @@ class KafkaGroupReader(ReaderThread):
     def _forget(self, partition: int) -> None:
         self._owned.discard(partition)
         self._paused.discard(partition)
-        for table in (self._handed, self._taken, self._to_commit, self._sent):
+        table: dict[int, Any]
+        for table in (self._handed, self._taken, self._surplus, self._to_commit, self._sent):
             table.pop(partition, None)
 
 

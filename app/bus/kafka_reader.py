@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from app.bus.base import At, From, OnRecords, Record, Since, Start
-from app.bus.kafka_client import properties, reason
+from app.bus.kafka_client import patiently, properties, reason
 from app.bus.specs import ENVELOPE_BYTES
 from app.errors import BusError
 from app.settings import BusSettings
@@ -79,15 +79,18 @@ class ReaderThread:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._under_way = threading.Semaphore(_BATCHES_UNDER_WAY)
+        self._go = threading.Event()  # the caller has its reader; no record comes before that
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     async def start(self) -> None:
         """Raises BusError if the reader could not begin."""
         self._thread.start()
         await self._ready
+        self._go.set()
 
     async def close(self) -> None:
         self._closing = True
+        self._go.set()
         self._under_way.release()
         await asyncio.to_thread(self._thread.join)
 
@@ -128,7 +131,8 @@ class ReaderThread:
         except (KafkaException, BusError) as error:
             self.to_loop(self._ready.set_exception, BusError(reason(error)))
         else:
-            self.to_loop(partial(_set_ready, self._ready))
+            self.to_loop(_set_ready, self._ready)
+            self._go.wait()
             while not self._closing:
                 self.turn(consumer)
             self.end(consumer)
@@ -166,7 +170,7 @@ class KafkaLogReader(ReaderThread):
     def begin(self, consumer: Consumer) -> None:
         for partition in self._partitions:
             place = TopicPartition(self._topic, partition)
-            self._bounds[partition] = bounds = consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS)
+            self._bounds[partition] = bounds = patiently(partial(consumer.get_watermark_offsets, place, timeout=_CALL_SECONDS))
             self._positions[partition] = _start(consumer, place, self._from, *bounds)
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in self._positions.items()])
 

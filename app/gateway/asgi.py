@@ -1,9 +1,10 @@
 """The few ASGI messages that the hot path reads and writes by itself."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-from app.errors import BodyTooLarge, GatewayError
+from app.errors import BodyTooLarge, BodyTooSlow, GatewayError
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -11,6 +12,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+
+
+_BODY_SECONDS = 60.0
 
 
 class ClientGone(Exception):
@@ -26,22 +30,34 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body. Raises BodyTooLarge as soon as it is known, ClientGone."""
+    """The whole request body. Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone."""
     length = header(scope, b"content-length")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    parts, size = [], 0
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await _read_parts(message, receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow(f"the request body did not come within {_BODY_SECONDS:g} s") from None
+
+
+async def _read_parts(message: Message, receive: Receive, limit: int) -> bytes:
+    body = bytearray()
     while True:
-        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
+        body += message.get("body", b"")
+        if len(body) > limit:
             raise _too_large(limit)
-        parts.append(part)
         if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return bytes(body)
+        message = await receive()
 
 
 def _too_large(limit: int) -> BodyTooLarge:

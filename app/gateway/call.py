@@ -2,12 +2,15 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 
 from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import Fold, Step
 from app.gateway.asgi import ClientGone
+
+_MOST_PENDING = 256 * 1024  # bytes that wait for a slow client; what comes then is read from the log again
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +24,11 @@ class Call:
     fold: Fold = field(default_factory=Fold)
     gone: bool = False  # the client has left
     let_go: bool = False  # this gateway reads no further; the request itself goes on
+    refill: "Callable[[Call], Awaitable[None]] | None" = None  # reads on from the log when the client is slower than the reply
+    next_offset: int = 0  # behind the last record that was taken
+    from_log: bool = False  # the inbox feeds it no more
+    behind: bool = False  # what comes next was left in the log
+    _pending: int = 0  # bytes
     _parts: deque[Reply] = field(default_factory=deque)
     _wake: "asyncio.Future[None] | None" = None
 
@@ -42,15 +50,21 @@ class Call:
         request = self.request
         where = fingerprint(self.topic)
         self.address = Address(request.id, where, partition, offset, request.reply_partition, request.reply_offset)
+        self.request = replace(request, body=b"")  # it is in the log, so it need not be held while the reply is awaited
 
-    def feed(self, reply: Reply) -> Step:
+    def feed(self, reply: Reply, offset: int) -> Step:
         """Takes the next record of this id from the log."""
+        if self._pending > _MOST_PENDING and self.refill is not None:
+            self.behind = self.from_log = True  # the log is the buffer
+            return Step.IGNORED
+        self.next_offset = offset + 1
         step = self.fold.apply(
             reply.kind, reply.owner, reply.seq, outcome=reply.outcome, supersedes=reply.supersedes, by_gateway=reply.by_gateway
         )
         if step is Step.CLAIMED and not self.request.stream:
             self._parts.clear()  # nothing of a whole reply was shown: the new writer begins anew
         elif step in (Step.PART, Step.ENDED):
+            self._pending += len(reply.value)
             self._parts.append(reply)
             self._wake_up()
         return step
@@ -78,9 +92,15 @@ class Call:
 
     async def next(self, timeout: float | None) -> Reply | None:
         """The next part of the reply; None if none came within `timeout` seconds. Raises ClientGone."""
+        if not self._parts and self.behind and self.refill is not None:
+            await self.refill(self)
         if not self._parts:
             await self._wait(timeout)
-        return self._parts.popleft() if self._parts else None
+        if not self._parts:
+            return None
+        part = self._parts.popleft()
+        self._pending -= len(part.value)
+        return part
 
     async def _wait(self, timeout: float | None) -> None:
         loop = asyncio.get_running_loop()

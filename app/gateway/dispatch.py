@@ -47,6 +47,7 @@ class Dispatcher:
     async def opened(self, submission: Submission) -> AsyncIterator[Call]:
         """A call that is cancelled when its client leaves. Raises GatewayError."""
         call = await self.open(submission, self.ticket())
+        del submission  # its body may be large and the wait long
         try:
             yield call
         finally:

@@ -73,13 +73,13 @@ class Inbox:
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
             call = self._calls.get(record_id(record.headers))
-            if call is not None:
+            if call is not None and not call.from_log:
                 self._feed(call, record)
 
     def _feed(self, call: Call, record: Record) -> None:
         began = call.answered
         try:
-            step = call.feed(Reply.decode(record.headers, record.value))
+            step = call.feed(Reply.decode(record.headers, record.value), record.offset)
         except UndecodableRecord as error:
             logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
             return

@@ -42,7 +42,7 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 class Throttle(logging.Filter):
-    """Lets one line a second of a kind through. librdkafka writes twenty a second while a broker is away."""
+    """Lets one line of a kind through in so many seconds; lines of a kind have their format and first argument in common."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ class Throttle(logging.Filter):
         self._last: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = f"{record.levelno} {record.msg} {str(record.args)[:24]}"
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        kind = f"{record.levelno} {record.msg} {first if isinstance(first, str) else ''}"
         if len(self._last) > 1000:
             self._last.clear()
         if record.created - self._last.get(kind, 0.0) < self._seconds:

@@ -78,6 +78,7 @@ class Stats:
     aborted: int
     failed: int
     active: int
+    peak: int
     tokens: int
     tries: dict[str, int]
     requests: list[Seen] = field(repr=False)

@@ -1,13 +1,17 @@
 """What a newcomer does first: the README's example, test.py, `make run-kafka`'s processes."""
 
 import asyncio
+import os
 import re
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 
 import pytest
 
-from tests.acceptance.stack import ROOT, Stack
+from tests.acceptance.processes import until
+from tests.acceptance.services import Endpoint
+from tests.acceptance.stack import ROOT, SERVERS, Stack
+from tests.nginx import free_port
 
 HERE = "http://127.0.0.1:8000"  # where the README's server is
 
@@ -47,3 +51,25 @@ async def test_the_examples_of_the_sdk_fail_where_a_request_does(memory_stack: S
     status, output = await run("test.py", "--base-url", gateway.url, "--api-key", "sesame", *wrong)
     assert status == 1
     assert "FAILED  OpenAI, chat " in output
+
+
+@pytest.mark.servers
+async def test_run_kafka_serves_until_it_is_told_to_stop(stack: Stack) -> None:
+    endpoint = Endpoint(free_port())
+    command = ["-m", "scripts.run_kafka", sys.executable, "-m", "uvicorn", "app.main:application", f"--port={endpoint.port}"]
+    own = {"TOPIC_PREFIX": stack.prefix, "BOOTSTRAP_SERVERS": SERVERS, "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, env=os.environ | own, cwd=stack.directory)
+    try:
+        await until(lambda: has_worker(endpoint, "echo"), "the model's worker")
+        status, output = await run("-", says=first_request().replace(HERE, endpoint.root))
+        assert (status, output.count("You said: Hello!")) == (0, 2), output
+    finally:
+        process.terminate()
+        ended = await process.wait()
+    assert ended == 0
+    assert await endpoint.models() == {}
+
+
+async def has_worker(endpoint: Endpoint, model: str) -> bool:
+    found = (await endpoint.models()).get(model)
+    return found is not None and found["workers"] == 1

@@ -132,11 +132,14 @@ async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: 
 async def test_what_came_before_a_reset_is_given_out_first(caplog: pytest.LogCaptureFixture) -> None:
     script, now = broken_off(*CHUNKED, by_reset=True)
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
-        pieces = (await engine.call(job(stream=True))).chunks()
+        answer = await engine.call(job(stream=True))
+        pieces = answer.chunks()
         assert await anext(pieces) == EVENTS[1]
         now.set()
         with pytest.raises(EngineBroken):
             await anext(pieces)
+        await answer.close()
+    del answer, pieces
     gc.collect()
     assert caplog.records == []  # asyncio would log an exception that nobody asked for
 

@@ -30,7 +30,7 @@ ROOT_PATHS = frozenset(
 CHECK_SECONDS = 5
 KEEP_ALIVE_SECONDS = 60  # a TLS handshake costs more than an idle socket; what the upstream closes meanwhile is noticed
 
-_is_reused: ContextVar[bool] = ContextVar("is_reused")
+_is_reused: ContextVar[bool] = ContextVar("is_reused", default=False)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -89,11 +89,11 @@ class HttpEngine:
             return f"{self._name}: {reason(error)}"
 
     def _check_status(self, status: int) -> str:
-        if status < 300 or status in (404, 405, 429):  # no list of models, or a busy one: it is up
+        if status < 300 or status in (403, 404, 405, 429):  # up, but it lists no models, or not to this token
             return ""
-        if status in (401, 403):
+        if status == 401:
             verb = "refuses the" if self._entry.token.get_secret_value() else "wants a"
-            return f"{self._name} {verb} token ({status})"
+            return f"{self._name} {verb} token (401)"
         if status < 400:
             return f"{self._name} redirects ({status}): the host must be its final address"
         return f"{self._name} answers {status}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -98,6 +99,10 @@ def reason(error: BaseException) -> str:
             return "its reply was cut short or is garbled"
         case aiohttp.ClientResponseError():
             return f"its reply is not HTTP ({error.message.partition(chr(10))[0]})"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"its certificate is refused ({error.certificate_error})"
+        case aiohttp.ClientSSLError() | aiohttp.ClientConnectorError(os_error=ssl.SSLError() | ConnectionError(errno=None)):
+            return f"no TLS with it ({error.os_error!r})"
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
         case OSError(strerror=str(words)):  # name resolution has numbers of its own

@@ -10,7 +10,7 @@ import orjson
 from app.contracts.envelope import Reply
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
-from app.errors import BadRequest, UnsupportedMedia
+from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
 from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone
 from app.gateway.call import Call
 from app.gateway.gateway import Gateway
@@ -35,16 +35,19 @@ class Inference:
         line = scope["state"]["line"]
         line["model"], line["tenant"] = submission.model, submission.tenant
         async with self._opened(scope, submission) as call:
+            del submission  # its body may be large and the wait long
             line["request_id"] = call.public_id
             if _wants_async(scope):
                 call.let_go = True
                 return await self._accepted(call, scope, send)
             watch = asyncio.create_task(until_gone(receive))
             watch.add_done_callback(lambda _: call.leave())
+            call.refill = call.refill or self._gateway.reader.refill
             try:
                 final = await self._answer(call, scope, send)
             finally:
                 watch.cancel()
+                self._gateway.reader.release(call)
         line["outcome"] = final.outcome
         line.update(final.notes)
 
@@ -80,7 +83,7 @@ class Inference:
         if header(scope, b"content-type").startswith("multipart/"):
             raise UnsupportedMedia("multipart bodies are not taken; send JSON")
         body = await read_body(scope, receive, self._gateway.max_body)
-        path = scope["path"].removeprefix("/v1")
+        path = _upstream_path(scope["path"])
         checked = check_body(path, body)
         query = scope.get("query_string", b"").decode("latin-1")
         return Submission(
@@ -129,6 +132,13 @@ class Inference:
             return b": queue position=%d%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait)
 
         return told
+
+
+def _upstream_path(path: str) -> str:
+    """The path below /v1. One that would leave the API's root at the upstream is nobody's; raises UnknownUrl."""
+    if {".", ".."} & set(path.split("/")) or any(char in path for char in "?#\\") or not path.isprintable():
+        raise UnknownUrl(f"Unknown request URL: POST {path!r}")
+    return path.removeprefix("/v1")
 
 
 def _wants_async(scope: Scope) -> bool:
