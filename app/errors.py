@@ -28,6 +28,7 @@ SettingsError                     the start is refused, with one line
 UndecodableRecord                 a record that is not in our wire format: poison
 BusError
 ├── BusFull                       the local queue is full: back-pressure, try later
+├── RecordTooLarge                a record is larger than its topic takes
 └── NotDelivered                  the broker did not acknowledge a record in time
 
 The body is OpenAI's: https://platform.openai.com/docs/guides/error-codes
@@ -187,6 +188,10 @@ class BusError(Exception):
 
 class BusFull(BusError):
     """The local send queue is full. Back-pressure: hold what you have and send it later."""
+
+
+class RecordTooLarge(BusError):
+    """A record is larger than its topic takes; nothing was written."""
 
 
 class NotDelivered(BusError):

@@ -20,7 +20,8 @@ def free_port() -> int:
         return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody answers on a port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -41,7 +42,7 @@ def running_nginx(
         process = subprocess.Popen([START], env=environment | dict(settings or {}), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 20
-            while not _listens(port):
+            while not listens(port):
                 said = (Path(run_dir) / "log").read_text()
                 assert process.poll() is None, f"nginx ended: {said}"
                 assert time.monotonic() < deadline, f"nginx does not listen: {said}"

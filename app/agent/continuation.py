@@ -16,6 +16,7 @@ _UNFAITHFUL = (
 _PLAIN_DELTA = frozenset({"role", "content"})
 _KEPT = frozenset({"id", "object", "created", "model", "system_fingerprint"})
 _LIMITS = ("max_completion_tokens", "max_tokens")
+_COMPLETION_LIMIT = 16  # where the request sets none: https://platform.openai.com/docs/api-reference/completions/create
 
 
 @dataclass(slots=True)
@@ -95,14 +96,20 @@ def _set(name: str, value: Any) -> bool:
 
 def budget_left(body: dict[str, Any], prefix: Prefix) -> int | None:
     """How many tokens may still come; None if there is no limit."""
-    limits = [body[name] for name in _LIMITS if isinstance(body.get(name), int)]
+    limits = _limits(body, prefix).values()
     return min(limits) - prefix.tokens if limits else None
+
+
+def _limits(body: dict[str, Any], prefix: Prefix) -> dict[str, int]:
+    """The members that limit the text; a longer completion than the API's own limit is of an upstream that has none."""
+    limits = {name: body[name] for name in _LIMITS if isinstance(body.get(name), int)}
+    unset = not limits and prefix.path == COMPLETIONS and prefix.tokens <= _COMPLETION_LIMIT
+    return {"max_tokens": _COMPLETION_LIMIT} if unset else limits
 
 
 def continued(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
     """The body that asks the upstream to go on from the prefix."""
-    left = budget_left(body, prefix)
-    new = {**body, **({} if left is None else {name: left for name in _LIMITS if body.get(name) is not None})}
+    new = {**body, **dict.fromkeys(_limits(body, prefix), budget_left(body, prefix))}
     if path == COMPLETIONS:
         new["prompt"] = body["prompt"] + prefix.text
         return orjson.dumps(new)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.bus.base import Bus, Record, Since
 from app.bus.follow import Follower
-from app.contracts.presence import WorkerBeat, decode_beat
+from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat
 from app.errors import UndecodableRecord
 
 _SILENT_INTERVALS = 3
@@ -28,6 +28,7 @@ class Peers:
         self._interval = interval
         self._own = own
         self._peers: dict[str, _Peer] = {}
+        self._gateways: dict[str, tuple[str, float]] = {}  # the reply topic each reads, and when it is taken for dead
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -54,6 +55,11 @@ class Peers:
         now = time.monotonic()
         return any(id_ in peer.running and peer.silent_at <= now for peer in self._peers.values())
 
+    def reply_topics(self) -> set[str]:
+        """What the gateways that live read."""
+        now = time.monotonic()
+        return {topic for topic, silent_at in self._gateways.values() if silent_at > now}
+
     async def change(self) -> None:
         """Returns after the next heartbeat, or when one that is due has not come."""
         now = time.monotonic()
@@ -74,19 +80,21 @@ class Peers:
                 beat = decode_beat(record.value or b"")
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
-            if isinstance(beat, WorkerBeat) and beat.worker != self._own:
-                self._heard(beat, record.timestamp / 1000)
+            age = max(0.0, time.time() - record.timestamp / 1000)
+            silent_at = time.monotonic() + _SILENT_INTERVALS * beat.interval - age
+            if isinstance(beat, GatewayBeat):
+                self._gateways[beat.gateway] = (beat.replies, silent_at)
+            elif beat.worker != self._own:
+                self._heard(beat, silent_at)
         self._forget_the_dead()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _heard(self, beat: WorkerBeat, sent: float) -> None:
+    def _heard(self, beat: WorkerBeat, silent_at: float) -> None:
         if beat.gone:
             self._peers.pop(beat.worker, None)
-            return
-        age = max(0.0, time.time() - sent)
-        silent_at = time.monotonic() + _SILENT_INTERVALS * beat.interval - age
-        self._peers[beat.worker] = _Peer(beat, frozenset(beat.running), silent_at)
+        else:
+            self._peers[beat.worker] = _Peer(beat, frozenset(beat.running), silent_at)
 
     def _forget_the_dead(self) -> None:
         """The dead are remembered for a while: who takes over asks whether they died with a request."""

@@ -33,20 +33,21 @@ def plan(request: Request, seen: Seen, continues: bool) -> Run | Finish | Gatewa
         return ReplyLogTruncated("the beginning of this reply is no longer kept, so it cannot be continued")
     if not request.stream or not seen.parts:
         return Run(request.body)
-    prefix = Prefix.of(request.path, seen.text)
+    path = request.path.partition("?")[0]
+    prefix = Prefix.of(path, seen.text)
     if not prefix.shown:
         return Run(request.body, Joiner(prefix, same_text=False) if prefix.first else None)
-    if request.path not in (CHAT, COMPLETIONS):
+    if path not in (CHAT, COMPLETIONS):
         return _lost()
     body = orjson.loads(request.body)
     if prefix.plain and prefix.finished:
-        return Finish(ending(request.path, body, prefix))
-    if not continues or not can_continue(request.path, body, prefix):
+        return Finish(ending(path, body, prefix))
+    if not continues or not can_continue(path, body, prefix):
         return _lost()
     left = budget_left(body, prefix)
     if left is not None and left <= 0:
-        return Finish(ending(request.path, body, prefix))
-    return Run(continued(request.path, body, prefix), Joiner(prefix, same_text=True), goes_on=True)
+        return Finish(ending(path, body, prefix))
+    return Run(continued(path, body, prefix), Joiner(prefix, same_text=True), goes_on=True)
 
 
 def _lost() -> WorkerLost:

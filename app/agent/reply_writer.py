@@ -121,6 +121,8 @@ class ReplyWriter:
         return (blocks[0] if taken == 1 else b"".join(blocks)), events
 
     def _send(self, reply: Reply) -> None:
+        if self._abandoned:
+            return
         try:
             future = self._bus.send(
                 self._topic, reply.value, key=reply.id.encode(), headers=reply.headers(), partition=self._partition
@@ -132,8 +134,7 @@ class ReplyWriter:
 
     def _again(self, reply: Reply) -> None:
         """The same record with the same number: if the first try was in the log after all, readers ignore the second."""
-        if not self._abandoned:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send, reply)
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send, reply)
 
     def _acknowledged(self, reply: Reply, future: "Future[Place]") -> None:
         error = future.exception()

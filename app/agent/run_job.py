@@ -85,7 +85,12 @@ class JobRun:
             raise planned
         if isinstance(planned, Finish):
             return await self._writer.finish(COMPLETED, planned.events, notes=self._notes(b""))
-        answer = await self._context.engine.call(self._job(planned.body, deadline))
+        try:
+            answer = await self._context.engine.call(self._job(planned.body, deadline))
+        except EngineUnreachable as error:
+            if planned.goes_on:
+                raise WorkerLost(f"the upstream that wrote this stream is gone: {error}") from None
+            raise
         try:
             if planned.goes_on and answer.status >= 400:
                 raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
@@ -116,15 +121,15 @@ class JobRun:
             block = splitter.feed(chunk)
             if not block:
                 continue
-            tail = (tail + block)[-_TAIL_BYTES:]
             if joiner is not None:
                 block = joiner.join(block)
+            tail = (tail + block)[-_TAIL_BYTES:]
             if b"[DONE]" in block[-_DONE_BYTES:]:
                 last += self._renamed(block)
             elif block:
                 self._writer.write(self._renamed(block))
                 await self._writer.room()
-        if self._request.path in _MUST_FINISH and not _FINISHED.search(tail):
+        if self._request.path.partition("?")[0] in _MUST_FINISH and not _FINISHED.search(tail):
             if _ERROR.search(tail):
                 return await self._writer.finish(FAILED, notes=self._notes(tail))
             raise EngineBroken("it ended without a finish reason")

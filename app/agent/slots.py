@@ -43,6 +43,9 @@ class Slots:
     def _grant(self) -> None:
         while self._waiting and not self._alone:
             granted, alone = self._waiting[0]
+            if granted.cancelled():  # its task has not run since
+                self._waiting.popleft()
+                continue
             if self.used >= (1 if alone else self.count):
                 return
             self._waiting.popleft()

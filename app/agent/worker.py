@@ -67,7 +67,7 @@ class Worker:
             await self._patiently(step)
         self._beats.start()
         await self._engine.start()
-        await self._wait_for_engine()
+        await self._wait_until_ready()
         self._context.continues = await self._engine.continues()
         await self._patiently(self._join)
         logger.info("model %s: serving topic %s as group %s", self._entry.id, self._card.topic, self._card.group)
@@ -107,17 +107,25 @@ class Worker:
         await self._control.close()
         await self._engine.close()
 
-    async def _wait_for_engine(self) -> None:
+    async def _wait_until_ready(self) -> None:
         """An upstream that is not up yet is no error; it is said once per reason."""
         said = ""
         while self._not_ready:
-            self._not_ready = await self._engine.check()
+            self._not_ready = self._nobody_reads() or await self._engine.check()
             if self._not_ready and self._not_ready != said:
                 said = self._not_ready
-                logger.warning("model %s: waiting for its upstream: %s", self._entry.id, said)
+                logger.warning("model %s: not serving yet: %s", self._entry.id, said)
             if self._not_ready:
                 await asyncio.sleep(_ENGINE_CHECK_SECONDS)
         self._beats.soon()
+
+    def _nobody_reads(self) -> str:
+        """A reply topic that no gateway reads is a mistake in the settings; without gateways there is nothing to say."""
+        read = self._peers.reply_topics()
+        if not read or self._topics.replies in read:
+            return ""
+        theirs = ", ".join(sorted(read))
+        return f"KAFKA_RESPONSE_TOPIC: the gateways read {theirs}, this worker would write to {self._topics.replies}"
 
     def _changed(self) -> None:
         """Partitions came or went: others act on that, so they hear of it at once."""

@@ -4,7 +4,7 @@ All methods and callbacks belong to one event loop. `tests/contract/test_bus.py`
 """
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
@@ -63,6 +63,21 @@ class TopicSpec:
     name: str
     partitions: int
     config: dict[str, str] = field(default_factory=dict)
+
+
+def shortfalls(spec: TopicSpec, there: Mapping[str, str | None]) -> list[str]:
+    """Where an existing topic's settings do not do what ours would, a line each. More than we want is fine."""
+    return [
+        f"{spec.name} has {name}={there.get(name)}, and {wanted} is needed"
+        for name, wanted in spec.config.items()
+        if _less(there.get(name), wanted)
+    ]
+
+
+def _less(there: str | None, wanted: str) -> bool:
+    if not wanted.isdigit():
+        return there != wanted
+    return there is not None and 0 <= int(there) < int(wanted)  # -1 is Kafka's "no limit"
 
 
 class Assignment(NamedTuple):
@@ -133,7 +148,7 @@ class Bus(Protocol):
         """
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
-        """Makes the topics that are missing. What an existing one has otherwise comes back, a line each."""
+        """Makes the topics that are missing. What an existing one has too little of comes back, a line each."""
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has; 0 if there is no such topic."""

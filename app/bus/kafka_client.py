@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from app.bus.base import TopicSpec
+from app.bus.base import TopicSpec, shortfalls
 from app.errors import BusError
 from app.settings import BusSettings
 from app.telemetry.logs import Throttle
@@ -75,7 +75,8 @@ class KafkaAdmin:
         new = [NewTopic(spec.name, spec.partitions, self._replication, config=spec.config) for spec in missing]
         for topic, future in (self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}).items():
             self._made(topic, future)
-        return [line for spec in specs if spec not in missing for line in self._differences(spec)]
+        existing = [spec for spec in specs if spec not in missing]
+        return [line for spec in existing for line in shortfalls(spec, self._config(ResourceType.TOPIC, spec.name))]
 
     def ends(self, topic: str, partitions: int) -> dict[int, int]:
         wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
@@ -133,16 +134,6 @@ class KafkaAdmin:
         resource = ConfigResource(kind, name)
         found = patiently(lambda: _result(self._client.describe_configs([resource])[resource]))
         return {key: entry.value for key, entry in found.items()}
-
-    def _differences(self, spec: TopicSpec) -> list[str]:
-        there = self.partitions(spec.name)
-        lines = [f"{spec.name} has {there} partitions, not {spec.partitions}"] if there != spec.partitions else []
-        found = self._config(ResourceType.TOPIC, spec.name)
-        return lines + [
-            f"{spec.name} has {name}={found.get(name)}, not {wanted}"
-            for name, wanted in spec.config.items()
-            if found.get(name) != wanted
-        ]
 
 
 def _result(future: "ThreadFuture[Any]") -> Any:

@@ -13,11 +13,12 @@ from app.bus.base import Place
 from app.bus.kafka_client import properties, reason
 from app.bus.specs import ENVELOPE_BYTES
 from app.contracts.envelope import Headers
-from app.errors import BusError, BusFull, NotDelivered
+from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge
 from app.settings import BusSettings
 
 logger = logging.getLogger("app.bus.kafka")
 
+_KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
 
@@ -59,7 +60,7 @@ class KafkaProducer:
         except BufferError:
             raise BusFull("the producer's queue is full") from None
         except KafkaException as error:
-            future.set_exception(NotDelivered(reason(error)))
+            future.set_exception(_translated(error.args[0]))
         return future
 
     async def close(self) -> None:
@@ -118,4 +119,5 @@ class KafkaProducer:
 
 
 def _translated(error: KafkaError) -> BusError:
-    return BusFull(reason(error)) if error.code() == KafkaError._QUEUE_FULL else NotDelivered(reason(error))
+    kind = _KINDS.get(error.code(), NotDelivered)
+    return kind(reason(error))

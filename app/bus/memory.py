@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from zlib import crc32
 
-from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, TopicSpec
+from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, TopicSpec, shortfalls
 from app.bus.memory_log import CompactLog, PartitionLog, QueueLog
 from app.bus.memory_readers import Group, MemoryLogReader
 from app.contracts.envelope import Headers
 from app.contracts.topics import Topics
-from app.errors import BusError, NotDelivered
+from app.errors import BusError, NotDelivered, RecordTooLarge
 from app.settings import BusSettings
 
 _BUDGET = 64 * 1024 * 1024  # bytes a partition
@@ -41,14 +41,6 @@ class _Topic:
     def _done(self, partition: int) -> int:
         """The offset below which every group has committed."""
         return min((group.committed.get(partition, 0) for group in self.groups.values()), default=0)
-
-    def differences(self, wanted: TopicSpec) -> list[str]:
-        name, there = self.spec.name, self.spec.config
-        lines = []
-        if self.spec.partitions != wanted.partitions:
-            lines.append(f"{name} has {self.spec.partitions} partitions, not {wanted.partitions}")
-        differing = [item for item in wanted.config.items() if there.get(item[0]) != item[1]]
-        return lines + [f"{name} has {key}={there.get(key)}, not {value}" for key, value in differing]
 
 
 class MemoryBus:
@@ -85,20 +77,20 @@ class MemoryBus:
         if not 0 <= number < len(found.logs):
             future.set_exception(NotDelivered(f"{topic} has no partition {number}"))
         elif value is not None and len(value) > found.largest:
-            future.set_exception(NotDelivered(f"{topic} takes records of at most {found.largest} bytes"))
+            future.set_exception(RecordTooLarge(f"{topic} takes records of at most {found.largest} bytes"))
         else:
             future.set_result(Place(number, found.logs[number].append(key, value, headers)))
         return future
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
-        differences = []
+        lines = []
         for spec in specs:
             found = self._topics.get(spec.name)
             if found is None:
                 self._topics[spec.name] = _Topic(spec, self._budget, queue=spec.name not in self._shared)
             else:
-                differences += found.differences(spec)
-        return differences
+                lines += shortfalls(spec, found.spec.config)
+        return lines
 
     async def partitions(self, topic: str) -> int:
         return len(self._topics[topic].logs) if topic in self._topics else 0

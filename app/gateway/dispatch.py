@@ -14,7 +14,7 @@ from app.contracts.address import new_id
 from app.contracts.envelope import Control, Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED, FINAL
 from app.contracts.topics import Topics
-from app.errors import BusError, BusUnavailable, DeadlineExceeded, GatewayError, RequestCancelled
+from app.errors import BodyTooLarge, BusError, BusUnavailable, DeadlineExceeded, GatewayError, RecordTooLarge, RequestCancelled
 from app.gateway.admission import Admission
 from app.gateway.call import Call
 from app.gateway.inbox import Inbox
@@ -36,7 +36,7 @@ class Dispatcher:
         self._inbox = inbox
         self._placement = placement
         self._admit_timeout = admit_timeout
-        self._timers: dict[str, TimerHandle] = {}
+        self._timers: dict[Call, TimerHandle] = {}
         self.owner = secrets.token_hex(8)
 
     def ticket(self) -> Ticket:
@@ -59,7 +59,7 @@ class Dispatcher:
         call = self._call(known, submission, ticket)
         self._inbox.expect(call)
         await self._write(call, known)
-        self._set_timer(call, submission.timeout, EXPIRED)
+        self.watch(call, submission.timeout)
         return call
 
     async def write_again(self, submission: Submission, ticket: Ticket) -> Call:
@@ -94,7 +94,7 @@ class Dispatcher:
             logger.warning("%s could not be written: %s", outcome, failure, extra={"request_id": call.public_id})
         # Should the log be away, the client is told all the same.
         self._stop_timer(call)
-        self._timers[call.id] = asyncio.get_running_loop().call_later(self._admit_timeout, self._end_here, call, final)
+        self._timers[call] = asyncio.get_running_loop().call_later(self._admit_timeout, self._end_here, call, final)
 
     def let_go(self, call: Call, error: GatewayError) -> None:
         """Ends the call for its client with `error`; the request itself goes on and its reply stays in the log."""
@@ -106,11 +106,16 @@ class Dispatcher:
             call.break_off(final)
         self.forget(call)
 
-    def _set_timer(self, call: Call, seconds: float, outcome: str) -> None:
-        self._timers[call.id] = asyncio.get_running_loop().call_later(seconds, self.end, call, outcome)
+    def watch(self, call: Call, seconds: float) -> None:
+        """The call expires after so many seconds, unless it ends or is forgotten before."""
+        self._timers[call] = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expire, call)
+
+    def _expire(self, call: Call) -> None:
+        if not call.fold.outcome:
+            self.end(call, EXPIRED)
 
     def _stop_timer(self, call: Call) -> None:
-        timer = self._timers.pop(call.id, None)
+        timer = self._timers.pop(call, None)
         if timer is not None:
             timer.cancel()
 
@@ -141,6 +146,9 @@ class Dispatcher:
                 place: Place = await self._bus.send(
                     call.topic, request.body, key=request.id.encode(), headers=request.headers(), partition=partition
                 )
+        except RecordTooLarge as error:
+            self.forget(call)
+            raise BodyTooLarge(f"the request body is larger than its topic takes (max.message.bytes): {error}") from None
         except (BusError, TimeoutError) as error:
             self.end(call, CANCELLED)  # the record may be in the log, or come there yet
             why = str(error) or "no acknowledgement in time"

@@ -47,7 +47,7 @@ class Gateway:
         scanner = Scanner(bus)
         self.resources = Resources(scanner, ReplyLookup(scanner, topics.replies), self.catalog)
         self._followers = ReplyFollowers(bus, topics.replies)
-        self.reader = ReplyReader(self._followers)
+        self.reader = ReplyReader(self._followers, self.dispatcher)
         ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)
         self.idempotency = Idempotency(store, self.dispatcher, self.resources, self.reader, settings.gateway, ttl)
 
@@ -75,7 +75,7 @@ class Gateway:
         self.admission.draining = True
         logger.info("draining: %d requests run", len(self._inbox))
         await self._inbox.empty(self.settings.drain)
-        for call in self._inbox.calls():
+        for call in {*self._inbox.calls(), *self.reader.calls()}:
             gone_on = f"this gateway is being stopped; the request {call.public_id} goes on and its reply is kept"
             self.dispatcher.let_go(call, GatewayDraining(gone_on))
 

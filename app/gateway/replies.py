@@ -1,5 +1,6 @@
 """Reads any request's reply from the log as a call, from its beginning and on, live."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,12 +9,16 @@ from app.contracts.envelope import Reply
 from app.contracts.fold import Step
 from app.errors import BusError, BusUnavailable, UndecodableRecord
 from app.gateway.call import Call
+from app.gateway.dispatch import Dispatcher
 from app.gateway.follow import Follower, ReplyFollowers
+
+_LEEWAY_SECONDS = 1.0  # the gateway that took the request keeps its deadline; this is for when it is gone
 
 
 class ReplyReader:
-    def __init__(self, followers: ReplyFollowers) -> None:
+    def __init__(self, followers: ReplyFollowers, dispatcher: Dispatcher) -> None:
         self._followers = followers
+        self._dispatcher = dispatcher
         self._following: dict[Call, Follower] = {}
 
     @asynccontextmanager
@@ -21,10 +26,12 @@ class ReplyReader:
         """The call, fed with what lies in the log, and from then on with what comes. Raises BusUnavailable."""
         call.next_offset = call.request.reply_offset
         await self.refill(call)
+        self._dispatcher.watch(call, call.request.deadline / 1000 + _LEEWAY_SECONDS - time.time())
         try:
             yield call
         finally:
             self.release(call)
+            self._dispatcher.forget(call)
 
     async def refill(self, call: Call) -> None:
         """Feeds the call from where it stopped, until it has enough or the reply ends. Raises BusUnavailable."""
@@ -44,6 +51,9 @@ class ReplyReader:
         except BusError as error:
             raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
         self._following[call] = follower
+
+    def calls(self) -> list[Call]:
+        return list(self._following)
 
     def release(self, call: Call) -> None:
         """The call is read no further."""

@@ -60,14 +60,17 @@ class Throttle(logging.Filter):
         return True
 
 
-def set_up(settings: LogSettings) -> None:
-    """Takes over the root logger and uvicorn's; access lines are our own, so uvicorn's are off."""
+def set_up(settings: LogSettings, least: str = "") -> None:
+    """Takes over the root logger and uvicorn's; access lines are our own, so uvicorn's are off.
+
+    `least`: a level for commands that talk to a person and log only what goes wrong.
+    """
     handler = logging.StreamHandler(sys.stderr)
     as_text = settings.format == "text" or (not settings.format and sys.stderr.isatty())
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
+    root.setLevel(least or settings.level.upper())
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True

@@ -123,9 +123,13 @@ class Process:
 
     async def restart(self) -> None:
         """Starts it again after its end, with the same name, port and environment; returns when it is ready."""
+        self.start_again()
+        await self.ready()
+
+    def start_again(self) -> None:
+        """The same, without waiting until it is ready."""
         assert not self.running, f"{self.name} still runs"
         self._popen = self._start()
-        await self.ready()
 
     async def is_ready(self) -> bool:
         return self.running

@@ -54,13 +54,14 @@ class Stack:
         self._own = ExitStack()
         self._models: tuple[str, ...] = ()
         self._environment = {**_DEFAULTS, "BUS": bus, "TOPIC_PREFIX": self.prefix, **environment}
-        self._beats = Heartbeats(SERVERS, f"{self.prefix}.workers")
+        self._servers = environment.get("BOOTSTRAP_SERVERS", SERVERS)
+        self._beats = Heartbeats(self._servers, f"{self.prefix}.workers")
         if bus == "kafka":
-            self._environment.setdefault("BOOTSTRAP_SERVERS", SERVERS)
+            self._environment["BOOTSTRAP_SERVERS"] = self._servers
 
     async def __aenter__(self) -> Self:
         if self.bus == "kafka":
-            _require_kafka()
+            _require_kafka(self._servers)
         self.directory = Path(self._own.enter_context(tempfile.TemporaryDirectory(prefix=f"{self.prefix}-")))
         Stack.open.append(self)
         return self
@@ -73,7 +74,7 @@ class Stack:
         self._beats.close()
         self._own.close()
         if self.bus == "kafka":
-            await asyncio.to_thread(delete_topics, SERVERS, self.prefix)
+            await asyncio.to_thread(delete_topics, self._servers, self.prefix)
         Stack.open.remove(self)
         if kind is not None or faults:
             print(*(f"--- {name}\n{tail}" for name, tail in logs), sep="\n")
@@ -180,9 +181,9 @@ def _host(upstream: Upstream | str) -> str:
     return upstream if isinstance(upstream, str) else upstream.url
 
 
-def _require_kafka() -> None:
-    host, _, port = SERVERS.partition(",")[0].rpartition(":")
+def _require_kafka(servers: str) -> None:
+    host, _, port = servers.partition(",")[0].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise AssertionError(f"no Kafka at {SERVERS} ({error}): start one (scripts/kafka.sh start)") from None
+        raise AssertionError(f"no Kafka at {servers} ({error}): start one (scripts/kafka.sh start)") from None

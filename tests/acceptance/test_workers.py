@@ -106,7 +106,7 @@ async def test_a_worker_waits_for_an_upstream_that_is_not_up_yet(stack: Stack) -
     async with gateway.openai() as sdk:
         waiting = asyncio.create_task(text_of_a_stream(sdk))
         await until(lambda: depth_is(gateway, 1), "the request to wait")
-        assert worker.log.count("waiting for its upstream") == 1
+        assert worker.log.count("not serving yet") == 1
         await stack.upstream(port=port)
         assert await waiting == tokens(5)
 

@@ -13,9 +13,10 @@ from app import __version__
 from app.contracts.sse import DONE
 from app.errors import InvalidApiKey, WorkerLost
 from app.gateway.openapi import failures
-from app.gateway.openapi.endpoint import MODEL, Endpoint, Reply
+from app.gateway.openapi.endpoint import MODEL, Endpoint, Parameter, Reply
 from app.gateway.openapi.endpoints import ENDPOINTS
 from app.gateway.openapi.replies import ErrorReply
+from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
 
 ABOUT = """\
 One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at it.
@@ -35,7 +36,7 @@ def document(models: list[str]) -> dict[str, Any]:
     """The OpenAPI document. Its examples name the first of `models`, or the built-in `echo` if there is none."""
     names = models or ["echo"]
     paths: dict[str, dict[str, Any]] = {}
-    for endpoint in ENDPOINTS:
+    for endpoint in (*ENDPOINTS, *REQUEST_ENDPOINTS):
         paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
@@ -75,7 +76,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": _responses(endpoint),
     }
     if endpoint.path_examples:
-        operation["parameters"] = [_parameter(name, *about) for name, about in endpoint.path_examples.items()]
+        operation["parameters"] = [_path_parameter(name, *about) for name, about in endpoint.path_examples.items()]
+    if endpoint.parameters:
+        operation.setdefault("parameters", []).extend(map(_parameter, endpoint.parameters))
     if endpoint.request:
         operation["requestBody"] = {
             "required": True,
@@ -84,7 +87,16 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     return operation
 
 
-def _parameter(name: str, description: str, values: tuple[str, ...]) -> dict[str, Any]:
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "schema": {"type": parameter.kind},
+        "description": parameter.description,
+    }
+
+
+def _path_parameter(name: str, description: str, values: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": name,
         "in": "path",
@@ -145,7 +157,7 @@ class _Plain(GenerateJsonSchema):
 def _schemas() -> dict[str, Any]:
     """The schemas that the table names, and those that they name."""
     named: dict[type[BaseModel], None] = {ErrorReply: None}
-    for endpoint in ENDPOINTS:
+    for endpoint in (*ENDPOINTS, *REQUEST_ENDPOINTS):
         if endpoint.request:
             named[endpoint.request] = None
         for reply in endpoint.replies.values():

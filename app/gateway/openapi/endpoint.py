@@ -25,6 +25,16 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """A header or query parameter that we read."""
+
+    name: str
+    place: str  # header or query
+    kind: str  # its JSON type
+    description: str
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """One row of the table. `examples` are request bodies by name, `path_examples` values of the path's parameters."""
 
@@ -38,3 +48,4 @@ class Endpoint:
     request: type[BaseModel] | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (description, values)
+    parameters: tuple[Parameter, ...] = ()

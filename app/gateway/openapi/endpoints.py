@@ -5,6 +5,7 @@ from typing import Any
 from app.gateway.openapi import replies, requests
 from app.gateway.openapi.endpoint import MODEL, Endpoint, Example, Reply
 from app.gateway.openapi.failures import MAY_LACK, ON_ALL, WITH_BODY, WITH_KEY, WITH_MODEL
+from app.gateway.openapi.request_endpoints import ACCEPTED, INFERENCE_HEADERS
 
 CREATED = 1767225600
 QUESTION = [{"role": "user", "content": "Say hello in five words."}]
@@ -54,7 +55,8 @@ ENDPOINTS = (
                     CHAT_CHUNK | {"choices": _choice(delta={"content": "Hello"})},
                     CHAT_CHUNK | {"choices": _choice("stop", delta={})},
                 ),
-            )
+            ),
+            202: ACCEPTED,
         },
         WITH_BODY,
         requests.ChatCompletionRequest,
@@ -68,6 +70,7 @@ ENDPOINTS = (
                 "stream_options": {"include_usage": True},
             },
         },
+        parameters=INFERENCE_HEADERS,
     ),
     Endpoint(
         "post",
@@ -85,7 +88,8 @@ ENDPOINTS = (
                     TEXT_REPLY | {"choices": _choice(text=" there")},
                     TEXT_REPLY | {"choices": _choice("length", text=" was")},
                 ),
-            )
+            ),
+            202: ACCEPTED,
         },
         WITH_BODY,
         requests.CompletionRequest,
@@ -93,6 +97,7 @@ ENDPOINTS = (
             "whole": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32},
             "streamed": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32, "stream": True},
         },
+        parameters=INFERENCE_HEADERS,
     ),
     Endpoint(
         "post",
@@ -110,11 +115,13 @@ ENDPOINTS = (
                     "model": MODEL,
                     "usage": {"prompt_tokens": 4, "total_tokens": 4},
                 },
-            )
+            ),
+            202: ACCEPTED,
         },
         MAY_LACK,
         requests.EmbeddingRequest,
         {"floats": {"model": MODEL, "input": "The sea was calm."}},
+        parameters=INFERENCE_HEADERS,
     ),
     Endpoint(
         "post",
@@ -124,7 +131,10 @@ ENDPOINTS = (
         "Any path with a JSON body that names a `model`: `rerank`, `score`, `moderations`, `responses`, `messages`, `tokenize` "
         "and more. It reaches the same path at the model's upstream, streamed replies included. What the upstream has not is "
         "its own 404; `completions` is the example here because every model has it.",
-        {200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]})},
+        {
+            200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]}),
+            202: ACCEPTED,
+        },
         MAY_LACK,
         requests.AnyRequest,
         {
@@ -132,6 +142,7 @@ ENDPOINTS = (
             "rerank": {"model": MODEL, "query": "calm sea", "documents": ["The sea was calm.", "It rained."]},
         },
         {"path": ("The endpoint's path; it may hold slashes.", ("completions", "tokenize", "rerank"))},
+        parameters=INFERENCE_HEADERS,
     ),
     Endpoint(
         "get",

@@ -18,13 +18,17 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.UpstreamLoop("The request came back through its own upstream: OPENAI_HOST points at this gateway."),
     errors.InvalidApiKey("No API key was sent, or it is not one of this server's."),
     errors.ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", param="model"),
+    errors.RequestNotFound("There is no such request, or it is no longer kept.", param="id"),
     errors.UnknownUrl("The built-in demonstration model has no /rerank."),
     errors.MethodNotAllowed("This address does not take this method."),
+    errors.BodyTooSlow("The request body did not come within 60 s."),
+    errors.IdempotencyConflict("This Idempotency-Key was used for another request.", param="Idempotency-Key"),
     errors.RequestCancelled("The request was cancelled."),
     errors.BodyTooLarge("The body has more than the 16777216 bytes that this server takes."),
     errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
     errors.InternalError("Something went wrong here; the log has it under this request's id."),
+    errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),
     errors.UpstreamUnreachable("The model's server does not answer."),
     errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
     errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),
@@ -37,7 +41,10 @@ SAMPLES: tuple[GatewayError, ...] = (
 ON_ALL: Kinds = (errors.MethodNotAllowed, errors.InternalError)
 WITH_KEY: Kinds = (errors.InvalidApiKey, *ON_ALL)
 WITH_MODEL: Kinds = (errors.ModelNotFound, *WITH_KEY)
-WITH_BODY: Kinds = tuple(type(sample) for sample in SAMPLES if not isinstance(sample, errors.UnknownUrl))
+WITH_ID: Kinds = (errors.RequestNotFound, errors.BadRequest, errors.BusUnavailable, *WITH_KEY)
+WITH_BODY: Kinds = tuple(
+    type(sample) for sample in SAMPLES if not isinstance(sample, (errors.UnknownUrl, errors.RequestNotFound))
+)
 MAY_LACK: Kinds = (errors.UnknownUrl, *WITH_BODY)  # not every model has it
 
 HEADERS: dict[str, dict[str, Any]] = {

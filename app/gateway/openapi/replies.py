@@ -144,3 +144,20 @@ class ErrorReply(Schema):
     """OpenAI's error body."""
 
     error: Error
+
+
+class RequestResource(Schema):
+    """A request, found by its id."""
+
+    id: str
+    object: Literal["request"]
+    status: Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
+    model: str
+    created_at: int = Field(description="Seconds since the epoch.")
+    queue_position: int | None = optional("About how many come before it, while it is queued.")
+    estimated_wait_seconds: float | None = optional("Until it begins, at the measured rate, while it is queued.")
+    attempts: int = Field(description="Workers that have begun on it.")
+    worker: str | None = optional("The worker that has it, or had it last.")
+    timings: dict[str, float] = Field(description="queue_ms and upstream_ms, once it has ended.")
+    usage: dict[str, Any] | None = optional("Token counts, if the upstream gave them.")
+    error: dict[str, Any] | None = optional("OpenAI's error object, if it failed.")

@@ -48,8 +48,7 @@ class Inference:
             finally:
                 watch.cancel()
                 self._gateway.reader.release(call)
-        line["outcome"] = final.outcome
-        line.update(final.notes)
+        line.update(noted(final))
 
     def _opened(self, scope: Scope, submission: Submission) -> AbstractAsyncContextManager[Call]:
         """A new call, or one joined: by the client's own key, or by the proxy's when it tries a second gateway."""
@@ -132,6 +131,16 @@ class Inference:
             return b": queue position=%d%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait)
 
         return told
+
+
+def noted(final: Reply) -> dict[str, object]:
+    """What the access line says of a reply."""
+    notes = dict(final.notes)
+    usage = orjson.loads(notes.pop("usage", "{}"))
+    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.pop("worker", "")}
+    line.update({name.replace("-", "_"): float(value) for name, value in notes.items()})
+    line.update({name: usage[name] for name in ("prompt_tokens", "completion_tokens") if name in usage})
+    return line
 
 
 def _upstream_path(path: str) -> str:

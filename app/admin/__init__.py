@@ -1,0 +1,1 @@
+"""The operator's commands: python -m app.admin models|dlq."""

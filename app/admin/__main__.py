@@ -1,0 +1,73 @@
+"""`python -m app.admin`: models list|forget, dlq list|show|replay. Prints to stdout; exit status 1 when a thing is not there."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from app import settings as app_settings
+from app.admin import dlq, models
+from app.bus.base import Bus
+from app.bus.kafka import KafkaBus
+from app.contracts.topics import Topics
+from app.errors import BusError, SettingsError
+from app.settings import Settings
+from app.telemetry import logs
+
+Command: TypeAlias = Callable[[Bus, Topics, Settings, argparse.Namespace], Awaitable[int]]
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m app.admin", description="The operator's commands, on BOOTSTRAP_SERVERS.")
+    rooms = top.add_subparsers(required=True, metavar="models|dlq")
+    of_models = rooms.add_parser("models", help="the models that are known").add_subparsers(required=True, metavar="list|forget")
+    _add(of_models.add_parser("list", help="every known model with its topic and group"), models.show)
+    forget = _add(
+        of_models.add_parser("forget", help="no longer list a model; it comes back with its next worker"), models.forget
+    )
+    forget.add_argument("model")
+    of_dlq = rooms.add_parser("dlq", help="the dead letters").add_subparsers(required=True, metavar="list|show|replay")
+    _add(of_dlq.add_parser("list", help="every dead letter, a line each"), dlq.show_all)
+    for name, command, help_ in (
+        ("show", dlq.show_one, "one dead letter, whole: it may hold a prompt"),
+        ("replay", dlq.replay, "send one again, as a new request; prints the id to look it up by"),
+    ):
+        _add(of_dlq.add_parser(name, help=help_), command).add_argument("offset", type=int)
+    return top
+
+
+def _add(one: argparse.ArgumentParser, command: Command) -> argparse.ArgumentParser:
+    one.set_defaults(command=command)
+    return one
+
+
+async def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    bus = KafkaBus(settings.bus)
+    await bus.start()
+    try:
+        topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
+        status: int = await arguments.command(bus, topics, settings, arguments)
+        return status
+    except BusError as error:
+        print(f"the log: {error}", file=sys.stderr)
+        return 1
+    finally:
+        await bus.close()
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        settings = app_settings.load()
+        if not settings.bus.servers:
+            raise SettingsError("BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093")
+    except SettingsError as error:
+        print(f"llm-gateway admin: {error}", file=sys.stderr)
+        return 2
+    logs.set_up(settings.logs, least="WARNING")
+    return asyncio.run(run(settings, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

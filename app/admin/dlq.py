@@ -1,0 +1,95 @@
+"""The dead letters: what they are, and sending one again."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from app.bus.base import Bus, Record
+from app.bus.scan import read_stretch
+from app.contracts.address import Address, fingerprint, new_id
+from app.contracts.envelope import Headers, Request
+from app.contracts.topics import Topics
+from app.errors import UndecodableRecord
+from app.settings import Settings
+
+
+async def _letters(bus: Bus, topics: Topics) -> list[Record]:
+    found: list[Record] = []
+
+    def on_records(records: Sequence[Record]) -> None:
+        found.extend(records)
+
+    await read_stretch(bus, topics.dlq, 0, 0, None, on_records)
+    return found
+
+
+async def _letter(bus: Bus, topics: Topics, offset: int) -> Record | None:
+    found = next((record for record in await _letters(bus, topics) if record.offset == offset), None)
+    if found is None:
+        print(f"there is no dead letter {offset}")
+    return found
+
+
+def _split(record: Record) -> tuple[dict[str, str], Headers]:
+    """What was said of it when it was put aside, and its own headers."""
+    ours = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith("dlq-")}
+    return ours, [pair for pair in record.headers if not pair[0].startswith("dlq-")]
+
+
+def _line(record: Record) -> str:
+    ours, own = _split(record)
+    model = next((value.decode(errors="replace") for name, value in own if name == "model"), "?")
+    when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
+    return f"{record.offset} {when} model={model} origin={ours.get('dlq-origin')} reason={ours.get('dlq-reason')}"
+
+
+async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
+    letters = await _letters(bus, topics)
+    for record in letters:
+        print(_line(record))
+    print(f"{len(letters)} dead letters")
+    return 0
+
+
+async def show_one(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
+    record = await _letter(bus, topics, arguments.offset)
+    if record is None:
+        return 1
+    print(_line(record))
+    for name, value in _split(record)[1]:
+        print(f"  {name}: {value.decode(errors='backslashreplace')}")
+    print((record.value or b"").decode(errors="backslashreplace"))
+    return 0
+
+
+async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace) -> int:
+    """A new request with the old one's body, for the same tenant: the old one has had its outcome.
+
+    One that is not in our format goes back to its topic as it was.
+    """
+    record = await _letter(bus, topics, arguments.offset)
+    if record is None:
+        return 1
+    ours, own = _split(record)
+    topic = ours["dlq-origin"].split("/")[0]
+    try:
+        request = Request.decode(own, record.value)
+    except UndecodableRecord:
+        place = await bus.send(topic, record.value, key=record.key or b"", headers=own)
+        print(f"sent again as it was: {topic}[{place.partition}]@{place.offset}")
+        return 0
+    now = int(time.time() * 1000)
+    new = replace(
+        request,
+        id=new_id(),
+        reply_offset=(await bus.ends(topics.replies))[request.reply_partition],
+        created=now,
+        deadline=now + int(settings.bus.request_timeout * 1000),
+        maybe_duplicate=False,
+    )
+    place = await bus.send(topic, new.body, key=new.id.encode(), headers=new.headers())
+    address = Address(new.id, fingerprint(topic), place.partition, place.offset, new.reply_partition, new.reply_offset)
+    print(address.encode())
+    return 0

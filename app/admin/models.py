@@ -1,0 +1,41 @@
+"""The models that are known: what the compacted models' topic holds."""
+
+import argparse
+from collections.abc import Sequence
+
+from app.bus.base import Bus, Record
+from app.bus.scan import read_stretch
+from app.contracts.presence import ModelCard, decode_card
+from app.contracts.topics import Topics
+from app.settings import Settings
+
+
+async def _cards(bus: Bus, topics: Topics) -> dict[str, ModelCard]:
+    cards: dict[str, ModelCard] = {}
+
+    def on_records(records: Sequence[Record]) -> None:
+        for record in records:
+            model = (record.key or b"").decode()
+            cards.pop(model, None)
+            if record.value is not None:
+                cards[model] = decode_card(record.value)
+
+    await read_stretch(bus, topics.models, 0, 0, None, on_records)
+    return cards
+
+
+async def show(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
+    for card in (await _cards(bus, topics)).values():
+        aliases = f" aliases={','.join(card.aliases)}" if card.aliases else ""
+        print(f"{card.model} topic={card.topic} group={card.group}{aliases}")
+    return 0
+
+
+async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
+    """A tombstone for its card. Its topic and what waits there are left alone."""
+    if arguments.model not in await _cards(bus, topics):
+        print(f"{arguments.model} is not known")
+        return 1
+    await bus.send(topics.models, None, key=arguments.model.encode(), headers=[("v", b"1")])
+    print(f"{arguments.model} is forgotten")
+    return 0

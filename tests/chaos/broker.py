@@ -1,0 +1,88 @@
+"""The servers that a chaos run has for itself: a Kafka broker, which it may kill, and a Redis."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.acceptance.processes import Process, until
+from tests.acceptance.stack import ROOT
+from tests.nginx import free_port
+
+_SCRIPT = ROOT / "scripts" / "kafka.sh"
+_PATIENCE = 60.0
+
+
+class Broker:
+    """scripts/kafka.sh, with ports and data of its own; it suffers what a Process suffers."""
+
+    name = "kafka"
+
+    def __init__(self, directory: Path) -> None:
+        self._data = directory / "kafka"
+        port = free_port()
+        self.servers = f"127.0.0.1:{port}"
+        own = {"KAFKA_PORT": str(port), "KAFKA_CONTROLLER_PORT": str(free_port()), "KAFKA_DATA": str(self._data)}
+        self._environment = {**os.environ, **own}
+
+    async def start(self) -> None:
+        """Returns when it listens."""
+        await asyncio.to_thread(self._script, "start")
+
+    def start_again(self) -> None:
+        """Starts it without waiting until it listens."""
+        subprocess.Popen([_SCRIPT, "start"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def cont(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    async def ended(self, seconds: float = _PATIENCE) -> None:
+        await until(lambda: not self._alive(), "the end of kafka", seconds)
+
+    def clear_away(self) -> None:
+        if self._alive():
+            self.kill()
+
+    def _script(self, command: str) -> None:
+        subprocess.run([_SCRIPT, command], env=self._environment, check=True, capture_output=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.kill(self._pid(), number)
+
+    def _pid(self) -> int:
+        return int((self._data / "broker.pid").read_text())
+
+    def _alive(self) -> bool:
+        try:
+            os.kill(self._pid(), 0)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return True
+
+
+class Redis(Process):
+    """A redis-server that keeps nothing on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
+        super().__init__("redis", command, {"PATH": os.environ["PATH"]}, directory)
+
+    async def is_ready(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        return True

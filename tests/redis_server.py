@@ -1,0 +1,26 @@
+"""A real redis-server on a free port of 127.0.0.1, empty, without files."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.nginx import free_port, listens
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """Gives its address, for REDIS_URL. Raises AssertionError where it does not come up."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            assert process.poll() is None, "redis-server ended"
+            assert time.monotonic() < deadline, "redis-server does not listen"
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
