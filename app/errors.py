@@ -108,6 +108,9 @@ class MethodNotAllowed(GatewayError):
 class BodyTooSlow(GatewayError):
     status, type, code = 408, "invalid_request_error", "body_too_slow"
 
+    def head(self) -> tuple[tuple[str, str], ...]:
+        return (*super().head(), ("connection", "close"))  # the rest of the body is not waited for
+
 
 class RequestCancelled(GatewayError):
     status, type, code, should_retry = 409, "invalid_request_error", "request_cancelled", False

@@ -117,18 +117,22 @@ class JobRun:
     async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
         """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
         splitter, tail, last = EventSplitter(), b"", b""
-        async for chunk in answer.chunks():
-            block = splitter.feed(chunk)
-            if not block:
-                continue
-            if joiner is not None:
-                block = joiner.join(block)
-            tail = (tail + block)[-_TAIL_BYTES:]
-            if b"[DONE]" in block[-_DONE_BYTES:]:
-                last += self._renamed(block)
-            elif block:
-                self._writer.write(self._renamed(block))
-                await self._writer.room()
+        try:
+            async for chunk in answer.chunks():
+                block = splitter.feed(chunk)
+                if not block:
+                    continue
+                if joiner is not None:
+                    block = joiner.join(block)
+                tail = (tail + block)[-_TAIL_BYTES:]
+                if b"[DONE]" in block[-_DONE_BYTES:]:
+                    last += self._renamed(block)
+                elif block:
+                    self._writer.write(self._renamed(block))
+                    await self._writer.room()
+        except EngineBroken:
+            if not last:  # else nothing is missing: [DONE] was there
+                raise
         if self._request.path.partition("?")[0] in _MUST_FINISH and not _FINISHED.search(tail):
             if _ERROR.search(tail):
                 return await self._writer.finish(FAILED, notes=self._notes(tail))

@@ -6,6 +6,7 @@ from app.gateway.inbox import Inbox
 from app.gateway.submission import Submission
 
 _RETRY_AFTER_SECONDS = 5.0  # while no rate is known
+_SHOWN = 200  # characters of an unknown model's name: it may be as large as the body
 
 
 class Admission:
@@ -36,7 +37,8 @@ class Admission:
         """Raises ModelNotFound."""
         known = self._catalog.find(name)
         if known is None:
-            raise ModelNotFound(f"The model {name!r} does not exist; GET /v1/models lists those that do.", param="model")
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+            raise ModelNotFound(f"The model {shown!r} does not exist; GET /v1/models lists those that do.", param="model")
         return known
 
     def _refuse_if_full(self, known: Known, submission: Submission) -> None:

@@ -13,8 +13,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
-
-_BODY_SECONDS = 60.0
+BODY_SECONDS = 60.0  # for a whole request body
 
 
 class ClientGone(Exception):
@@ -32,32 +31,27 @@ def header(scope: Scope, name: bytes) -> str:
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole request body. Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone."""
     length = header(scope, b"content-length")
-    if length.isdigit() and int(length) > limit:
+    if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return await _read_parts(message, receive, limit)
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_parts(receive, limit)
     except TimeoutError:
-        raise BodyTooSlow(f"the request body did not come within {_BODY_SECONDS:g} s") from None
+        raise BodyTooSlow(f"the request body did not come within {BODY_SECONDS:g} s") from None
 
 
-async def _read_parts(message: Message, receive: Receive, limit: int) -> bytes:
+async def _read_parts(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        body += message.get("body", b"")
-        if len(body) > limit:
+        part: bytes = message.get("body", b"")
+        if len(body) + len(part) > limit:
             raise _too_large(limit)
         if not message.get("more_body", False):
-            return bytes(body)
-        message = await receive()
+            return bytes(body + part) if body else part
+        body += part
 
 
 def _too_large(limit: int) -> BodyTooLarge:

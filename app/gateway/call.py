@@ -54,7 +54,7 @@ class Call:
 
     def feed(self, reply: Reply, offset: int) -> Step:
         """Takes the next record of this id from the log."""
-        if self._pending > _MOST_PENDING and self.refill is not None:
+        if self.request.stream and self._pending > _MOST_PENDING and self.refill is not None:
             self.behind = self.from_log = True  # the log is the buffer
             return Step.IGNORED
         self.next_offset = offset + 1
@@ -103,6 +103,8 @@ class Call:
         return part
 
     async def _wait(self, timeout: float | None) -> None:
+        if self.gone:
+            raise ClientGone
         loop = asyncio.get_running_loop()
         self._wake = loop.create_future()
         timer = loop.call_later(timeout, self._wake_up) if timeout else None

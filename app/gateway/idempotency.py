@@ -8,15 +8,15 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import orjson
 
-from app.contracts.fold import CANCELLED, COMPLETED
-from app.errors import BusUnavailable, IdempotencyConflict, RequestNotFound, StoreUnavailable
+from app.contracts.fold import CANCELLED, EXPIRED, FAILED
+from app.errors import BusUnavailable, GatewayError, IdempotencyConflict, RequestNotFound, StoreUnavailable
 from app.gateway.call import Call
 from app.gateway.dispatch import Dispatcher
 from app.gateway.replies import ReplyReader
@@ -43,11 +43,12 @@ class Entry:
     reply_partition: int
     reply_offset: int
     public_id: str = ""  # once the request lies in the log
-    holder: str = ""  # who reads the reply last: it cancels when its client stays away
+    readers: tuple[str, ...] = ()  # whose clients wait for the reply, at whichever gateway
+    left: str = ""  # the reader whose client was the last to leave: it cancels, unless somebody comes
 
     @classmethod
     def of(cls, ticket: Ticket, digest: str) -> "Entry":
-        return cls(ticket.id, digest, ticket.reply_partition, ticket.reply_offset, holder=secrets.token_hex(8))
+        return cls(ticket.id, digest, ticket.reply_partition, ticket.reply_offset)
 
     def ticket(self, *, maybe_duplicate: bool) -> Ticket:
         return Ticket(self.id, self.reply_partition, self.reply_offset, maybe_duplicate)
@@ -57,7 +58,8 @@ class Entry:
 
     @classmethod
     def decode(cls, value: bytes) -> "Entry":
-        return cls(**orjson.loads(value))
+        found = orjson.loads(value)
+        return cls(**{**found, "readers": tuple(found["readers"])})
 
 
 class Idempotency:
@@ -101,19 +103,21 @@ class Idempotency:
                 async with self._joined(name, found, resource, submission, grace) as call:
                     yield call
                 return
-            if await _asked(self._store.swap(name, (await self._now(name, found)).encode(), entry.encode(), self._ttl)):
+            if await self._change(name, found.id, lambda _: entry):
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
                 return
 
     @asynccontextmanager
     async def _new(self, name: str, submission: Submission, entry: Entry, grace: bool) -> AsyncIterator[Call]:
-        call = await self._dispatcher.open(submission, entry.ticket(maybe_duplicate=False))
-        held = await self._hold(name, replace(entry, public_id=call.public_id))
         try:
+            call = await self._dispatcher.open(submission, entry.ticket(maybe_duplicate=False))
+        except GatewayError:
+            with suppress(StoreUnavailable):  # the key is free again: what was not taken has nothing that could be joined
+                await self._store.swap(name, entry.encode(), entry.encode(), 0)
+            raise
+        async with self._read(name, call, grace):
             yield call
-        finally:
-            self._leave(name, held, call, grace)
 
     @asynccontextmanager
     async def _joined(
@@ -122,15 +126,21 @@ class Idempotency:
         """The reply of a request that is in the log, or that is written again because it is not."""
         if resource is None:
             begun = await self._dispatcher.write_again(submission, found.ticket(maybe_duplicate=True))
-            found = replace(found, public_id=begun.public_id)
         else:
             begun = resource.call()
-        held = await self._hold(name, replace(found, holder=secrets.token_hex(8)))
-        async with self._reader.reading(begun) as call:
-            try:
-                yield call
-            finally:
-                self._leave(name, held, call, grace)
+        async with self._reader.reading(begun) as call, self._read(name, call, grace):
+            yield call
+
+    @asynccontextmanager
+    async def _read(self, name: str, call: Call, grace: bool) -> AsyncIterator[None]:
+        """Says where the request lies and that a client waits for it; at the end, cancels it if none does any more."""
+        reader = secrets.token_hex(8)
+        begins = lambda entry: replace(entry, public_id=call.public_id, readers=(*entry.readers, reader))  # noqa: E731
+        try:
+            await self._change(name, call.id, begins)
+            yield
+        finally:
+            self._leave(name, reader, call, grace)
 
     async def _resource(self, name: str, found: Entry, tenant: str) -> Resource | None:
         """The request behind the key; None if the log does not have it."""
@@ -149,31 +159,38 @@ class Idempotency:
         value = await _asked(self._store.get(name))
         return Entry.decode(value) if value else found
 
-    async def _hold(self, name: str, entry: Entry) -> Entry:
-        """Says where the request lies and who reads it now. Others may do so too: the last one counts."""
-        now = await self._now(name, entry)
-        if now.id == entry.id:
-            await _asked(self._store.swap(name, now.encode(), entry.encode(), self._ttl))
-        return entry
+    async def _change(self, name: str, id_: str, change: Callable[[Entry], Entry]) -> bool:
+        """False if the key does not stand for that request any more."""
+        while True:
+            value = await _asked(self._store.get(name))
+            if value is None or (entry := Entry.decode(value)).id != id_:
+                return False
+            if await _asked(self._store.swap(name, value, change(entry).encode(), self._ttl)):
+                return True
 
-    def _leave(self, name: str, held: Entry, call: Call, grace: bool) -> None:
+    def _leave(self, name: str, reader: str, call: Call, grace: bool) -> None:
         if call.fold.outcome or call.let_go:
             self._dispatcher.forget(call)
         elif not grace:
             self._dispatcher.close(call)
         else:
-            task = asyncio.create_task(self._cancel_unless_back(name, held, call))
+            task = asyncio.create_task(self._cancel_unless_back(name, reader, call))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _cancel_unless_back(self, name: str, held: Entry, call: Call) -> None:
-        await asyncio.sleep(self._grace)
+    async def _cancel_unless_back(self, name: str, reader: str, call: Call) -> None:
+        def leaves(entry: Entry) -> Entry:
+            return replace(entry, readers=tuple(other for other in entry.readers if other != reader), left=reader)
+
+        alone = False
         try:
+            await self._change(name, call.id, leaves)
+            await asyncio.sleep(self._grace)
             value = await self._store.get(name)
-        except StoreUnavailable as error:
+            alone = value is not None and (entry := Entry.decode(value)).left == reader and not entry.readers
+        except (StoreUnavailable, BusUnavailable) as error:
             logger.warning("not known whether a client came back, so its request goes on: %s", error)
-            return
-        if value is not None and Entry.decode(value).holder == held.holder and not call.fold.outcome:
+        if alone and not call.fold.outcome:
             self._dispatcher.end(call, CANCELLED)
         else:
             self._dispatcher.forget(call)
@@ -189,6 +206,6 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
 def _runs_anew(resource: Resource) -> bool:
     """Cancelled, expired, or failed in a way that may pass: the same request gets another chance."""
     final = resource.final
-    return (
-        final is not None and final.outcome != COMPLETED and (resource.head_status in _RETRYABLE or final.code == "worker_lost")
-    )
+    if final is None or final.outcome != FAILED:
+        return final is not None and final.outcome in (CANCELLED, EXPIRED)
+    return resource.head_status in _RETRYABLE or final.code == "worker_lost"

@@ -53,8 +53,10 @@ class Inbox:
         self._empty.clear()
 
     def drop(self, call: Call) -> None:
-        dropped = self._calls.pop(call.id.encode(), None)
-        if dropped is not None and not dropped.answered:
+        if self._calls.get(call.id.encode()) is not call:  # not waiting, or another reader of the same request
+            return
+        del self._calls[call.id.encode()]
+        if not call.answered:
             self.unanswered[call.model] -= 1
         if not self._calls:
             self._empty.set()

@@ -1,16 +1,19 @@
 """Writes a reply to its client: whole, or as server-sent events."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from app.contracts.envelope import Reply
 from app.contracts.sse import DONE, after, count_events, with_ids
+from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, raw, send_whole
 from app.gateway.call import Call
 from app.settings import GatewaySettings
 
 KEEPALIVE = b": keep-alive\n\n"
 
+_EVENT_NUMBER = re.compile(r"[0-9]{1,18}")
 _QUEUE_SECONDS = 1.0  # between two comments that tell a client's place
 _EVENT_STREAM = (
     ("content-type", "text/event-stream; charset=utf-8"),
@@ -43,6 +46,13 @@ def as_events(part: Reply) -> bytes:
 
 def _event(body: bytes) -> bytes:
     return b"data: " + body.replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def event_number(text: str, param: str) -> int:
+    """The number of the last event that a client says it has; 0 if it says nothing. Raises BadRequest, naming `param`."""
+    if text and not _EVENT_NUMBER.fullmatch(text):
+        raise BadRequest(f"{param}: expected the number of an event, 0 or more", param=param)
+    return int(text or 0)
 
 
 def headers_of(public_id: str, head: Iterable[tuple[str, str]]) -> RawHeaders:

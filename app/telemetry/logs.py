@@ -1,6 +1,7 @@
 """Logs: readable lines on a terminal, JSON lines elsewhere, and at most one line a second of a kind from a library."""
 
 import logging
+import re
 import sys
 import time
 
@@ -8,6 +9,7 @@ import orjson
 
 from app.settings import LogSettings
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -34,7 +36,8 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
+        line = " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)  # what a client sends makes no line of its own
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import orjson
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
 from app.contracts.presence import WorkerBeat
 from tests.acceptance.heartbeats import Heartbeats
@@ -14,7 +14,10 @@ from tests.acceptance.processes import PATIENCE, Process, get_json, until
 
 
 class Endpoint:
-    """An address that speaks the OpenAI API: a gateway, or nginx in front of some."""
+    """An address that speaks the OpenAI API: a gateway, or nginx in front of some.
+
+    No TLS here, and clients that loaded its certificates all the same would take 40 ms each to make.
+    """
 
     def __init__(self, port: int, key: str = "") -> None:
         self.port = port
@@ -24,10 +27,10 @@ class Endpoint:
 
     def openai(self, **options: Any) -> AsyncOpenAI:
         """The asynchronous SDK, without retries of its own unless told otherwise."""
-        return AsyncOpenAI(**self._options(options))
+        return AsyncOpenAI(**self._options({"http_client": DefaultAsyncHttpxClient(verify=False), **options}))
 
     def openai_sync(self, **options: Any) -> OpenAI:
-        return OpenAI(**self._options(options))
+        return OpenAI(**self._options({"http_client": DefaultHttpxClient(verify=False), **options}))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         defaults = {"base_url": self.url, "api_key": self.key or "unused", "max_retries": 0, "timeout": 2 * PATIENCE}
@@ -36,7 +39,9 @@ class Endpoint:
     def http(self, **options: Any) -> httpx2.AsyncClient:
         """A plain HTTP client at the root: `post("/v1/chat/completions", json=...)`."""
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        return httpx2.AsyncClient(**{"base_url": self.root, "headers": headers, "timeout": 2 * PATIENCE, **options})
+        return httpx2.AsyncClient(
+            **{"base_url": self.root, "headers": headers, "timeout": 2 * PATIENCE, "verify": False, **options}
+        )
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """The model objects of /v1/models by id; empty while it does not answer."""

@@ -67,7 +67,7 @@ class Stack:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        faults = [fault for process in self.processes for fault in self._faults(process)]
+        faults = [fault for process in self.processes for fault in self.faults(process)]
         logs = self.logs()
         for process in self.processes:
             process.clear_away()
@@ -80,7 +80,8 @@ class Stack:
             print(*(f"--- {name}\n{tail}" for name, tail in logs), sep="\n")
         assert kind is not None or not faults, "; ".join(faults)
 
-    def _faults(self, process: Process) -> list[str]:
+    def faults(self, process: Process) -> list[str]:
+        """What a process did that it never should."""
         found = [f"{process.name} ended by itself"] if process.died else []
         if "Traceback (most recent call last)" in process.log and not self.expect_tracebacks:
             found.append(f"{process.name} logged a traceback")

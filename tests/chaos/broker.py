@@ -1,4 +1,4 @@
-"""The servers that a chaos run has for itself: a Kafka broker, which it may kill, and a Redis."""
+"""A Kafka broker of one's own, which may be killed without disturbing anybody."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.acceptance.processes import Process, until
+from tests.acceptance.processes import until
 from tests.acceptance.stack import ROOT
 from tests.nginx import free_port
 
@@ -33,6 +33,10 @@ class Broker:
     def start_again(self) -> None:
         """Starts it without waiting until it listens."""
         subprocess.Popen([_SCRIPT, "start"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def log(self) -> Path:
+        return self._data / "broker.log"
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
@@ -67,22 +71,4 @@ class Broker:
             os.kill(self._pid(), 0)
         except (FileNotFoundError, ProcessLookupError):
             return False
-        return True
-
-
-class Redis(Process):
-    """A redis-server that keeps nothing on disk."""
-
-    def __init__(self, directory: Path) -> None:
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
-        super().__init__("redis", command, {"PATH": os.environ["PATH"]}, directory)
-
-    async def is_ready(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            return False
-        writer.close()
         return True

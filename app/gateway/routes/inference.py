@@ -15,10 +15,12 @@ from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole
 from app.gateway.call import Call
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, headers_of, send_reply
+from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
 
 HOPS_HEADER = b"x-llm-gateway-hops"
+
+_SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
 
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta"})
@@ -32,8 +34,9 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         submission = await self._submission(scope, receive)
+        seen = event_number(header(scope, b"last-event-id"), "Last-Event-ID")
         line = scope["state"]["line"]
-        line["model"], line["tenant"] = submission.model, submission.tenant
+        line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
         async with self._opened(scope, submission) as call:
             del submission  # its body may be large and the wait long
             line["request_id"] = call.public_id
@@ -44,7 +47,7 @@ class Inference:
             watch.add_done_callback(lambda _: call.leave())
             call.refill = call.refill or self._gateway.reader.refill
             try:
-                final = await self._answer(call, scope, send)
+                final = await self._answer(call, scope, send, seen)
             finally:
                 watch.cancel()
                 self._gateway.reader.release(call)
@@ -112,14 +115,13 @@ class Inference:
             raise BadRequest("X-Request-Timeout: expected a number of seconds above 0", param="X-Request-Timeout")
         return min(seconds, longest)
 
-    async def _answer(self, call: Call, scope: Scope, send: Send) -> Reply:
+    async def _answer(self, call: Call, scope: Scope, send: Send, seen: int) -> Reply:
         if not call.request.stream:
             return await send_reply(call, send)
-        seen = header(scope, b"last-event-id")
-        ids = bool(seen or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
+        ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        return await EventStream(call, send, settings, ids=ids, seen=int(seen) if seen.isdigit() else 0, place=place).run()
+        return await EventStream(call, send, settings, ids=ids, seen=seen, place=place).run()
 
     def _place(self, call: Call) -> Callable[[], bytes]:
         known = self._gateway.admission.model(call.model)

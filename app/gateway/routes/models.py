@@ -7,7 +7,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from app.catalog import Known
-from app.errors import ModelNotFound
 from app.gateway.gateway import Gateway
 
 
@@ -16,11 +15,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         return JSONResponse({"object": "list", "data": [described(known) for known in gateway.catalog.all()]})
 
     async def one(request: Request) -> JSONResponse:
-        name = request.path_params["model"]
-        known = gateway.catalog.find(name)
-        if known is None:
-            raise ModelNotFound(f"The model {name!r} does not exist; GET /v1/models lists those that do.", param="model")
-        return JSONResponse(described(known))
+        return JSONResponse(described(gateway.admission.model(request.path_params["model"])))
 
     return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
 

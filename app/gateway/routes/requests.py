@@ -8,11 +8,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.fold import CANCELLED, EXPIRED
-from app.errors import BadRequest
+from app.errors import BusUnavailable
 from app.gateway.asgi import until_gone
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, headers_of, whole_body
+from app.gateway.responses import EventStream, event_number, headers_of, whole_body
 
 _ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
 _LOOK_SECONDS = 0.05
@@ -40,13 +40,16 @@ class Requests:
         return await self._end(resource, EXPIRED) if resource.overdue else resource
 
     async def _end(self, resource: Resource, outcome: str) -> Resource:
-        """Writes the end and waits until the log says how the request ended."""
+        """Writes the end and waits until the log says how the request ended. Raises BusUnavailable."""
         self._gateway.dispatcher.end(resource.call(), outcome)
         public_id, tenant = resource.address.encode(), resource.request.tenant
-        async with asyncio.timeout(_ENDED_SECONDS):
-            while not resource.final:
-                await asyncio.sleep(_LOOK_SECONDS)
-                resource = await self._gateway.resources.find(public_id, tenant)
+        try:
+            async with asyncio.timeout(_ENDED_SECONDS):
+                while not resource.final:
+                    await asyncio.sleep(_LOOK_SECONDS)
+                    resource = await self._gateway.resources.find(public_id, tenant)
+        except TimeoutError:
+            raise BusUnavailable("the log does not say yet how the request has ended", retry_after=1) from None
         return resource
 
     async def state(self, request: Request) -> Response:
@@ -93,7 +96,5 @@ class _Stream:
 
 def _starting_after(request: Request) -> int:
     """The number of the last event that the client has: `starting_after`, else the header Last-Event-ID."""
-    text = request.query_params.get("starting_after") or request.headers.get("last-event-id") or "0"
-    if not text.isdigit():
-        raise BadRequest("starting_after: expected the number of an event, 0 or more", param="starting_after")
-    return int(text)
+    asked = request.query_params.get("starting_after")
+    return event_number(asked, "starting_after") if asked else event_number(request.headers.get("last-event-id", ""), "Last-Event-ID")

@@ -1,6 +1,7 @@
 """What a worker was handed and has not started: turns between partitions, and what a revoked partition still means."""
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +81,7 @@ def test_a_long_partition_holds_up_no_other(counts):
     for partition, count in counts.items():
         own = [place for place, (other, _) in enumerate(found) if other == partition]
         assert [found[place][1] for place in own] == list(range(count)), "in order within a partition"
-        for earlier, later in zip(own, own[1:], strict=False):
+        for earlier, later in pairwise(own):
             between = Counter(other for other, _ in found[earlier + 1 : later])
             assert all(times == 1 for times in between.values()), "each other partition at most once in between"
     assert desk.reader.taken == Counter({partition: count for partition, count in counts.items() if count})

@@ -1,0 +1,105 @@
+"""An engine that answers as a test tells it, and remembers what it was asked."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
+from tests.numbered import Generation
+
+EVENT_STREAM = (("content-type", "text/event-stream"),)
+JSON = (("content-type", "application/json"),)
+
+
+class Hold:
+    """A piece that does not come before it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
+
+
+BROKEN = EngineBroken("reset by peer")
+Piece = bytes | Hold | EngineBroken
+
+
+@dataclass
+class ScriptedAnswer:
+    """Its pieces one by one; a Hold waits, an EngineBroken is raised."""
+
+    pieces: Sequence[Piece]
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = EVENT_STREAM
+    closed: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        return self.headers == EVENT_STREAM
+
+    async def read(self) -> bytes:
+        return b"".join([piece async for piece in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, Hold):
+                piece.reached.set()
+                await piece.released.wait()
+            elif isinstance(piece, EngineBroken):
+                raise piece
+            else:
+                yield piece
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class ScriptedEngine:
+    """The answers in their order; when they are used up, a numbered generation as the request asks for it."""
+
+    def __init__(self, *answers: ScriptedAnswer | EngineUnreachable, natural: int = 5, continues: bool = True) -> None:
+        self._answers = deque(answers)
+        self._natural = natural
+        self._continues = continues
+        self.jobs: list[Job] = []
+        self.given: list[ScriptedAnswer] = []
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> str:
+        return ""
+
+    async def continues(self) -> bool:
+        return self._continues
+
+    async def call(self, job: Job) -> ScriptedAnswer:
+        self.jobs.append(job)
+        answer = self._answers.popleft() if self._answers else self._generated(job)
+        if isinstance(answer, EngineUnreachable):
+            raise answer
+        self.given.append(answer)
+        return answer
+
+    def bodies(self) -> list[Any]:
+        return [orjson.loads(job.body) for job in self.jobs]
+
+    def _generated(self, job: Job) -> ScriptedAnswer:
+        body, path, id_ = orjson.loads(job.body), job.path.partition("?")[0], str(len(self.jobs))
+        if job.stream:
+            return ScriptedAnswer(stream(body, natural=self._natural, path=path, id_=id_))
+        run = Generation.of(id_, path, body, self._natural)
+        return ScriptedAnswer([orjson.dumps(run.whole())], headers=JSON)
+
+
+def stream(body: dict[str, Any], *, natural: int = 5, path: str = "/chat/completions", id_: str = "1") -> list[Piece]:
+    """The events of one run, each a piece; the last piece has the finish, the usage that was asked for and [DONE]."""
+    run = Generation.of(id_, path, body, natural)
+    usage = bool((body.get("stream_options") or {}).get("include_usage"))
+    pieces = [run.opening(), *(run.token(index) for index in range(run.count)), run.closing(usage)]
+    return [piece for piece in pieces if piece]

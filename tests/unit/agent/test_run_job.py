@@ -1,0 +1,263 @@
+"""One request against an engine that breaks off, refuses or is not there: what the log then has for its reader."""
+
+import asyncio
+import logging
+from typing import Any
+
+import orjson
+import pytest
+
+from app.agent.context import JobContext
+from app.agent.engines.base import EngineUnreachable
+from app.agent.run_job import DEADLINE_LEEWAY, JobRun
+from app.bus.lookup import ReplyLookup
+from app.bus.scan import Scanner
+from app.catalog import ModelEntry
+from app.contracts.envelope import Reply, Request
+from app.contracts.fold import COMPLETED, DATA, EXPIRED, FAILED
+from app.contracts.openai import EMBEDDINGS
+from app.contracts.seen import Seen
+from app.contracts.sse import DONE
+from tests.numbered import sse, tokens
+from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine, stream
+from tests.unit.scene import LOST, MODEL, TOPICS, ScriptedBus, body, chunks, request, send_reply, started_bus, text_of, until
+
+NOW = 1_800_000_000.0
+PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
+
+
+class Shop:
+    """A bus and what a worker's jobs share."""
+
+    def __init__(self, bus: ScriptedBus, engine: ScriptedEngine, retries: int = 2, **entry: Any) -> None:
+        self.bus = bus
+        self.engine = engine
+        self.entry = ModelEntry(id=MODEL, host="http://up", **entry)
+        self.lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
+        self.context = JobContext(bus, TOPICS, self.entry, engine, "worker-1", self.lookup, retries, True)
+
+    async def run(self, asked: Request, seen: Seen | None = None) -> Seen:
+        """What a reader sees of the reply in the end."""
+        await JobRun(self.context, asked, seen or Seen()).run()
+        return await self.lookup.look(asked)
+
+
+async def shop(*answers: ScriptedAnswer | EngineUnreachable, continues: bool = True, **more: Any) -> Shop:
+    found = Shop(await started_bus(), ScriptedEngine(*answers), **more)
+    found.context.continues = continues
+    return found
+
+
+def asked(**members: Any) -> Request:
+    return request(now=NOW, **members)
+
+
+def error_of(block: bytes) -> Any:
+    """The error at the end of a stream."""
+    return chunks(block)[-1]["error"]
+
+
+async def test_a_stream_is_passed_on_byte_for_byte_and_its_end_lies_in_the_final_record():
+    pieces = stream(PLAIN)
+    at = await shop(ScriptedAnswer(pieces))
+    seen = await at.run(asked())
+    assert seen.text == b"".join(pieces)
+    final = seen.parts[-1]
+    assert (final.outcome, final.value) == (COMPLETED, pieces[-1])
+    assert (seen.parts[0].status, dict(seen.parts[0].head)) == (200, {"content-type": "text/event-stream"})
+    assert {"worker", "queue-ms", "upstream-ms"} <= set(dict(final.notes))
+    assert at.engine.given[0].closed
+
+
+async def test_events_cut_anywhere_are_written_whole():
+    whole = b"".join(stream(PLAIN))
+    at = await shop(ScriptedAnswer([whole[cut : cut + 7] for cut in range(0, len(whole), 7)]))
+    seen = await at.run(asked())
+    assert seen.text == whole
+    assert all(part.value.endswith(b"\n\n") for part in seen.parts if part.value)
+
+
+async def test_the_usage_that_the_reply_names_is_noted():
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
+    at = await shop(ScriptedAnswer([orjson.dumps({"text": '"usage": {"no": 1}', "usage": usage})], headers=JSON))
+    seen = await at.run(asked(stream=False))
+    assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == usage
+
+
+@pytest.mark.parametrize("query", ["", "?api-version=1"])
+@pytest.mark.parametrize("end", [[BROKEN], []])
+async def test_a_stream_that_breaks_off_is_continued_as_one(end, query):
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], *end]))
+    seen = await at.run(asked(path=f"/chat/completions{query}", body=body(stream=True, max_tokens=6)))
+    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
+    assert seen.text.endswith(DONE)
+    assert {chunk["id"] for chunk in chunks(seen.text)} == {"chatcmpl-1"}
+    assert seen.text.count(b'"role"') == 1
+    first, second = at.engine.bodies()
+    assert (first["max_tokens"], second["max_tokens"], second["messages"][-1]["content"]) == (6, 4, tokens(2))
+    assert [answer.closed for answer in at.engine.given] == [True, True]
+
+
+async def test_broken_off_behind_its_end_a_stream_is_whole():
+    pieces = stream(PLAIN)
+    at = await shop(ScriptedAnswer([*pieces, BROKEN]))
+    seen = await at.run(asked())
+    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), COMPLETED, 1)
+
+
+async def test_it_may_break_off_as_often_as_there_are_retries():
+    def half(first: int) -> ScriptedAnswer:
+        begun = {**PLAIN, "continue_final_message": True, "messages": [{"role": "assistant", "content": tokens(first)}]}
+        return ScriptedAnswer([*stream(begun if first else PLAIN)[:2], BROKEN])
+
+    at = await shop(half(0), half(1), half(2))
+    seen = await at.run(asked())
+    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(3), "worker_lost")
+    at = await shop(half(0), half(1))
+    seen = await at.run(asked(body=body(stream=True, max_tokens=4)))
+    assert (text_of(seen.text), seen.fold.outcome) == (tokens(4), COMPLETED)
+
+
+@pytest.mark.parametrize("members", [{"tools": [{"type": "function"}]}, {"n": 2}])
+async def test_a_stream_that_cannot_be_continued_ends_with_a_retryable_error(members):
+    begun = stream(PLAIN)[:3]
+    at = await shop(ScriptedAnswer([*begun, BROKEN]))
+    seen = await at.run(asked(body=body(stream=True, **members)))
+    assert seen.text.startswith(b"".join(begun))
+    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == ("server_error", "worker_lost")
+    assert DONE not in seen.text
+    assert (seen.fold.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (FAILED, "worker_lost", 1)
+
+
+async def test_broken_off_before_any_text_it_is_begun_anew_even_where_nothing_can_be_continued():
+    at = await shop(ScriptedAnswer([stream(PLAIN)[0], BROKEN]), continues=False)
+    seen = await at.run(asked())
+    assert (seen.fold.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (COMPLETED, tokens(5), 1)
+
+
+async def test_a_whole_reply_that_breaks_off_is_begun_anew():
+    at = await shop(ScriptedAnswer([b'{"half', BROKEN], headers=JSON))
+    seen = await at.run(asked(stream=False))
+    assert orjson.loads(seen.text)["choices"][0]["message"]["content"] == tokens(5)
+
+
+async def test_an_upstream_that_will_not_go_on_ends_the_stream():
+    refusal = ScriptedAnswer([b'{"error":{"message":"no such parameter"}}'], status=400, headers=JSON)
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), refusal)
+    seen = await at.run(asked())
+    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
+
+
+@pytest.mark.parametrize("stream_", [True, False])
+async def test_an_upstream_that_nobody_reaches_is_502(stream_):
+    at = await shop(EngineUnreachable("nobody listens"))
+    seen = await at.run(asked(stream=stream_))
+    (part,) = seen.parts
+    assert (part.outcome, part.status, part.code) == (FAILED, 502, "upstream_unreachable")
+    assert "nobody listens" in orjson.loads(part.value)["error"]["message"]
+
+
+async def test_an_upstream_that_is_gone_when_a_text_is_to_go_on_ends_the_stream_retryably():
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), EngineUnreachable("nobody listens"))
+    seen = await at.run(asked())
+    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
+
+
+async def test_an_upstreams_own_error_keeps_its_status_and_body():
+    refusal = b'{"error":{"message":"slow down","code":"busy"}}'
+    at = await shop(ScriptedAnswer([refusal], status=429, headers=(*JSON, ("retry-after", "3"))))
+    seen = await at.run(asked())
+    (part,) = seen.parts
+    assert (part.status, part.value, part.outcome) == (429, refusal, FAILED)
+    assert dict(part.head)["retry-after"] == "3"
+
+
+async def test_an_error_event_ends_the_stream_as_it_is_and_is_not_retried():
+    pieces = [*stream(PLAIN)[:3], sse({"error": {"message": "out of memory"}})]
+    at = await shop(ScriptedAnswer(pieces))
+    seen = await at.run(asked())
+    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), FAILED, 1)
+
+
+async def test_elsewhere_than_in_a_chat_a_clean_end_is_the_end():
+    pieces = [b"event: delta\ndata: {}\n\n", b"event: end\ndata: {}\n\n"]
+    at = await shop(ScriptedAnswer(pieces))
+    seen = await at.run(asked(path="/responses"))
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+
+
+async def test_what_is_left_without_its_blank_line_is_passed_on():
+    pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n', b"data: [DONE]"]
+    at = await shop(ScriptedAnswer(pieces))
+    assert (await at.run(asked())).text == b"".join(pieces)
+
+
+async def test_an_alias_names_the_upstreams_model_on_the_way_in_and_the_clients_on_the_way_out():
+    at = await shop(upstream_model="org/real", aliases=("nick",))
+    raw = b'{"stream": true, "model" : "nick", "messages":[{"role":"user","content":"say \\"model\\":\\"nick\\""}]}'
+    seen = await at.run(asked(model="nick", body=raw))
+    assert at.engine.jobs[0].body == raw.replace(b'"model" : "nick"', b'"model" : "org/real"')
+    assert {chunk["model"] for chunk in chunks(seen.text)} == {"nick"}
+    at = await shop(ScriptedAnswer([b'{"model":"org/real"}'], headers=JSON), upstream_model="org/real")
+    seen = await at.run(asked(path=EMBEDDINGS, stream=False, body=b'{"model":"m","input":"a"}'))
+    assert (at.engine.bodies()[0]["model"], orjson.loads(seen.text)["model"]) == ("org/real", "m")
+
+
+async def test_the_upstream_is_told_the_way_that_the_request_has_come():
+    at = await shop()
+    await at.run(asked(hops="other", head=(("openai-beta", "x"),)))
+    assert dict(at.engine.jobs[0].head) == {"openai-beta": "x", "x-llm-gateway-hops": f"other,{at.bus.deployment}"}
+
+
+async def test_what_expired_in_the_queue_is_never_run():
+    at = await shop()
+    (part,) = (await at.run(asked(seconds=-DEADLINE_LEEWAY - 0.1))).parts
+    assert (part.status, part.outcome, part.code, at.engine.jobs) == (504, EXPIRED, "deadline_exceeded", [])
+
+
+async def test_what_is_not_done_at_its_deadline_ends_there():
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], Hold()]))
+    seen = await at.run(asked(seconds=30))
+    assert (seen.fold.outcome, error_of(seen.text)["code"], text_of(seen.text)) == (EXPIRED, "deadline_exceeded", tokens(2))
+    assert at.engine.given[0].closed
+    assert asyncio.get_running_loop().time() == pytest.approx(30 + DEADLINE_LEEWAY, abs=1)
+
+
+async def test_a_cancelled_job_ends_the_upstreams_work_and_writes_no_end():
+    hold = Hold()
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], hold]))
+    req = asked()
+    task = asyncio.create_task(JobRun(at.context, req, Seen()).run())
+    await hold.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert at.engine.given[0].closed
+    assert (await at.lookup.look(req)).fold.outcome == ""
+
+
+async def test_a_fault_of_ours_is_the_clients_to_hear_and_the_logs_to_explain(caplog):
+    at = await shop()
+    at.engine.call = None  # type: ignore[assignment,method-assign]
+    (part,) = (await at.run(asked())).parts
+    assert (part.status, part.code) == (500, "internal_error")
+    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+
+
+async def test_going_on_for_a_dead_worker_the_numbers_go_on_too():
+    at = await shop()
+    req = asked(body=body(stream=True, max_tokens=5))
+    begun = b"".join(piece for piece in stream(PLAIN)[:3] if isinstance(piece, bytes))
+    for reply in (Reply(req.id, "dead", DATA, 0, begun), Reply(req.id, "worker-1", "claim", supersedes="dead")):
+        await send_reply(at.bus, reply)
+    seen = await at.run(req, await at.lookup.look(req))
+    assert (text_of(seen.text), seen.fold.outcome) == (tokens(5), COMPLETED)
+    assert [(part.seq, part.event) for part in seen.parts[:2]] == [(0, 1), (1, 4)]
+
+
+async def test_what_the_log_does_not_take_at_once_is_not_lost_by_a_break():
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]))
+    at.bus.script.extend([LOST, LOST])
+    seen = await at.run(asked(body=body(stream=True, max_tokens=5)))
+    await until(lambda: not at.bus.script)
+    assert text_of(seen.text) == tokens(5)
