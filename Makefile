@@ -9,7 +9,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-UVICORN := $(BIN)/uvicorn app.main:application --no-server-header --no-access-log --timeout-keep-alive 75
+UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
+	--no-server-header --no-access-log --timeout-keep-alive 75
 
 .PHONY: help install run run-kafka test test-all check format deps up down logs restart build clean
 

@@ -15,6 +15,7 @@ GatewayError                      status  type                    code
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
 ├── QueueFull                     429     rate_limit_error        queue_full
+├── HeadersTooLarge               431     invalid_request_error   headers_too_large
 ├── InternalError                 500     server_error            internal_error
 ├── DeadLettered                  500     server_error            dead_lettered
 ├── UpstreamUnreachable           502     server_error            upstream_unreachable
@@ -130,6 +131,10 @@ class UnsupportedMedia(GatewayError):
 
 class QueueFull(GatewayError):
     status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class HeadersTooLarge(GatewayError):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
 class InternalError(GatewayError):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.agent.engines.base import Engine
+from app.agent.reply_tail import ReplyTails
 from app.agent.reply_writer import ReplyWriter
 from app.bus.base import Bus
 from app.bus.lookup import ReplyLookup
@@ -19,6 +20,7 @@ class JobContext:
     engine: Engine
     owner: str
     lookup: ReplyLookup
+    tails: ReplyTails
     retries: int  # of an upstream that breaks off
     continues: bool = False  # the upstream can go on from a text
 

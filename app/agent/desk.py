@@ -4,7 +4,7 @@ import asyncio
 import logging
 from asyncio import Task
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.agent.context import JobContext
 from app.agent.control import ControlReader
@@ -29,7 +29,6 @@ class _Running:
     taken: Taken
     task: "Task[None]"
     superseded: bool = False  # another worker's claim counted
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Desk:
@@ -54,6 +53,7 @@ class Desk:
         self._changed = changed  # what runs has changed
         self._takeover = Takeover(context, peers)
         self._names = {context.entry.id, *context.entry.aliases}
+        self._mine: dict[str, asyncio.Event] = {}  # ids that this worker claims or runs; set when it lets go of one
         self._running: dict[str, _Running] = {}
         self._settling: set[Task[None]] = set()
         self._idle = asyncio.Event()
@@ -82,9 +82,10 @@ class Desk:
         if request.model not in self._names or self._control.is_cancelled(request.id):
             self._intake.done(taken)  # another model's, on a topic that two share; or nobody waits for it any more
             return False
-        if taken.redelivery or request.maybe_duplicate or request.id in self._running or self._peers.runs(request.id):
+        if taken.redelivery or request.maybe_duplicate or request.id in self._mine or self._peers.runs(request.id):
             self._spawn(self._settle(request, taken))
             return False
+        self._mine[request.id] = asyncio.Event()
         self._run(request, taken, Seen())
         return True
 
@@ -99,8 +100,7 @@ class Desk:
 
     def _ended(self, running: _Running, job: JobRun, task: "Task[None]") -> None:
         del self._running[running.request.id]
-        self._slots.give()
-        running.finished.set()
+        self._let_go(running.request.id)
         if task.cancelled():
             job.abandon()
         elif (error := task.exception()) is not None:
@@ -127,36 +127,43 @@ class Desk:
     async def _settle(self, request: Request, taken: Taken) -> None:
         """Waits until nobody else has it, claims it, runs it; or finds that it has ended."""
         while self._intake.owns(taken):
-            if request.id in self._running:
-                await self._running[request.id].finished.wait()
+            mine = self._mine.get(request.id)
+            if mine is not None:  # it lies in the log twice, or came a second time
+                await mine.wait()
                 continue
             seen = await self._takeover.wait(request, self._group, taken.record.partition)
             if seen is None or self._control.is_cancelled(request.id):
                 self._intake.done(taken)
                 return
-            if await self._take_over(request, taken, seen):
+            deaths = self._takeover.deaths(request, seen)
+            await self._slots.take(alone=deaths >= SUSPECT_DEATHS)
+            if await self._take_over(request, taken, seen, deaths):
                 return
 
-    async def _take_over(self, request: Request, taken: Taken, seen: Seen) -> bool:
-        """False if somebody else was quicker."""
-        deaths = self._takeover.deaths(request, seen)
-        await self._slots.take(alone=deaths >= SUSPECT_DEATHS)
-        claimed = None
+    async def _take_over(self, request: Request, taken: Taken, seen: Seen, deaths: int) -> bool:
+        """In the slot that was taken for it. False if somebody else was quicker."""
+        if not self._intake.owns(taken) or request.id in self._mine or self._peers.runs(request.id):
+            self._slots.give()
+            return False
+        self._mine[request.id] = asyncio.Event()
         try:
-            if self._intake.owns(taken) and request.id not in self._running and not self._peers.runs(request.id):
-                claimed = await self._takeover.claim(request, seen, deaths)
+            claimed = await self._takeover.claim(request, seen, deaths)
             if claimed is not None and deaths < POISON_DEATHS:
                 self._run(request, taken, claimed)
-                return True
+            elif claimed is not None:
+                record = taken.record
+                origin = (record.topic, record.partition, record.offset)
+                await self._takeover.bury(request, claimed, origin, record.headers)
+                self._intake.done(taken)
+            return claimed is not None
         finally:
             if request.id not in self._running:
-                self._slots.give()
-        if claimed is None:
-            return False
-        record = taken.record
-        await self._takeover.bury(request, claimed, (record.topic, record.partition, record.offset), record.headers)
-        self._intake.done(taken)
-        return True
+                self._let_go(request.id)
+
+    def _let_go(self, id_: str) -> None:
+        """This worker has nothing more to do with the request, and its slot is free."""
+        self._mine.pop(id_).set()
+        self._slots.give()
 
     async def _bury_undecodable(self, taken: Taken, why: str) -> None:
         record = taken.record
@@ -193,5 +200,5 @@ class Desk:
         left = list(self._running.values())
         for running in left:
             running.task.cancel()
-        await asyncio.gather(*(running.finished.wait() for running in left))
+        await asyncio.gather(*(running.task for running in left), return_exceptions=True)
         await asyncio.gather(*(self._takeover.hand_back(running.request) for running in left))

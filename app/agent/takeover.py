@@ -6,10 +6,13 @@ then go on from exactly what was found. The log decides between two that claim a
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from app.agent.context import JobContext
 from app.agent.dead_letters import dead_letter
 from app.agent.peers import Peers
+from app.bus.base import Place
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
 from app.contracts.seen import Seen
@@ -32,7 +35,7 @@ class Takeover:
         while True:
             while self._peers.runs(request.id) or self._peers.holds(group, partition):
                 await self._peers.change()
-            seen = await self._look(request)
+            seen = await self._patiently(partial(self._context.tails.look, request))
             if seen.fold.outcome:
                 return None
             if not self._peers.runs(request.id):
@@ -49,14 +52,13 @@ class Takeover:
     async def claim(self, request: Request, seen: Seen, deaths: int) -> Seen | None:
         """Makes this worker the writer. Returns the reply up to the claim, or None if another was first, or it has ended."""
         owner = self._context.owner
-        await self._send(request, Reply(request.id, owner, CLAIM, supersedes=seen.fold.writer, deaths=deaths))
-        self._signal(Control(request.id, Control.CLAIM, owner, seen.fold.writer))
-        found = await self._look(request)
+        superseded = seen.fold.writer
+        place = await self._send(request, Reply(request.id, owner, CLAIM, supersedes=superseded, deaths=deaths))
+        self._signal(Control(request.id, Control.CLAIM, owner, superseded))
+        found = await self._patiently(partial(self._context.tails.look_past, request, place.offset))
         if found.fold.outcome or found.fold.writer != owner:
             return None
-        logger.info(
-            "took over from %s", seen.fold.writer or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts}
-        )
+        logger.info("took over from %s", superseded or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts})
         return found
 
     async def hand_back(self, request: Request) -> None:
@@ -65,7 +67,7 @@ class Takeover:
 
     async def verify(self, request: Request) -> bool:
         """Whether this worker is the writer, or nobody is yet."""
-        return (await self._look(request)).fold.writer in ("", self._context.owner)
+        return (await self._patiently(partial(self._context.lookup.look, request))).fold.writer in ("", self._context.owner)
 
     async def bury(self, request: Request, seen: Seen, origin: tuple[str, int, int], headers: Headers) -> None:
         """The record has ended one worker after another: to the dead letters, and an error for its caller."""
@@ -82,26 +84,25 @@ class Takeover:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")
 
-    async def _look(self, request: Request) -> Seen:
+    async def _patiently(self, look: Callable[[], Awaitable[Seen]]) -> Seen:
         while True:
             try:
-                return await self._context.lookup.look(request)
+                return await look()
             except BusError as error:
                 logger.info("look-up put off: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _send(self, request: Request, reply: Reply) -> None:
+    async def _send(self, request: Request, reply: Reply) -> Place:
         context = self._context
         while True:
             try:
-                await context.bus.send(
+                return await context.bus.send(
                     context.topics.replies,
                     reply.value,
                     key=request.id.encode(),
                     headers=reply.headers(),
                     partition=request.reply_partition,
                 )
-                return
             except BusError:
                 await asyncio.sleep(_RETRY_SECONDS)
 

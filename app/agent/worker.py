@@ -15,6 +15,7 @@ from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
 from app.agent.peers import Peers
+from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
 from app.bus.base import Bus, GroupReader
 from app.bus.lookup import ReplyLookup
@@ -50,7 +51,8 @@ class Worker:
         self._beats = Beats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
-        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, settings.upstream_retries)
+        self._tails = tails = ReplyTails(bus, topics.replies, lookup)
+        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, tails, settings.upstream_retries)
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
         )
@@ -104,6 +106,7 @@ class Worker:
         self._gone = True
         await self._beats.close()
         await self._peers.close()
+        await self._tails.close()
         await self._control.close()
         await self._engine.close()
 

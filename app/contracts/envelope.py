@@ -88,8 +88,8 @@ class Request:
                 path=found["path"],
                 body=value or b"",
                 stream=found["stream"] == "1",
-                reply_partition=int(found["reply-partition"]),
-                reply_offset=int(found["reply-offset"]),
+                reply_partition=_natural(found["reply-partition"]),
+                reply_offset=_natural(found["reply-offset"]),
                 created=int(found["created"]),
                 deadline=int(found["deadline"]),
                 tenant=found.get("tenant", ""),
@@ -174,6 +174,13 @@ class Reply:
             raise UndecodableRecord(f"header {error} is missing") from None
         except (ValueError, TypeError) as error:
             raise UndecodableRecord(f"a header has the wrong form: {error}") from None
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(f"{value} is no place in the log")
+    return value
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:

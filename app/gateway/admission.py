@@ -20,10 +20,7 @@ class Admission:
 
     def admit(self, submission: Submission) -> Known:
         """The model that the request is for. Raises GatewayError."""
-        if self.draining:
-            raise Draining("this gateway is being stopped; send the request again", retry_after=1)
-        if self.unready:
-            raise BusUnavailable(f"not ready: {self.unready}", retry_after=1)
+        self.refuse_if_closed()
         if self.deployment in submission.hops.split(","):
             raise UpstreamLoop(
                 "this request has come back through the gateway's own upstream: OPENAI_HOST (or a model's host in MODELS_FILE)"
@@ -32,6 +29,13 @@ class Admission:
         known = self.model(submission.model)
         self._refuse_if_full(known, submission)
         return known
+
+    def refuse_if_closed(self) -> None:
+        """Raises Draining, and BusUnavailable while this gateway has no reply partition yet."""
+        if self.draining:
+            raise Draining("this gateway is being stopped; send the request again", retry_after=1)
+        if self.unready:
+            raise BusUnavailable(f"not ready: {self.unready}", retry_after=1)
 
     def model(self, name: str) -> Known:
         """Raises ModelNotFound."""

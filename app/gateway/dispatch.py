@@ -40,7 +40,8 @@ class Dispatcher:
         self.owner = secrets.token_hex(8)
 
     def ticket(self) -> Ticket:
-        """An id and a reply's address for a request that is about to be written."""
+        """An id and a reply's address for a request that is about to be written. Raises GatewayError while there is none."""
+        self._admission.refuse_if_closed()
         return Ticket(new_id(), self._inbox.partition, self._inbox.position)
 
     @asynccontextmanager

@@ -53,6 +53,15 @@ class Entry:
     def ticket(self, *, maybe_duplicate: bool) -> Ticket:
         return Ticket(self.id, self.reply_partition, self.reply_offset, maybe_duplicate)
 
+    def instead_of(self, _: "Entry") -> "Entry":
+        return self
+
+    def joined_by(self, reader: str, public_id: str) -> "Entry":
+        return replace(self, public_id=public_id, readers=(*self.readers, reader))
+
+    def left_by(self, reader: str) -> "Entry":
+        return replace(self, readers=tuple(other for other in self.readers if other != reader), left=reader)
+
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))
 
@@ -95,15 +104,17 @@ class Idempotency:
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
                 return
-            found = Entry.decode(there)
-            if found.digest != digest:
+            if Entry.decode(there).digest != digest:
                 raise IdempotencyConflict("this Idempotency-Key was used for another request", param="Idempotency-Key")
-            resource = await self._resource(name, found, submission.tenant)
+            found = await self._placed(name, Entry.decode(there))
+            if found is None:
+                continue
+            resource = await self._resource(found, submission.tenant)
             if resource is None or not _runs_anew(resource):
                 async with self._joined(name, found, resource, submission, grace) as call:
                     yield call
                 return
-            if await self._change(name, found.id, lambda _: entry):
+            if await self._change(name, found.id, entry.instead_of):
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
                 return
@@ -135,29 +146,30 @@ class Idempotency:
     async def _read(self, name: str, call: Call, grace: bool) -> AsyncIterator[None]:
         """Says where the request lies and that a client waits for it; at the end, cancels it if none does any more."""
         reader = secrets.token_hex(8)
-        begins = lambda entry: replace(entry, public_id=call.public_id, readers=(*entry.readers, reader))  # noqa: E731
         try:
-            await self._change(name, call.id, begins)
+            await self._change(name, call.id, lambda entry: entry.joined_by(reader, call.public_id))
             yield
         finally:
             self._leave(name, reader, call, grace)
 
-    async def _resource(self, name: str, found: Entry, tenant: str) -> Resource | None:
-        """The request behind the key; None if the log does not have it."""
-        entry = found
+    async def _placed(self, name: str, found: Entry) -> Entry | None:
+        """The entry once it says where the request lies, or after a while; None if the key is free again or another's."""
         for _ in range(int(_PLACED_SECONDS / _LOOK_SECONDS)):
-            if entry.public_id:
+            if found.public_id:
                 break
             await asyncio.sleep(_LOOK_SECONDS)
-            entry = await self._now(name, found)
+            value = await _asked(self._store.get(name))
+            if value is None or (now := Entry.decode(value)).id != found.id:
+                return None
+            found = now
+        return found
+
+    async def _resource(self, found: Entry, tenant: str) -> Resource | None:
+        """The request behind the key; None if the log does not have it."""
         try:
-            return await self._resources.find(entry.public_id, tenant) if entry.public_id else None
+            return await self._resources.find(found.public_id, tenant) if found.public_id else None
         except RequestNotFound:
             return None
-
-    async def _now(self, name: str, found: Entry) -> Entry:
-        value = await _asked(self._store.get(name))
-        return Entry.decode(value) if value else found
 
     async def _change(self, name: str, id_: str, change: Callable[[Entry], Entry]) -> bool:
         """False if the key does not stand for that request any more."""
@@ -179,12 +191,9 @@ class Idempotency:
             task.add_done_callback(self._leaving.discard)
 
     async def _cancel_unless_back(self, name: str, reader: str, call: Call) -> None:
-        def leaves(entry: Entry) -> Entry:
-            return replace(entry, readers=tuple(other for other in entry.readers if other != reader), left=reader)
-
         alone = False
         try:
-            await self._change(name, call.id, leaves)
+            await self._change(name, call.id, lambda entry: entry.left_by(reader))
             await asyncio.sleep(self._grace)
             value = await self._store.get(name)
             alone = value is not None and (entry := Entry.decode(value)).left == reader and not entry.readers

@@ -63,6 +63,9 @@ class Throttle(logging.Filter):
         return True
 
 
+_uvicorn = Throttle()  # it has a line for each client that speaks no HTTP
+
+
 def set_up(settings: LogSettings, least: str = "") -> None:
     """Takes over the root logger and uvicorn's; access lines are our own, so uvicorn's are off.
 
@@ -77,4 +80,5 @@ def set_up(settings: LogSettings, least: str = "") -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True
+        logging.getLogger(name).addFilter(_uvicorn)
     logging.getLogger("uvicorn.access").disabled = True

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -11,9 +12,9 @@ import aiohttp
 import orjson
 
 from app.contracts.address import Address
-from tests.acceptance.asking import CHAT
+from tests.acceptance.asking import CHAT, chat
 from tests.acceptance.processes import until
-from tests.acceptance.services import Endpoint
+from tests.acceptance.services import Endpoint, Stats
 from tests.numbered import tokens
 
 DONE = "[DONE]"
@@ -169,3 +170,29 @@ def check_whole_body(told: Told, count: int) -> None:
     """The same of a chat that was not streamed."""
     assert told.status == 200, told.body
     assert told.json["choices"][0]["message"]["content"] == tokens(count)
+
+
+@asynccontextmanager
+async def load(clients: Clients, endpoint: Endpoint, at_once: int) -> AsyncIterator[list[Told]]:
+    """Clients that send one request after another until the end of the block: half of them streams, of 1.2 s each."""
+    told: list[Told] = []
+    done = asyncio.Event()
+
+    async def client(stream: bool) -> None:
+        while not done.is_set():
+            told.append(await clients.post(endpoint, chat(stream=stream, max_tokens=40, x_gap=0.03)).end())
+
+    running = [asyncio.create_task(client(bool(number % 2))) for number in range(at_once)]
+    try:
+        yield told
+    finally:
+        done.set()
+        await asyncio.gather(*running)
+
+
+def check_once(told: list[Told], stats: Stats) -> None:
+    """All were answered, by one generation each."""
+    for one in told:
+        check_whole(one, 40) if one.events else check_whole_body(one, 40)
+    assert [stats.tries[one.id] for one in told] == [1] * len(told)
+    assert stats.started == len(told)

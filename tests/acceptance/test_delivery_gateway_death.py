@@ -1,4 +1,4 @@
-"""A gateway is killed: its clients find their replies at another one, by Idempotency-Key, by the request's id, or by nginx's hand."""
+"""A gateway is killed: its clients find their replies at another, by Idempotency-Key, by the request's id, or by nginx's hand."""
 
 import asyncio
 import secrets

@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, Reading, check_whole_body
-from tests.acceptance.services import Endpoint, Upstream
+from tests.acceptance.services import Endpoint, Gateway, Upstream
 from tests.acceptance.stack import Stack
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
@@ -26,6 +26,7 @@ class Door:
     """A gateway, the same behind nginx, and one worker with few slots."""
 
     upstream: Upstream
+    gateway: Gateway
     endpoints: dict[str, Endpoint]
     clients: Clients
 
@@ -37,7 +38,7 @@ async def deployment() -> AsyncIterator[Door]:
         upstream = await stack.upstream()
         await stack.worker("sim", upstream)
         gateway = await stack.gateway()
-        yield Door(upstream, {"gateway": gateway, "nginx": stack.nginx(gateway)}, clients)
+        yield Door(upstream, gateway, {"gateway": gateway, "nginx": stack.nginx(gateway)}, clients)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -67,13 +68,17 @@ async def test_a_generation_ends_with_its_client(door: Door, way: str, stream: b
 
 @pytest.mark.parametrize("way", ["gateway", "nginx"])
 async def test_what_waits_is_never_run_when_its_client_has_left(door: Door, way: str) -> None:
-    gateway, before = door.endpoints[way], await door.upstream.stats()
-    running = [door.clients.post(gateway, chat(**LONG)) for _ in range(SLOTS)]
+    endpoint, before = door.endpoints[way], await door.upstream.stats()
+    running = [door.clients.post(endpoint, chat(**LONG)) for _ in range(SLOTS)]
     await until(lambda: door.upstream.has(active=SLOTS), "all slots to be taken")
-    waiting = [door.clients.post(gateway, chat(stream=stream, **LONG)) for stream in (True, False)]
-    behind = door.clients.post(gateway, chat(max_tokens=1))
+    waiting = [door.clients.post(endpoint, chat(stream=stream, **LONG)) for stream in (True, False)]
+    behind = door.clients.post(endpoint, chat(max_tokens=1))
     await until(lambda: depth(door, 3), "all to wait")
-    for reading in [*waiting, *running]:
+    left = door.gateway.log.count("client=gone")
+    for reading in waiting:
+        await reading.leave()
+    await until(lambda: door.gateway.log.count("client=gone") == left + 2, "the gateway to have seen both leave")
+    for reading in running:
         await reading.leave()
     check_whole_body(await behind.end(), 1)
     assert (await door.upstream.idle()).started == before.started + SLOTS + 1
@@ -81,13 +86,13 @@ async def test_what_waits_is_never_run_when_its_client_has_left(door: Door, way:
 
 async def depth(door: Door, count: int) -> bool:
     """So many have come to the worker and wait there."""
-    models = await door.endpoints["gateway"].models()
+    models = await door.gateway.models()
     return bool(models["sim"]["queue_depth"] >= count)
 
 
 async def test_with_a_key_the_generation_goes_on_for_a_while(door: Door) -> None:
     before = await door.upstream.stats()
-    reading = door.clients.post(door.endpoints["gateway"], chat(stream=True, **LONG), idempotency_key="gone")
+    reading = door.clients.post(door.gateway, chat(stream=True, **LONG), idempotency_key="gone")
     await reading.tokens(2)
     await reading.leave()
     left = time.monotonic()
@@ -98,10 +103,10 @@ async def test_with_a_key_the_generation_goes_on_for_a_while(door: Door) -> None
 
 async def test_who_comes_back_within_the_grace_gets_the_reply(door: Door) -> None:
     body, before = chat(max_tokens=5, x_ttft=2 * GRACE), await door.upstream.stats()
-    first = door.clients.post(door.endpoints["gateway"], body, idempotency_key="back")
+    first = door.clients.post(door.gateway, body, idempotency_key="back")
     await until(lambda: door.upstream.has(active=1), "the generation to run")
     await first.leave()
-    check_whole_body(await door.clients.post(door.endpoints["gateway"], body, idempotency_key="back").end(), 5)
+    check_whole_body(await door.clients.post(door.gateway, body, idempotency_key="back").end(), 5)
     stats = await door.upstream.idle()
     assert (stats.started, stats.aborted) == (before.started + 1, before.aborted)
 
@@ -111,7 +116,7 @@ async def test_of_two_with_one_key_one_may_leave(door: Door, leaves: str) -> Non
     body, before = chat(max_tokens=5, x_ttft=3 * GRACE), await door.upstream.stats()
     readings: list[Reading] = []
     for _ in range(2):
-        readings.append(door.clients.post(door.endpoints["gateway"], body, idempotency_key=f"two, {leaves} leaves"))
+        readings.append(door.clients.post(door.gateway, body, idempotency_key=f"two, {leaves} leaves"))
         await until(lambda: door.upstream.has(active=1), "the generation to run")
         await asyncio.sleep(0.3)  # nothing shows from outside that the second has joined
     gone, stays = readings if leaves == "first" else readings[::-1]

@@ -63,9 +63,10 @@ async def death() -> AsyncIterator[Death]:
         survivor = await stack.worker()
         gateway = await stack.gateway()
         streams = {model: [clients.post(gateway, chat(model, **STREAM)) for _ in range(6)] for model in (GOES_ON, BEGINS_ANEW)}
-        for reading in sum(streams.values(), []):
+        both = [*streams[GOES_ON], *streams[BEGINS_ANEW]]
+        for reading in both:
             await reading.tokens(3)
-        ids = {reading.told.id for reading in sum(streams.values(), [])}
+        ids = {reading.told.id for reading in both}
         await until(lambda: all_run(ids, doomed, survivor), "both workers to say which streams they run")
         death.finished = await ends([clients.post(gateway, chat(GOES_ON, max_tokens=5)) for _ in range(20)])
         queued = [clients.post(gateway, chat(GOES_ON, max_tokens=5, x_ttft=0.5)) for _ in range(30)]

@@ -1,15 +1,13 @@
 """Workers that are stopped and continued, and workers that come and go: one reply to each request, and no second generation."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
-from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends
-from tests.acceptance.services import Endpoint, Stats, Worker
+from tests.acceptance.reading import Clients, check_once, check_whole, check_whole_body, ends, load
+from tests.acceptance.services import Endpoint, Worker
 from tests.acceptance.stack import Stack
 
 pytestmark = pytest.mark.servers
@@ -62,30 +60,6 @@ async def is_member(worker: Worker) -> bool:
     """It owns partitions and runs nothing that is another's."""
     beat = await worker.beat()
     return bool(beat.partitions) and not beat.running
-
-
-@asynccontextmanager
-async def load(clients: Clients, gateway: Endpoint, at_once: int) -> AsyncIterator[list[Told]]:
-    """Clients that send one request after another until the end of the block: half of them streams, of 1.2 s each."""
-    told: list[Told] = []
-    done = asyncio.Event()
-
-    async def client(stream: bool) -> None:
-        while not done.is_set():
-            told.append(await clients.post(gateway, chat(stream=stream, max_tokens=40, x_gap=0.03)).end())
-
-    running = [asyncio.create_task(client(bool(number % 2))) for number in range(at_once)]
-    yield told
-    done.set()
-    await asyncio.gather(*running)
-
-
-def check_once(told: list[Told], stats: Stats) -> None:
-    """All were answered, by one generation each."""
-    for one in told:
-        check_whole(one, 40) if one.events else check_whole_body(one, 40)
-    assert [stats.tries[one.id] for one in told] == [1] * len(told)
-    assert stats.started == len(told)
 
 
 async def test_workers_come_and_go_under_load_without_an_error_or_a_second_generation(stack: Stack) -> None:

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 from tests import numbered
 from tests.acceptance.asking import CHAT, HELLO, chat, events
 from tests.acceptance.conftest import Site
+from tests.acceptance.processes import until
 
 # Spaces, escapes, a number beyond 64 bits, unknown members, a model deeper inside: nobody may tidy this up.
 ODD_BODY = (
@@ -112,6 +113,7 @@ async def test_each_accepted_request_has_an_id_and_says_where_its_time_went(http
 
 async def test_the_client_s_own_request_id_is_kept_in_the_log(site: Site, http: httpx2.AsyncClient) -> None:
     reply = await http.post(CHAT, json=chat(), headers={"x-request-id": "client-id-7"})
+    await until(lambda: "client-id-7" in site.gateway.log, "the request's line in the log")
     line = next(line for line in reversed(site.gateway.log.splitlines()) if "client-id-7" in line)
     assert reply.headers["x-request-id"] in line
 

@@ -62,7 +62,7 @@ class Totals:
 
 def logged(servers: str) -> dict[str, tuple[Request, list[str]]]:
     """Every request in the log by its internal id, with the public ids of its records."""
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused", "enable.partition.eof": False})
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
     topics = {name: topic for name, topic in consumer.list_topics(timeout=10).topics.items() if ".requests." in name}
     places = [TopicPartition(name, number, 0) for name, topic in topics.items() for number in topic.partitions]
     left = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)

@@ -26,6 +26,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.RequestCancelled("The request was cancelled."),
     errors.BodyTooLarge("The body has more than the 16777216 bytes that this server takes."),
     errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
+    errors.HeadersTooLarge("The request line and headers are larger than 65536 bytes."),
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
     errors.InternalError("Something went wrong here; the log has it under this request's id."),
     errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),

@@ -96,5 +96,5 @@ class _Stream:
 
 def _starting_after(request: Request) -> int:
     """The number of the last event that the client has: `starting_after`, else the header Last-Event-ID."""
-    asked = request.query_params.get("starting_after")
-    return event_number(asked, "starting_after") if asked else event_number(request.headers.get("last-event-id", ""), "Last-Event-ID")
+    asked, known = request.query_params.get("starting_after", ""), request.headers.get("last-event-id", "")
+    return event_number(asked, "starting_after") if asked else event_number(known, "Last-Event-ID")

@@ -1,0 +1,83 @@
+"""A client's connection: uvicorn's own HTTP protocol, with limits on what comes before there is a request.
+
+    uvicorn app.main:application --http app.gateway.connection:Connection
+
+uvicorn's parser takes a head of any size, for as long as the client likes to send it, and answers what is no HTTP with a plain
+text. Under the bare `uvicorn` command that is so; all else is the same.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.errors import BadRequest, GatewayError, HeadersTooLarge
+from app.gateway.asgi import raw
+
+HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
+HEAD_BYTES = 64 * 1024  # of request line and headers; beyond it comes at most what one read brings
+
+
+class Connection(HttpToolsProtocol):
+    """Between two requests uvicorn's keep-alive timeout counts, within a body the application's own."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_timer: asyncio.TimerHandle | None = None  # while a head is awaited
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begin_head()
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(BadRequest("The request is not HTTP that this server understands."))
+
+    def _begin_head(self) -> None:
+        if self._head_timer is None:
+            self._head_bytes = 0
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_slow_head)
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_slow_head(self) -> None:
+        self._head_timer = None
+        if self._is_answering():  # it sends its next request early, and slowly: the reply under way comes first
+            self._begin_head()
+        else:
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: GatewayError) -> None:
+        """The last that this connection hears. In the middle of a reply there is nothing to be said but its end."""
+        self._end_head()
+        if not (self._is_answering() and self.cycle.response_started):
+            body = error.body()
+            head = raw([*error.head(), ("content-length", str(len(body))), ("connection", "close")])
+            lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
+            self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
+        self.transport.close()

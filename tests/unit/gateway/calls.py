@@ -1,0 +1,67 @@
+"""Calls as tests make and feed them."""
+
+from typing import Any
+
+from app.contracts.address import fingerprint
+from app.contracts.envelope import Reply, Request
+from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
+from app.errors import GatewayError
+from app.gateway.call import Call
+from tests.unit.scene import MODEL, REQUESTS, request
+
+EVENTS = (("content-type", "text/event-stream"),)
+JSON = (("content-type", "application/json"),)
+WORKER, GATEWAY = "w", "g"
+
+
+class Fed:
+    """A call and the log it is fed from: each record gets the next offset and the writer's next number."""
+
+    def __init__(self, asked: Request | None = None, **members: Any) -> None:
+        self.call = Call(asked or request(**members), REQUESTS, MODEL)
+        self.call.placed(0, 7)
+        self.offset = 0
+        self.seq = 0
+        self.parts: list[Reply] = []  # those that count
+
+    def feed(self, reply: Reply) -> Step:
+        self.offset += 1
+        step = self.call.feed(reply, self.offset - 1)
+        if step in (Step.PART, Step.ENDED):
+            self.parts.append(reply)
+        return step
+
+    def data(self, value: bytes, **members: Any) -> Step:
+        """A part; the first one has the head of an event stream."""
+        head = {"status": 200, "head": EVENTS} if not self.seq and "status" not in members else {}
+        return self._write(DATA, value, **{**head, **members})
+
+    def end(self, value: bytes = b"", outcome: str = COMPLETED, **members: Any) -> Step:
+        return self._write(FINAL, value, outcome=outcome, **members)
+
+    def fail(self, error: GatewayError) -> Step:
+        """As a worker does before the first token."""
+        return self.end(error.body(), FAILED, status=error.status, head=error.head(), code=error.code or "")
+
+    def whole(self, value: bytes, *more: bytes, status: int = 200) -> Step:
+        """A body, in as many records as it is given in."""
+        *parts, last = (value, *more)
+        for number, part in enumerate(parts):
+            self.data(part, status=0 if number else status, head=() if number else JSON)
+        first = {} if parts else {"status": status, "head": JSON}
+        return self.end(last, COMPLETED if status < 400 else FAILED, **first)
+
+    def claim(self, owner: str, supersedes: str = WORKER) -> Step:
+        return self.feed(Reply(self.call.id, owner, CLAIM, supersedes=supersedes))
+
+    def cancelled(self) -> Step:
+        return self.feed(Reply(self.call.id, GATEWAY, FINAL, 0, b"{}", status=409, head=JSON, outcome=CANCELLED, by_gateway=True))
+
+    def _write(self, kind: str, value: bytes, **members: Any) -> Step:
+        reply = Reply(self.call.id, members.pop("owner", WORKER), kind, self.seq, value, **members)
+        step = self.feed(reply)
+        self.seq += step is not Step.IGNORED
+        return step
+
+
+TOPIC = fingerprint(REQUESTS)
