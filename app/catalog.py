@@ -160,8 +160,13 @@ class Known:
     rate: float = 0.0  # requests begun per second while some waited; 0: not known yet
 
     @property
+    def serving(self) -> list[WorkerBeat]:
+        """The workers that take requests: ready, not only started."""
+        return [beat for beat in self.workers.values() if beat.ready]
+
+    @property
     def capacity(self) -> int:
-        return sum(beat.capacity for beat in self.workers.values())
+        return sum(beat.capacity for beat in self.serving)
 
     def position(self, partition: int, offset: int) -> int:
         """About how many requests come before this one: those of its partition, as often as there are partitions."""

@@ -17,7 +17,6 @@ PID_FILE=$DATA/broker.pid
 say() { echo "kafka.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
 running() { [ -f "$PID_FILE" ] && kill -0 "$(cat "$PID_FILE")" 2>/dev/null; }
-java_() { java -Xms256m -Xmx768m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$LIBS/*" "$@"; }
 
 install() {
   [ -f "$LIBS/.complete" ] && return
@@ -67,7 +66,7 @@ broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 ${KAFKA_EXTRA_PROPERTIES:-}
 CONF
-  [ -f "$DATA/log/meta.properties" ] || java_ kafka.tools.StorageTool format \
+  [ -f "$DATA/log/meta.properties" ] || java -cp "$LIBS/*" kafka.tools.StorageTool format \
     -t 5L6g3nShT-eMCtK--X86sw -c "$DATA/server.properties" >"$DATA/format.log" 2>&1 || die "format failed, see $DATA/format.log"
 }
 
@@ -75,6 +74,7 @@ listening() { (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; }
 
 start() {
   running && { say "already running, pid $(cat "$PID_FILE")"; return; }
+  listening && die "something else listens on 127.0.0.1:$PORT"
   install
   configure
   setsid bash -c 'exec java -Xms256m -Xmx768m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \

@@ -17,6 +17,9 @@ from app.settings import Settings
 
 async def _letters(bus: Bus, topics: Topics) -> list[Record]:
     found: list[Record] = []
+    if not await bus.partitions(topics.dlq):
+        print(f"there is no topic {topics.dlq}: no gateway or worker has been started here yet")
+        return found
 
     def on_records(records: Sequence[Record]) -> None:
         found.extend(records)

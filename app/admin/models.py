@@ -12,6 +12,9 @@ from app.settings import Settings
 
 async def _cards(bus: Bus, topics: Topics) -> dict[str, ModelCard]:
     cards: dict[str, ModelCard] = {}
+    if not await bus.partitions(topics.models):
+        print(f"there is no topic {topics.models}: no worker has been started here yet")
+        return cards
 
     def on_records(records: Sequence[Record]) -> None:
         for record in records:

@@ -14,6 +14,7 @@ from app.bus.base import At, Bus, LogReader, Record
 from app.bus.lookup import ReplyLookup
 from app.contracts.envelope import Request, record_id
 from app.contracts.seen import Seen
+from app.errors import BusError
 
 _IDLE_SECONDS = 10.0
 
@@ -39,13 +40,15 @@ class _Tail:
         await self.reached(end)
 
     async def close(self) -> None:
+        """Those who wait are told to ask again."""
         for _, future in self._waiting:
-            future.cancel()
+            if not future.done():
+                future.set_exception(BusError("the reply log is read anew"))
         if self.reader is not None:
             await self.reader.close()
 
     async def reached(self, offset: int) -> None:
-        """Returns when everything below the offset has been read."""
+        """Returns when everything below the offset has been read. Raises BusError."""
         if self._position < offset:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append((offset, future))
@@ -115,6 +118,7 @@ class ReplyTails:
 
     async def _begin(self, partition: int, later: _Tail | None) -> _Tail:
         if later is not None:
+            del self._tails[partition]
             await later.close()
         await asyncio.sleep(0)  # those who were started with the one who asks have said what they want by now
         tail = _Tail(min(self._wanted[partition]))
@@ -128,5 +132,5 @@ class ReplyTails:
         while self._tails:
             await asyncio.sleep(_IDLE_SECONDS)
             idle = [number for number, tail in self._tails.items() if time.monotonic() - tail.asked > _IDLE_SECONDS]
-            for partition in idle:
-                await self._tails.pop(partition).close()
+            for tail in [self._tails.pop(partition) for partition in idle]:
+                await tail.close()

@@ -45,15 +45,22 @@ class Takeover:
         """Workers in a row that died with this request and wrote nothing; handing back and draining do not count."""
         if seen.progressed:
             return 0
-        if seen.fold.writer:
-            return seen.deaths + (seen.fold.writer != self._context.owner and not self._peers.lives(seen.fold.writer))
-        return seen.deaths + (seen.fold.attempts == 0 and self._peers.died_with(request.id))
+        unnamed = max(0, seen.deaths - len(seen.dead))
+        if not seen.fold.attempts:
+            unnamed += self._peers.died_with(request.id)
+        return unnamed + len(self._dead(seen))
+
+    def _dead(self, seen: Seen) -> tuple[str, ...]:
+        """Those of them that claims name. One that was only silent (stopped, cut off) and is heard again has not died."""
+        named = () if seen.progressed else (*seen.dead, *filter(None, (seen.fold.writer,)))
+        return tuple(worker for worker in named if worker != self._context.owner and not self._peers.lives(worker))
 
     async def claim(self, request: Request, seen: Seen, deaths: int) -> Seen | None:
         """Makes this worker the writer. Returns the reply up to the claim, or None if another was first, or it has ended."""
         owner = self._context.owner
         superseded = seen.fold.writer
-        place = await self._send(request, Reply(request.id, owner, CLAIM, supersedes=superseded, deaths=deaths))
+        claim = Reply(request.id, owner, CLAIM, supersedes=superseded, deaths=deaths, dead=self._dead(seen))
+        place = await self._send(request, claim)
         self._signal(Control(request.id, Control.CLAIM, owner, superseded))
         found = await self._patiently(partial(self._context.tails.look_past, request, place.offset))
         if found.fold.outcome or found.fold.writer != owner:

@@ -120,6 +120,7 @@ class Reply:
     code: str = ""  # error code of a failed one
     supersedes: str = ""  # claims only
     deaths: int = 0  # claims only: workers in a row that died with the request and wrote nothing
+    dead: tuple[str, ...] = ()  # claims only: those of them that had become its writer
     by_gateway: bool = False
     notes: tuple[tuple[str, str], ...] = ()  # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
 
@@ -140,6 +141,8 @@ class Reply:
             pairs.append(("code", self.code.encode()))
         if self.kind == CLAIM:
             pairs += [("supersedes", self.supersedes.encode()), ("deaths", b"%d" % self.deaths)]
+        if self.dead:
+            pairs.append(("dead", ",".join(self.dead).encode()))
         if self.by_gateway:
             pairs.append(("by", b"gateway"))
         if self.notes:
@@ -167,6 +170,7 @@ class Reply:
                 code=found.get("code", ""),
                 supersedes=found.get("supersedes", ""),
                 deaths=int(found.get("deaths", "0")),
+                dead=tuple(filter(None, found.get("dead", "").split(","))),
                 by_gateway=found.get("by") == "gateway",
                 notes=_pairs(found.get("notes", "")),
             )

@@ -49,7 +49,7 @@ class Fold:
 
     def _claim(self, owner: str) -> Step:
         self.writer = owner
-        self.attempts += 1
+        self.attempts += bool(owner)  # without one it is handed back
         return Step.CLAIMED
 
     def _write(self, kind: str, owner: str, seq: int, outcome: str) -> Step:

@@ -12,6 +12,7 @@ class Seen:
     fold: Fold = field(default_factory=Fold)
     parts: list[Reply] = field(default_factory=list)
     deaths: int = 0  # as the last claim that counts has it
+    dead: tuple[str, ...] = ()  # the same: those of them that have a name
     progressed: bool = False  # something was written since that claim
     truncated: bool = False  # its first records may be gone from the log
 
@@ -20,7 +21,7 @@ class Seen:
             reply.kind, reply.owner, reply.seq, outcome=reply.outcome, supersedes=reply.supersedes, by_gateway=reply.by_gateway
         )
         if step is Step.CLAIMED:
-            self.deaths, self.progressed = reply.deaths, False
+            self.deaths, self.dead, self.progressed = reply.deaths, reply.dead, False
         elif step is not Step.IGNORED:
             self.progressed = True
             self.parts.append(reply)

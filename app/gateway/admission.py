@@ -34,6 +34,10 @@ class Admission:
         """Raises Draining, and BusUnavailable while this gateway has no reply partition yet."""
         if self.draining:
             raise Draining("this gateway is being stopped; send the request again", retry_after=1)
+        self.refuse_if_unready()
+
+    def refuse_if_unready(self) -> None:
+        """Raises BusUnavailable while this gateway does not know the log's models and requests."""
         if self.unready:
             raise BusUnavailable(f"not ready: {self.unready}", retry_after=1)
 

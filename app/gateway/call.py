@@ -28,6 +28,7 @@ class Call:
     next_offset: int = 0  # behind the last record that was taken
     from_log: bool = False  # the inbox feeds it no more
     behind: bool = False  # what comes next was left in the log
+    farewell: Reply | None = None  # ended the reply for this client, but not in the log
     _pending: int = 0  # bytes
     _parts: deque[Reply] = field(default_factory=deque)
     _wake: "asyncio.Future[None] | None" = None
@@ -76,6 +77,7 @@ class Call:
 
     def break_off(self, final: Reply) -> None:
         """Ends the reply for this client only, whatever the log will say."""
+        self.farewell = final
         self._parts.append(final)
         self._wake_up()
 

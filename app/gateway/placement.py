@@ -19,7 +19,7 @@ class Placement:
 
     def choose(self, known: Known) -> int | None:
         """A partition of the request topic, or None (any of them) while no worker that serves is known."""
-        serving = [beat for beat in known.workers.values() if beat.ready and beat.partitions]
+        serving = [beat for beat in known.serving if beat.partitions]
         if not serving:
             return None
         best = max(serving, key=self._room)

@@ -115,7 +115,10 @@ class EventStream:
             part = await self._call.next(self._keepalive)
             if part is None:
                 await self._body(KEEPALIVE)
-        await self._write(as_events(part))
+        if part is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
+            await self._body(as_events(part))
+        else:
+            await self._write(as_events(part))
         return await self._end(part)
 
     async def _first(self) -> Reply | None:

@@ -8,9 +8,12 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from tests.acceptance.processes import until
+from tests.acceptance.raw import exchange, request
 from tests.acceptance.services import Gateway, Upstream
 from tests.acceptance.stack import Stack
 
+MOST = 100_000  # bytes that a body may have at the gateway of `echo`
 BUSES = ["memory", pytest.param("kafka", marks=pytest.mark.servers)]
 
 
@@ -74,3 +77,23 @@ async def http(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain HTTP client, pointed at the site."""
     async with site.gateway.http() as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _echo_gateway() -> AsyncIterator[Gateway]:
+    async with Stack("echo", bus="memory") as stack:
+        gateway = await stack.gateway(MAX_BODY_BYTES=str(MOST))
+        await until(lambda: lists_echo(gateway), "the echo model")
+        yield gateway
+
+
+async def lists_echo(gateway: Gateway) -> bool:
+    return "echo" in await gateway.models()
+
+
+@pytest.fixture
+async def echo(_echo_gateway: Gateway) -> AsyncIterator[Gateway]:
+    """A gateway on the memory bus with the built-in model; whatever a test does to it, it serves afterwards."""
+    yield _echo_gateway
+    assert (await exchange(_echo_gateway.port, request())).status == 200
+    assert "Traceback" not in _echo_gateway.log

@@ -17,7 +17,7 @@ from tests.acceptance.stack import Stack
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
 SLOTS = 2
-GRACE = 2.0  # seconds
+GRACE = 1.5  # seconds
 LONG = {"max_tokens": 2000, "x_gap": 0.05}
 
 
@@ -113,7 +113,7 @@ async def test_who_comes_back_within_the_grace_gets_the_reply(door: Door) -> Non
 
 @pytest.mark.parametrize("leaves", ["first", "second"])
 async def test_of_two_with_one_key_one_may_leave(door: Door, leaves: str) -> None:
-    body, before = chat(max_tokens=5, x_ttft=3 * GRACE), await door.upstream.stats()
+    body, before = chat(max_tokens=5, x_ttft=2 * GRACE), await door.upstream.stats()
     readings: list[Reading] = []
     for _ in range(2):
         readings.append(door.clients.post(door.gateway, body, idempotency_key=f"two, {leaves} leaves"))

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
+from app.agent.takeover import POISON_DEATHS, SUSPECT_DEATHS
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, check_whole, check_whole_body, ends
-from tests.acceptance.services import Upstream, Worker
+from tests.acceptance.services import Worker
 from tests.acceptance.stack import SERVERS, Stack
 
 pytestmark = pytest.mark.servers
@@ -23,19 +25,19 @@ class DeadLetters:
     def __init__(self, stack: Stack) -> None:
         self._consumer = Consumer({"bootstrap.servers": SERVERS, "group.id": "unused", "fetch.wait.max.ms": 20})
         self._consumer.assign([TopicPartition(f"{stack.prefix}.dlq", 0, OFFSET_BEGINNING)])
-        self._found: list[Message] = []
+        self.found: list[Message] = []
 
     async def read(self) -> list[Message]:
         messages = await asyncio.to_thread(self._consumer.consume, 100, 0.1)
-        self._found += [message for message in messages if message.error() is None]
-        return self._found
+        self.found += [message for message in messages if message.error() is None]
+        return self.found
 
     async def come(self, count: int) -> list[Message]:
         async def there() -> bool:
             return len(await self.read()) >= count
 
         await until(there, f"{count} dead letters")
-        return self._found
+        return self.found
 
     def close(self) -> None:
         self._consumer.close()
@@ -43,6 +45,13 @@ class DeadLetters:
 
 def headers_of(message: Message) -> dict[str, bytes]:
     return {name: bytes(value or b"") for name, value in message.headers() or []}
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[Stack]:
+    """With heartbeats that tell soon what runs."""
+    async with Stack("poison", HEARTBEAT_SECONDS="0.3") as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -71,17 +80,43 @@ async def test_a_record_that_cannot_be_decoded_is_put_aside(stack: Stack, dead_l
             check_whole_body(told, 3)
 
 
-async def die(worker: Worker, upstream: Upstream, runs: str) -> None:
-    """Kills the worker once it runs that request, and says so."""
-    tries = (await upstream.stats()).tries.get(runs, 0)
-    await until(lambda: tried(upstream, runs, tries + 1), "the request to run")
-    worker.kill()
+async def test_what_ends_one_worker_after_another_is_put_aside(stack: Stack, dead_letters: DeadLetters) -> None:
+    """Whoever runs it is killed. The others that run beside it complete in the end, and are not put aside."""
+    upstream = await stack.upstream()
+    worker, deaths = await stack.worker("sim", upstream), 0
+    gateway = await stack.gateway()
+    async with Clients() as clients:
+        poison, key = chat(x_ttft=60), "poison"
+        waiting = clients.post(gateway, poison, idempotency_key=key)
+        await until(lambda: upstream.has(active=1), "it to run")
+        told = await clients.post(gateway, poison, idempotency_key=key, prefer="respond-async").end()
+        innocent = [clients.post(gateway, chat(max_tokens=3, x_ttft=1.5, stream=bool(number % 2))) for number in range(4)]
+        await until(lambda: upstream.has(active=5), "all to run")
+        while await ends_a_worker(worker, told.id, dead_letters):
+            deaths += 1
+            alone = deaths > SUSPECT_DEATHS
+            assert await upstream.has(active=1) if alone else True
+            worker.kill()
+            worker = await stack.worker("sim", upstream)
+        (letter,) = dead_letters.found
+        result = await clients.get(gateway, f"/v1/requests/{told.public_id}/result").end()
+        answer = await waiting.end()
+        for number, one in enumerate(await ends(innocent)):
+            check_whole(one, 3) if number % 2 else check_whole_body(one, 3)
+        check_whole_body(await clients.post(gateway, chat(max_tokens=3)).end(), 3)
+    assert deaths == POISON_DEATHS
+    assert (orjson.loads(letter.value() or b""), headers_of(letter)["id"]) == (poison, told.id.encode())
+    assert b"died" in headers_of(letter)["dlq-reason"]
+    assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (500, "dead_lettered", "false")
+    assert (result.status, result.body) == (answer.status, answer.body)
+    assert len(await dead_letters.read()) == 1
 
 
-async def tried(upstream: Upstream, id_: str, count: int) -> bool:
-    return (await upstream.stats()).tries.get(id_, 0) >= count
+async def ends_a_worker(worker: Worker, id_: str, dead_letters: DeadLetters) -> bool:
+    """True when the worker says that it runs the request, False when that lies in the dead letters."""
 
+    async def settled() -> bool:
+        return id_ in (await worker.beat()).running or bool(await dead_letters.read())
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_ends_every_worker_is_put_aside(stack: Stack, dead_letters: DeadLetters, stream: bool) -> None:
-    """Whoever runs it is killed; the others that it ran beside complete, and are not put aside."""
+    await until(settled, "the request to run or to be put aside")
+    return not dead_letters.found

@@ -1,10 +1,12 @@
-"""Every gateway and every worker is restarted, one after another, under load behind nginx: nobody notices."""
+"""Gateways and workers that are told to end: nobody notices; what takes longer than they may wait goes on elsewhere."""
 
 import pytest
 
+from tests.acceptance.asking import chat
 from tests.acceptance.processes import Process, until
-from tests.acceptance.reading import Clients, Told, check_once, load
+from tests.acceptance.reading import Clients, Told, check_once, check_whole, check_whole_body, ends, load
 from tests.acceptance.stack import Stack
+from tests.numbered import tokens
 from tests.redis_server import running_redis
 
 pytestmark = pytest.mark.servers
@@ -30,3 +32,55 @@ async def test_a_rolling_restart_fails_no_request_and_doubles_no_token() -> None
                 for process in (*gateways, *workers):
                     await renew(process, told)
             check_once(told, await upstream.idle())
+
+
+LONG = {"stream": True, "max_tokens": 100, "x_gap": 0.05, "stream_options": {"include_usage": True}}
+
+
+async def test_a_worker_hands_back_what_takes_longer_than_it_may_wait(stack: Stack) -> None:
+    """Streams go on where the first worker left them; handing back is no death."""
+    upstream = await stack.upstream()
+    first = await stack.worker("sim", upstream, DRAIN_SECONDS="0.5")
+    gateway = await stack.gateway()
+    async with Clients() as clients:
+        streams = [clients.post(gateway, chat(**LONG)) for _ in range(5)]
+        whole = [clients.post(gateway, chat(max_tokens=3, x_ttft=5)) for _ in range(5)]
+        for reading in streams:
+            await reading.tokens(3)
+        await until(lambda: upstream.has(active=10), "all to run")
+        await stack.worker("sim", upstream)
+        first.terminate()
+        assert await first.ended() == 0
+        for told in await ends(streams):
+            check_whole(told, 100, usage=True)
+            described = (await clients.get(gateway, f"/v1/requests/{told.public_id}").end()).json
+            assert (described["status"], described["attempts"]) == ("completed", 2)
+            assert described["usage"]["completion_tokens"] == 100
+        for told in await ends(whole):
+            check_whole_body(told, 3)
+    assert (await upstream.idle()).started == 20
+
+
+async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_be_resumed(stack: Stack) -> None:
+    upstream = await stack.upstream()
+    await stack.worker("sim", upstream)
+    ending, other = await stack.gateway(DRAIN_SECONDS="0.5"), await stack.gateway()
+    async with Clients() as clients:
+        reading = clients.post(ending, chat(**LONG), x_event_ids="1")
+        whole = clients.post(ending, chat(max_tokens=3, x_ttft=5))
+        await reading.tokens(3)
+        resumed = clients.get(ending, f"/v1/requests/{reading.told.public_id}/stream")
+        await resumed.tokens(3)
+        await until(lambda: upstream.has(active=2), "both to run")
+        ending.terminate()
+        await ending.ended()
+        first, again, refused = await ends([reading, resumed, whole])
+        for told in (first, again):
+            assert (told.error["type"], told.error["code"]) == ("server_error", "gateway_draining")
+            assert told.public_id in told.error["message"]
+        assert (refused.status, refused.error["code"]) == (503, "gateway_draining")
+        seen = len([event for event in first.events if "choices" in event])
+        rest = await clients.get(other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}").end()
+        assert first.text + rest.text == tokens(100)
+        await until(lambda: upstream.has(completed=2), "both to complete")
+        check_whole_body(await clients.get(other, f"/v1/requests/{refused.public_id}/result").end(), 3)

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: every known model, with how busy it is."""
+"""GET /v1/models and /v1/models/{id}: every known model, with how busy it is. 503 while the gateway does not know them."""
 
 from typing import Any
 
@@ -12,9 +12,11 @@ from app.gateway.gateway import Gateway
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     async def every(_request: Request) -> JSONResponse:
+        gateway.admission.refuse_if_unready()
         return JSONResponse({"object": "list", "data": [described(known) for known in gateway.catalog.all()]})
 
     async def one(request: Request) -> JSONResponse:
+        gateway.admission.refuse_if_unready()
         return JSONResponse(described(gateway.admission.model(request.path_params["model"])))
 
     return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
@@ -28,7 +30,7 @@ def described(known: Known) -> dict[str, Any]:
         "created": known.card.created,
         "owned_by": known.card.owned_by,
         "aliases": list(known.card.aliases),
-        "workers": len(known.workers),
+        "workers": len(known.serving),
         "capacity": known.capacity,
         "in_flight": known.in_flight,
         "queue_depth": known.queue_depth,

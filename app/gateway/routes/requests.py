@@ -34,7 +34,8 @@ class Requests:
         ]
 
     async def find(self, scope: Scope) -> Resource:
-        """Raises RequestNotFound. A request whose deadline nobody has looked after is ended here."""
+        """Raises RequestNotFound, BusUnavailable. A request whose deadline nobody has looked after is ended here."""
+        self._gateway.admission.refuse_if_unready()
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
         resource = await self._gateway.resources.find(public_id, tenant)
         return await self._end(resource, EXPIRED) if resource.overdue else resource

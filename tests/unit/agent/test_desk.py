@@ -188,7 +188,7 @@ async def test_what_is_handed_back_is_continued_by_the_next_and_is_no_death(shop
     assert engine.given[0].closed
     await shop.worker(next_engine)
     seen = await shop.ended(asked, seconds=5)
-    assert (seen.fold.outcome, text_of(seen.text), seen.deaths) == (COMPLETED, tokens(5), 0)
+    assert (seen.fold.outcome, text_of(seen.text), seen.deaths, seen.fold.attempts) == (COMPLETED, tokens(5), 0, 2)
     assert (await shop.ended(waiting)).fold.outcome == COMPLETED
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from app.agent.context import JobContext
 from app.agent.engines.base import EngineUnreachable
+from app.agent.reply_tail import ReplyTails
 from app.agent.run_job import DEADLINE_LEEWAY, JobRun
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
@@ -34,7 +35,16 @@ class Shop:
         self.engine = engine
         self.entry = ModelEntry(id=MODEL, host="http://up", **entry)
         self.lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
-        self.context = JobContext(bus, TOPICS, self.entry, engine, "worker-1", self.lookup, retries, True)
+        self.context = JobContext(
+            bus=bus,
+            topics=TOPICS,
+            entry=self.entry,
+            engine=engine,
+            owner="worker-1",
+            lookup=self.lookup,
+            tails=ReplyTails(bus, TOPICS.replies, self.lookup),
+            retries=retries,
+        )
 
     async def run(self, asked: Request, seen: Seen | None = None) -> Seen:
         """What a reader sees of the reply in the end."""

@@ -1,6 +1,7 @@
 """What one worker may have begun and another ends: held while somebody lives, claimed once, and never run over by two."""
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from app.errors import BusError
 from tests.numbered import tokens
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.agent.workshop import GROUP, Workshop
-from tests.unit.scene import LATE, LOST, MODEL, TOPICS, body, log_of, replies, send_reply, text_of, until
+from tests.unit.scene import LATE, LOST, MODEL, TOPICS, body, log_of, replies, request, send_reply, send_request, text_of, until
 
 PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
 LIMITED = body(stream=True, max_tokens=5)
@@ -186,6 +187,18 @@ async def test_one_that_fell_silent_before_it_wrote_is_a_death_too(shop):
     await peer.falls_silent()
     await shop.ended(asked)
     assert [claim.deaths for claim in await claims_of(shop, asked)] == [1]
+
+
+async def test_one_that_was_only_silent_and_is_heard_again_has_not_died(shop):
+    asked = request(now=time.time())
+    await shop.claims(asked, "sleeper")
+    await send_reply(shop.bus, Reply(asked.id, "killed", CLAIM, supersedes="sleeper", deaths=1, dead=("sleeper",)))
+    await send_request(shop.bus, asked, 0)
+    await shop.peer("sleeper").says()
+    await shop.worker(ScriptedEngine())
+    await shop.ended(asked)
+    claim = (await claims_of(shop, asked))[-1]
+    assert (claim.supersedes, claim.deaths, claim.dead) == ("killed", 1, ("killed",))
 
 
 async def test_a_suspect_runs_alone(shop):

@@ -1,0 +1,143 @@
+"""A client's connection before there is a request: how large its head may be, and how long it may take."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from app.gateway.asgi import Receive, Scope, Send
+from app.gateway.connection import HEAD_BYTES, HEAD_SECONDS, Connection
+
+HEAD = b"GET /%d HTTP/1.1\r\nhost: gateway\r\n"
+
+
+class Wire(asyncio.Transport):
+    """What the gateway writes, and whether it has hung up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def resume_reading(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+
+class Client:
+    """A connection to an application that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.wire = Wire()
+        config = Config(self._answer, interface="asgi3", lifespan="off", http=Connection, log_config=None)
+        self._connection = Connection(config, ServerState(), {})
+        self._connection.connection_made(self.wire)
+
+    async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        self.asked.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await self.may_answer.wait()
+        await send({"type": "http.response.body", "body": b"k"})
+
+    async def send(self, data: bytes) -> None:
+        self._connection.data_received(data)
+        await asyncio.sleep(0)
+
+    async def ask(self, number: int) -> None:
+        await self.send(HEAD % number + b"\r\n")
+
+    @property
+    def error(self) -> Any:
+        return orjson.loads(self.wire.written.rpartition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", HEAD % 1])
+async def test_a_head_that_is_not_there_in_time_ends_the_connection(begun: bytes) -> None:
+    client = Client()
+    await client.send(begun)
+    await asyncio.sleep(HEAD_SECONDS - 0.1)
+    assert not client.wire.closed
+    await asyncio.sleep(0.2)
+    assert (client.wire.closed, client.wire.written, client.asked) == (True, b"", [])
+
+
+async def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_others() -> None:
+    client = Client()
+    for _ in range(int(HEAD_SECONDS) + 1):
+        if not client.wire.closed:
+            await client.send(b"A")
+        await asyncio.sleep(1)
+    assert client.wire.closed
+
+
+async def test_between_two_requests_there_is_time_and_within_the_second_one_s_head_there_is_not() -> None:
+    client = Client()
+    await client.ask(1)
+    await client.send(HEAD % 2)
+    await asyncio.sleep(HEAD_SECONDS + 0.1)
+    assert (client.asked, client.wire.closed) == (["/1"], True)
+
+
+async def test_a_request_sent_too_early_and_slowly_does_not_cut_the_reply_before_it() -> None:
+    client = Client()
+    client.may_answer.clear()
+    await client.ask(1)
+    await client.send(HEAD % 2)
+    await asyncio.sleep(3 * HEAD_SECONDS)
+    assert not client.wire.closed
+    client.may_answer.set()
+    await client.send(b"\r\n")
+    await asyncio.sleep(0.1)
+    assert client.asked == ["/1", "/2"]
+
+
+async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it_comes() -> None:
+    for size in (100, 1000, 2 * HEAD_BYTES):
+        client = Client()
+        await client.send(HEAD % 1)
+        for _ in range(HEAD_BYTES // size + 1):
+            await client.send(b"a" * size)
+        assert client.wire.closed
+        assert client.wire.written.startswith(b"HTTP/1.1 431 ")
+        assert client.error["code"] == "headers_too_large"
+
+
+async def test_each_request_of_a_connection_may_have_a_head_of_its_own() -> None:
+    client = Client()
+    for number in range(5):
+        await client.send(HEAD % number + b"a: " + b"a" * (HEAD_BYTES // 2) + b"\r\n")
+        await client.send(b"\r\n")
+    assert (len(client.asked), client.wire.closed) == (5, False)
+
+
+async def test_what_is_no_http_is_refused_with_an_openai_error() -> None:
+    client = Client()
+    await client.send(b"hello\r\n\r\n")
+    assert (client.wire.closed, client.error["type"]) == (True, "invalid_request_error")
+    assert client.wire.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+async def test_in_the_middle_of_a_reply_what_is_no_http_ends_it_without_a_word() -> None:
+    client = Client()
+    client.may_answer.clear()
+    await client.ask(1)
+    written = client.wire.written
+    await client.send(b"\x00\r\n")
+    assert (client.wire.closed, client.wire.written) == (True, written)
+    client.may_answer.set()

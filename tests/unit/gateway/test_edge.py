@@ -1,0 +1,140 @@
+"""The outermost layer: one base path, errors as OpenAI's bodies, keys, one line per request."""
+
+import logging
+from typing import Any
+
+import orjson
+import pytest
+
+from app.errors import BadRequest
+from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
+from app.gateway.auth import Keys
+from app.gateway.edge import Edge
+from tests.unit.gateway.wire import Client
+
+HEAD = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+class Inner:
+    """Notes what it is asked, and does what it is told."""
+
+    def __init__(self, fault: BaseException | None = None, after: tuple[dict[str, Any], ...] = ()) -> None:
+        self.scopes: list[Scope] = []
+        self._fault = fault
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        for message in self._after:
+            await send(message)
+        if self._fault:
+            raise self._fault
+        scope["state"]["line"]["added"] = 1
+        await send_whole(send, 200, [], b"{}")
+
+
+class Served:
+    def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = ()) -> None:
+        self.routed, self.inference = inner or Inner(), inner or Inner()
+        self.edge = Edge(self.routed, self.inference, Keys(keys))
+        self.client = Client()
+
+    async def ask(self, method: str, path: str, **headers: str) -> Client:
+        head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
+        await self.edge(scope, _nothing, self.client.send)
+        return self.client
+
+
+async def _nothing() -> Any:
+    raise AssertionError("the edge reads no body")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/chat/completions", "/v1/anything/else", "/v1/requests"])
+async def test_posts_under_either_base_path_go_to_inference(path):
+    served = Served()
+    await served.ask("POST", path)
+    (scope,) = served.inference.scopes
+    assert scope["path"] == scope["raw_path"].decode() == path.removeprefix("/api")
+    assert served.routed.scopes == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/models"), ("GET", "/api/v1/models"), ("POST", "/v1/requests/req_x/cancel"), ("POST", "/docs"), ("GET", "/v1/x")],
+)
+async def test_everything_else_goes_to_the_router(method, path):
+    served = Served()
+    await served.ask(method, path)
+    assert [scope["path"] for scope in served.routed.scopes] == [path.removeprefix("/api")]
+    assert served.inference.scopes == []
+
+
+async def test_what_is_no_http_passes_through():
+    served = Served()
+    seen: list[Any] = []
+
+    async def app(*arguments: Any) -> None:
+        seen.append(arguments)
+
+    await Edge(app, served.inference, Keys(()))({"type": "lifespan"}, _nothing, served.client.send)
+    assert len(seen) == 1
+
+
+async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
+    for path in ("/v1/chat/completions", "/v1/models", "/", "/metrics"):
+        served = Served(keys=("sk-one",))
+        client = await served.ask("POST", path, authorization="Bearer sk-two")
+        assert (client.status, orjson.loads(client.got)["error"]["code"]) == (401, "invalid_api_key")
+        assert served.inference.scopes == served.routed.scopes == []
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert (await Served(keys=("sk-one",)).ask("GET", path)).status == 200
+
+
+async def test_the_tenant_is_handed_on():
+    served = Served(keys=("sk-one",))
+    await served.ask("POST", "/v1/x", authorization="Bearer sk-one")
+    assert served.inference.scopes[0]["state"]["tenant"].startswith("key-")
+    served = Served()
+    await served.ask("POST", "/v1/x")
+    assert served.inference.scopes[0]["state"]["tenant"] == "anonymous"
+
+
+async def test_our_own_errors_are_openais_bodies():
+    client = await Served(Inner(BadRequest("no", param="n"))).ask("POST", "/v1/x")
+    assert (client.status, client.headers["content-type"]) == (400, "application/json")
+    assert orjson.loads(client.got) == {"error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}}
+
+
+async def test_a_fault_is_a_500_without_its_text_and_the_log_has_the_trace(caplog):
+    client = await Served(Inner(KeyError("secret"))).ask("POST", "/v1/x")
+    assert (client.status, orjson.loads(client.got)["error"]["code"]) == (500, "internal_error")
+    assert b"secret" not in client.got
+    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+
+
+@pytest.mark.parametrize("fault", [BadRequest("late"), KeyError("late")])
+async def test_behind_the_head_an_error_breaks_the_connection_off(fault):
+    served = Served(Inner(fault, after=(HEAD, {"type": "http.response.body", "body": b"half", "more_body": True})))
+    with pytest.raises(Exception, match="late|failed"):
+        await served.ask("POST", "/v1/x")
+    assert (served.client.status, served.client.got, served.client.ended) == (200, b"half", False)
+
+
+async def test_a_client_that_has_left_is_no_error(caplog):
+    caplog.set_level(logging.INFO, "app.access")
+    client = await Served(Inner(ClientGone())).ask("POST", "/v1/x")
+    assert (client.status, client.got) == (0, b"")
+    (line,) = (record for record in caplog.records if record.name == "app.access")
+    assert (line.message, line.client) == ("POST /v1/x -", "gone")  # type: ignore[attr-defined]
+
+
+async def test_each_request_is_one_line_and_health_is_none(caplog):
+    caplog.set_level(logging.INFO, "app.access")
+    await Served().ask("POST", "/api/v1/x", x_request_id="mine" * 100)
+    await Served(Inner(BadRequest("no"))).ask("GET", "/v1/models")
+    for path in ("/healthz", "/readyz"):
+        await Served().ask("GET", path)
+    first, second = (record for record in caplog.records if record.name == "app.access")
+    assert (first.message, first.added, second.message) == ("POST /v1/x 200", 1, "GET /v1/models 400")  # type: ignore[attr-defined]
+    assert first.client_request_id == ("mine" * 100)[:128]  # type: ignore[attr-defined]
