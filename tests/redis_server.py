@@ -9,9 +9,9 @@ from tests.nginx import free_port, listens
 
 
 @contextmanager
-def running_redis() -> Iterator[str]:
-    """Gives its address, for REDIS_URL. Raises AssertionError where it does not come up."""
-    port = free_port()
+def running_redis(port: int = 0) -> Iterator[str]:
+    """Gives its address, for REDIS_URL; on that port, or a free one. Raises AssertionError where it does not come up."""
+    port = port or free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

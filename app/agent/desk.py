@@ -20,7 +20,7 @@ from app.errors import UndecodableRecord
 
 logger = logging.getLogger("app.agent")
 
-_MOST_SETTLING = 256  # records being looked up, held or waiting for a slot
+_MOST_SETTLING = 256  # records being looked up or waiting for a slot
 
 
 @dataclass(slots=True)
@@ -62,15 +62,21 @@ class Desk:
 
     @property
     def running(self) -> tuple[str, ...]:
-        return tuple(self._running)
+        """What it runs or is just claiming: the others leave it to this worker, also where they own its partition now."""
+        return tuple(self._mine)
 
     def pump(self) -> None:
-        while not self.leaving and len(self._settling) < _MOST_SETTLING and self._slots.try_take():
+        while not self.leaving and self._may_settle_more() and self._slots.try_take():
             taken = self._intake.take()
             if taken is None or not self._begin(taken):
                 self._slots.give()
             if taken is None:
                 return
+
+    def _may_settle_more(self) -> bool:
+        """What others run is held and does not count: else who takes a busy worker's partitions would start nothing new."""
+        settling = len(self._settling)
+        return settling < _MOST_SETTLING or settling < _MOST_SETTLING + self._peers.running()
 
     def _begin(self, taken: Taken) -> bool:
         """True if the record runs now, in the slot that was taken for it."""
@@ -156,6 +162,9 @@ class Desk:
                 await self._takeover.bury(request, claimed, origin, record.headers)
                 self._intake.done(taken)
             return claimed is not None
+        except asyncio.CancelledError:  # told to end: without this the claim would look like a death
+            await self._takeover.hand_back(request)
+            raise
         finally:
             if request.id not in self._running:
                 self._let_go(request.id)
@@ -192,6 +201,7 @@ class Desk:
         self.leaving = True
         for task in self._settling:
             task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

@@ -43,6 +43,10 @@ class Peers:
         """Another worker that lives says that it runs this request."""
         return any(id_ in peer.running for peer in self._living())
 
+    def running(self) -> int:
+        """How many requests the other workers that live run."""
+        return sum(len(peer.running) for peer in self._living())
+
     def holds(self, group: str, partition: int) -> bool:
         """Another worker that lives still counts this partition as its own: what it runs of it is not settled yet."""
         return any(peer.beat.group == group and partition in peer.beat.partitions for peer in self._living())

@@ -60,6 +60,7 @@ class Worker:
             self._context, self._intake, self._slots, self._peers, self._control, self._card.group, self._beats.soon
         )  # fmt: skip
         self._group: GroupReader | None = None
+        self._engine_is_open = False
         self._not_ready = "starting"
         self._gone = False
 
@@ -69,6 +70,7 @@ class Worker:
             await self._patiently(step)
         self._beats.start()
         await self._engine.start()
+        self._engine_is_open = True
         await self._wait_until_ready()
         self._context.continues = await self._engine.continues()
         await self._patiently(self._join)
@@ -108,7 +110,8 @@ class Worker:
         await self._peers.close()
         await self._tails.close()
         await self._control.close()
-        await self._engine.close()
+        if self._engine_is_open:
+            await self._engine.close()
 
     async def _wait_until_ready(self) -> None:
         """An upstream that is not up yet is no error; it is said once per reason."""

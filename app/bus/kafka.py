@@ -47,7 +47,7 @@ class KafkaBus:
         await self._producer.close()
 
     def healthy(self) -> str:
-        return self._producer.trouble
+        return self._producer.trouble()
 
     def send(
         self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None

@@ -21,10 +21,11 @@ logger = logging.getLogger("app.bus.kafka")
 _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
+_MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
 
 
 class KafkaProducer:
-    """acks=all, no linger. `trouble` says why the brokers are out of reach; it is empty while they answer."""
+    """acks=all, no linger."""
 
     def __init__(self, settings: BusSettings) -> None:
         self._properties = properties(
@@ -36,6 +37,7 @@ class KafkaProducer:
                 "retry.backoff.ms": 50,
                 "retry.backoff.max.ms": 500,
                 "message.max.bytes": settings.max_body + ENVELOPE_BYTES,
+                "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body) // 1024,
                 # What was queued outlives a broker's absence for as long as its request could.
                 "message.timeout.ms": int(settings.request_timeout * 1000),
                 "error_cb": self.on_error,
@@ -46,7 +48,10 @@ class KafkaProducer:
         self._acks: list[tuple[Future[Place], KafkaError | None, int, int]] = []
         self._fatal = False
         self._closing = False
-        self.trouble = ""
+        self._patience = settings.admit_timeout
+        self._under_way = 0  # records sent and not acknowledged
+        self._heard = 0.0  # when the last one was acknowledged, or the first of those under way sent
+        self._unreachable = ""
         self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
         self._thread.start()
 
@@ -61,7 +66,18 @@ class KafkaProducer:
             raise BusFull("the producer's queue is full") from None
         except KafkaException as error:
             future.set_exception(_translated(error.args[0]))
+            return future
+        if not self._under_way:
+            self._heard = self._loop.time()
+        self._under_way += 1
         return future
+
+    def trouble(self) -> str:
+        """Why the brokers are out of reach; empty while they answer. One that stands still says nothing at all."""
+        silent = self._loop.time() - self._heard
+        if self._under_way and silent > self._patience:
+            return f"no broker has acknowledged anything for {silent:.0f} s"
+        return self._unreachable
 
     async def close(self) -> None:
         self._closing = True
@@ -71,8 +87,8 @@ class KafkaProducer:
         """librdkafka's notice, from any of its clients; in a thread."""
         if error.fatal():
             self._fatal = True
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
-            self.trouble = reason(error)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._unreachable = "no broker can be reached"
 
     # In the poll thread from here on.
 
@@ -107,9 +123,10 @@ class KafkaProducer:
     # On the event loop.
 
     def _resolve(self, acks: list[tuple["Future[Place]", KafkaError | None, int, int]]) -> None:
+        self._under_way -= len(acks)
         for future, error, partition, offset in acks:
             if error is None:
-                self.trouble = ""
+                self._heard, self._unreachable = self._loop.time(), ""
             if future.done():
                 continue
             if error is None:

@@ -66,7 +66,8 @@ class Scanner:
         def seen(records: Sequence[Record]) -> None:
             for record in records:
                 for one in by_id.get(record_id(record.headers), ()):
-                    one.visit(record)
+                    if one.begin <= record.offset and (one.until is None or record.offset < one.until):
+                        one.visit(record)
 
         low = await read_stretch(self._bus, topic, partition, begin, until, seen)
         for one in wanted:

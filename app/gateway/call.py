@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import Fold, Step
+from app.errors import BusUnavailable
 from app.gateway.asgi import ClientGone
 
+_AGAIN_SECONDS = 1.0
 _MOST_PENDING = 256 * 1024  # bytes that wait for a slow client; what comes then is read from the log again
 
 
@@ -95,7 +97,10 @@ class Call:
     async def next(self, timeout: float | None) -> Reply | None:
         """The next part of the reply; None if none came within `timeout` seconds. Raises ClientGone."""
         if not self._parts and self.behind and self.refill is not None:
-            await self.refill(self)
+            try:
+                await self.refill(self)
+            except BusUnavailable:  # what has begun goes on when the log is back, or at its deadline
+                self.behind, timeout = True, _AGAIN_SECONDS
         if not self._parts:
             await self._wait(timeout)
         if not self._parts:

@@ -14,14 +14,25 @@ from app.contracts.address import new_id
 from app.contracts.envelope import Control, Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED, FINAL
 from app.contracts.topics import Topics
-from app.errors import BodyTooLarge, BusError, BusUnavailable, DeadlineExceeded, GatewayError, RecordTooLarge, RequestCancelled
+from app.errors import (
+    BodyTooLarge,
+    BusError,
+    BusFull,
+    BusUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    RecordTooLarge,
+    RequestCancelled,
+)
 from app.gateway.admission import Admission
 from app.gateway.call import Call
 from app.gateway.inbox import Inbox
 from app.gateway.placement import Placement
 from app.gateway.submission import Submission, Ticket
+from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.gateway.dispatch")
+logger.addFilter(Throttle())
 
 
 class Dispatcher:
@@ -150,6 +161,9 @@ class Dispatcher:
         except RecordTooLarge as error:
             self.forget(call)
             raise BodyTooLarge(f"the request body is larger than its topic takes (max.message.bytes): {error}") from None
+        except BusFull as error:  # so nothing was sent
+            self.forget(call)
+            raise BusUnavailable(f"the request could not be queued: {error}", retry_after=1) from None
         except (BusError, TimeoutError) as error:
             self.end(call, CANCELLED)  # the record may be in the log, or come there yet
             why = str(error) or "no acknowledgement in time"

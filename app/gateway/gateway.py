@@ -45,7 +45,7 @@ class Gateway:
         self.dispatcher = Dispatcher(bus, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
         self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
         scanner = Scanner(bus)
-        self.resources = Resources(scanner, ReplyLookup(scanner, topics.replies), self.catalog)
+        self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)
         self._followers = ReplyFollowers(bus, topics.replies)
         self.reader = ReplyReader(self._followers, self.dispatcher)
         ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)

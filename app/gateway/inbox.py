@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from app.bus.base import Bus, LogReader, Record, Start
 from app.contracts.envelope import Reply, record_id
 from app.contracts.fold import Step
-from app.errors import UndecodableRecord
+from app.errors import BusError, UndecodableRecord
 from app.gateway.call import Call
 
 logger = logging.getLogger("app.gateway.inbox")
@@ -31,6 +31,8 @@ class Inbox:
     async def start(self, used: Sequence[int]) -> None:
         """Takes the least used partition; `used` holds those of the other gateways, one entry each. Raises BusError."""
         count = await self._bus.partitions(self._topic)
+        if not count:
+            raise BusError(f"there is no topic {self._topic} yet")
         self.partition = min(range(count), key=lambda partition: (used.count(partition), random.random()))
         self._reader = await self._bus.log_reader(self._topic, [self.partition], Start.END, self._on_records)
         logger.info("reading replies on %s[%d]", self._topic, self.partition)

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.bus.base import Record
+from app.bus.base import Bus, Record
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.catalog import Catalog, Known
@@ -98,7 +98,8 @@ def error_of(final: Reply | None) -> dict[str, Any] | None:
 class Resources:
     """Finds requests and their replies. One pass over a partition serves all that are asked for at once."""
 
-    def __init__(self, scanner: Scanner, lookup: ReplyLookup, catalog: Catalog) -> None:
+    def __init__(self, bus: Bus, scanner: Scanner, lookup: ReplyLookup, catalog: Catalog) -> None:
+        self._bus = bus
         self._scanner = scanner
         self._lookup = lookup
         self._catalog = catalog
@@ -109,6 +110,8 @@ class Resources:
         known = self._model_of(address) if address else None
         if address is None or known is None or (known.ends and address.partition not in known.ends):
             raise _not_found()
+        if trouble := self._bus.healthy():  # it would be told in the end, after longer than anybody should wait
+            raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after=1)
         try:
             request = await self._request(address, known)
             if request is None or request.tenant != tenant:

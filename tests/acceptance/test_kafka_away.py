@@ -1,77 +1,105 @@
-"""exploration"""
-import asyncio, time, collections
-from pathlib import Path
-import httpx2, pytest
-from tests.acceptance.asking import CHAT, chat
-from tests.acceptance.processes import get_json, until
-from tests.acceptance.reading import Clients, ends
-from tests.acceptance.stack import Stack
-from tests.chaos.broker import Broker
-pytestmark = pytest.mark.servers
+"""Kafka is killed under load and comes back, or stands still for a while: nobody waits blindly, nothing needs a restart."""
 
-async def test_outage(tmp_path: Path) -> None:
-    broker = Broker(tmp_path)
-    await broker.start()
-    try:
-        async with Stack("away", BOOTSTRAP_SERVERS=broker.servers, LOG_FORMAT="json") as stack:
-            stack.expect_tracebacks = True
-            up = await stack.upstream(gap=0.2)
-            workers = [await stack.worker("sim", up) for _ in range(2)]
-            gateway = await stack.gateway()
-            async with Clients() as clients, gateway.http() as http:
-                streams = [clients.post(gateway, chat(stream=True, max_tokens=150)) for _ in range(8)]
-                syncs = [clients.post(gateway, chat(max_tokens=100)) for _ in range(8)]
-                for s in streams: await s.tokens(3)
-                t0 = time.monotonic()
-                log0 = {p.name: len(p.log.splitlines()) for p in stack.processes}
-                broker.kill()
-                seen = []
-                ready = []
-                stop = False
-                async def one():
-                    t = time.monotonic()
-                    r = await http.post(CHAT, json=chat(max_tokens=1))
-                    seen.append((round(t - t0,1), r.status_code, round(time.monotonic() - t, 2), r.headers.get("retry-after"), r.text[:90] if r.status_code != 200 else ""))
-                async def load():
-                    ts = []
-                    while not stop:
-                        ts.append(asyncio.create_task(one()))
-                        await asyncio.sleep(0.1)
-                    await asyncio.gather(*ts)
-                async def watch():
-                    while not stop:
-                        ready.append((round(time.monotonic() - t0,1), await get_json(f"{gateway.root}/readyz")))
-                        await asyncio.sleep(0.5)
-                tasks = [asyncio.create_task(load()), asyncio.create_task(watch())]
-                await asyncio.sleep(5)
-                late_gw = await stack.gateway(ready=False)
-                late_worker = await stack.worker("sim", up, ready=False)
-                await asyncio.sleep(10)
-                print("START", time.monotonic() - t0)
-                await broker.start()
-                print("LISTENS", time.monotonic() - t0)
-                await until(lambda: ready and ready[-1][1][0] == 200 and ready[-1][0] > 15, "ready again")
-                print("READY", time.monotonic() - t0)
-                await late_gw.ready(); print("late gw ready", time.monotonic() - t0)
-                await late_worker.ready(); print("late worker ready", time.monotonic() - t0)
-                await asyncio.sleep(3)
-                stop = True
-                await asyncio.gather(*tasks)
-                told = await ends(streams); print([(t.status, len(t.pieces), t.events[-1] if t.events else t.body, t.cut) for t in told])
-                told = await ends(syncs); print([(t.status, t.body[:100], t.cut) for t in told])
-                async with late_gw.http() as h2:
-                    print((await h2.post(CHAT, json=chat(max_tokens=1))).status_code)
-            last = None
-            for x in seen:
-                print(x)
-            for x in ready:
-                if x[1] != last: print(x)
-                last = x[1]
-            for p in stack.processes:
-                lines = p.log.splitlines()[log0.get(p.name, 0):]
-                print("=====", p.name, len(lines), sum('"app.access"' in l for l in lines))
-                for l in lines:
-                    if '"app.access"' not in l: print("   ", l[:300])
-            print(await up.stats())
-    finally:
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.acceptance.asking import chat
+from tests.acceptance.processes import Process, get_json, until
+from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends
+from tests.acceptance.services import Gateway
+from tests.acceptance.stack import Stack
+from tests.chaos.audit import logged
+from tests.chaos.broker import Broker
+
+pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
+
+AWAY = 12.0  # seconds until the broker is started again; it listens as many later
+ADMITTED = 3.0  # BUS_ADMIT_TIMEOUT_SECONDS
+LATER = 2.0  # how much later a busy machine may answer
+LINES = 20  # in the log of one process, for the whole of it, beside a line for each request
+TOKENS = 120
+
+
+@dataclass
+class Outage:
+    """What was seen of one, from the kill to when all is well again."""
+
+    streams: list[Told] = field(default_factory=list)  # under way when it came
+    replies: list[Told] = field(default_factory=list)
+    expired: Told | None = None  # its deadline came in the middle
+    refused: list[tuple[Told, float]] = field(default_factory=list)  # asked meanwhile, with how long the answer took
+    looked_up: list[tuple[Told, float]] = field(default_factory=list)
+    readiness: list[tuple[int, Any]] = field(default_factory=list)
+    of_late_gateway: list[tuple[int, Any]] = field(default_factory=list)
+    late_answer: Told | None = None
+    afterwards: list[Told] = field(default_factory=list)
+    served_by: set[str] = field(default_factory=set)
+    late_worker: str = ""
+    lines: dict[str, list[str]] = field(default_factory=dict)
+    restarted: list[str] = field(default_factory=list)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def broker() -> AsyncIterator[Broker]:
+    with tempfile.TemporaryDirectory() as directory:
+        broker = Broker(Path(directory))
+        await broker.start()
+        yield broker
         broker.clear_away()
+        await broker.ended()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def outage(broker: Broker) -> AsyncIterator[Outage]:
+    """One gateway, two workers, requests under way; the broker is killed, asked for in vain, and started again."""
+    seen = Outage()
+    async with Stack("away", BOOTSTRAP_SERVERS=broker.servers, LOG_FORMAT="json") as stack, Clients() as clients:
+        upstream = await stack.upstream(gap=0.2)
+        workers = [await stack.worker("sim", upstream) for _ in range(2)]
+        gateway = await stack.gateway()
+        streams = [clients.post(gateway, chat(stream=True, max_tokens=TOKENS)) for _ in range(8)]
+        replies = [clients.post(gateway, chat(max_tokens=TOKENS // 2)) for _ in range(8)]
+        expiring = clients.post(gateway, chat(max_tokens=1000), X_Request_Timeout="8")
+        for stream in streams:
+            await stream.tokens(3)
+        await until(lambda: upstream.has(active=17), "all to run")
+        pids = {process.name: process.pid for process in stack.processes}
+        with new_lines([gateway, *workers], seen):
+            broker.kill()
+            async with watched(gateway, seen.readiness), asking(clients, gateway, streams[0].told.public_id, seen):
+                await asyncio.sleep(AWAY / 2)
+                late_gateway = await stack.gateway(ready=False)
+                late_worker = await stack.worker("sim", upstream, ready=False)
+                async with watched(late_gateway, seen.of_late_gateway):
+                    await until(lambda: bool(seen.of_late_gateway and seen.of_late_gateway[-1][0]), "the gateway to listen")
+                    seen.late_answer = await clients.post(late_gateway, chat()).end()
+                    await asyncio.sleep(AWAY / 2)
+                    await broker.start()
+                    for process in (gateway, late_gateway, late_worker):
+                        await process.ready()
+            seen.streams, seen.replies, seen.expired = await ends(streams), await ends(replies), await expiring.end()
+            seen.late_worker = late_worker.owners["sim"]
+            await until(lambda: serves(clients, [gateway, late_gateway], seen), "every worker to serve")
+        for late in (late_gateway, late_worker):
+            seen.lines[late.name] = late.log.splitlines()
+        seen.restarted = [process.name for process in stack.processes if pids.get(process.name, process.pid) != process.pid]
+        yield seen
+
+
+@contextmanager
+def new_lines(processes: list[Any], seen: Outage) -> Iterator[None]:
+    """Keeps what they log meanwhile."""
+    before = {process.name: len(process.log.splitlines()) for process in processes}
+    yield
+    for process in processes:
+        seen.lines[process.name] = process.log.splitlines()[before[process.name] :]

@@ -1,6 +1,7 @@
 """The reckoning: every request that lies in the log, and every one that a client was promised, looked up as a resource."""
 
 import asyncio
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,9 @@ def _judge_reply(public_id: str, one: Found, totals: Totals) -> None:
         try:
             check_whole(one.told, one.count, usage=True) if one.told.events else check_whole_body(one.told, one.count)
         except AssertionError as error:
-            totals.faults.append(f"{public_id}: not as one run would have it: {str(error)[-300:]}")
+            (*_, where) = traceback.extract_tb(error.__traceback__)
+            odd = [event for event in one.told.events if not text_of(Told(events=[event]))]
+            totals.faults.append(f"{public_id}: not as one run would have it: {where.line}: {odd}")
 
 
 def _judge_promise(promise: Promise, found: Mapping[str, Found | None], totals: Totals) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from app.contracts.envelope import Reply
 from app.contracts.fold import CANCELLED, COMPLETED, DATA, FINAL
+from app.errors import BusError
 from app.gateway.inbox import Inbox
 from tests.unit.gateway.calls import Fed
 from tests.unit.scene import MODEL, TOPICS, ScriptedBus, send_reply, started_bus, turns
@@ -43,6 +44,11 @@ async def test_the_least_used_partition_is_taken():
         taken[inbox.partition] += 1
     assert taken[2] >= 20
     assert set(taken) == {0, 1, 2, 3}, "of those that are used the same any one"
+
+
+async def test_a_topic_that_is_not_made_yet_is_waited_for_like_a_log_that_is_away(bus):
+    with pytest.raises(BusError):
+        await Inbox(bus, "llm.other").start([])
 
 
 async def test_what_was_there_before_is_nobodys_and_what_comes_is_at_its_position(bus):

@@ -14,8 +14,8 @@ from app.errors import GatewayError
 from app.gateway.openapi import document, replies, requests
 from app.gateway.openapi.endpoint import MODEL
 from app.gateway.openapi.endpoints import ENDPOINTS
-from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
 from app.gateway.openapi.failures import SAMPLES
+from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
 
 POSTS = [endpoint.path for endpoint in ENDPOINTS if endpoint.request]
 HAD_BY_ALL = ("/v1/chat/completions", "/v1/completions")

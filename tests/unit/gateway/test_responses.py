@@ -41,7 +41,9 @@ class Streaming:
 
 async def test_a_whole_reply_has_the_upstreams_status_and_head_and_our_id_and_timing():
     fed, client = Fed(stream=False), Client()
-    fed.end(b'{"a":1}', status=201, head=(("content-type", "application/json"), ("x-of-upstream", "1")), notes=(("queue-ms", "1.5"),))
+    fed.end(
+        b'{"a":1}', status=201, head=(("content-type", "application/json"), ("x-of-upstream", "1")), notes=(("queue-ms", "1.5"),)
+    )
     final = await send_reply(fed.call, client.send)
     assert (client.status, client.got, final.value) == (201, b'{"a":1}', b'{"a":1}')
     assert client.headers == {
@@ -163,7 +165,7 @@ async def test_from_any_event_on_each_comes_once_with_its_number(sizes, seen, id
         await turns(2)
     at.fed.end(DONE)
     client = await at.ended()
-    expected = [(str(n), '{"n":%d}' % n) for n in range(1, number + 1)] + [(str(number + 1), "[DONE]")]
+    expected = [(str(n), f'{{"n":{n}}}') for n in range(1, number + 1)] + [(str(number + 1), "[DONE]")]
     assert client.seen_by_eventsource() == [(id_ if ids else "", data) for id_, data in expected[seen:]]
 
 

@@ -1,0 +1,49 @@
+"""A worker beside others: what they run is left to them, and blocks nothing; what it claims itself they see."""
+
+import asyncio
+
+from app.contracts.envelope import Reply
+from app.contracts.fold import COMPLETED
+from app.contracts.presence import WorkerBeat, decode_beat
+from tests.unit.agent.scripted_engine import ScriptedEngine
+from tests.unit.scene import TOPICS, log_of, replies, until
+
+
+async def begins_a_claim(shop, engine):
+    """A worker whose claim on a waiting request lies in the log, unacknowledged."""
+    asked = await shop.ask()
+    shop.bus.script.append("held")
+    worker = await shop.worker(engine)
+    await until(lambda: not shop.bus.script)
+    return asked, worker
+
+
+async def test_what_a_busy_worker_still_runs_does_not_keep_the_next_from_what_is_new(shop):
+    held = [await shop.ask() for _ in range(400)]
+    busy = shop.peer("busy")
+    await busy.says(running=tuple(asked.id for asked in held))
+    engine = ScriptedEngine()
+    await shop.worker(engine)
+    new = await shop.ask()
+    assert (await shop.ended(new, seconds=5)).fold.outcome == COMPLETED
+    assert [job.id for job in engine.jobs] == [new.id]
+
+
+async def test_a_heartbeat_lists_what_is_just_being_claimed(shop):
+    asked, worker = await begins_a_claim(shop, ScriptedEngine())
+    await asyncio.sleep(2)
+    beats = [decode_beat(record.value) for record in await log_of(shop.bus, TOPICS.workers)]
+    own = [beat for beat in beats if isinstance(beat, WorkerBeat) and beat.worker == worker.owner]
+    assert own[-1].running == (asked.id,)
+    shop.bus.release()
+    assert (await shop.ended(asked)).fold.outcome == COMPLETED
+
+
+async def test_a_claim_that_a_drain_interrupts_is_no_death(shop):
+    asked, worker = await begins_a_claim(shop, ScriptedEngine())
+    await worker.drain(0)
+    written: list[Reply] = [reply for reply in await replies(shop.bus) if reply.id == asked.id]
+    assert [(reply.owner, reply.supersedes) for reply in written] == [(worker.owner, ""), ("", worker.owner)]
+    await shop.worker(ScriptedEngine())
+    seen = await shop.ended(asked)
+    assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)

@@ -1,0 +1,229 @@
+"""Every error that librdkafka can raise comes out as one of ours, whichever door it comes through."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from app.bus import kafka_client, kafka_producer
+from app.bus.base import TopicSpec
+from app.bus.kafka_client import KafkaAdmin, reason
+from app.bus.kafka_producer import KafkaProducer
+from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge
+from app.settings import load
+
+CODES = sorted({value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()} - {0})
+SETTINGS = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
+OURS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
+
+
+class FakeProducer:
+    """librdkafka's producer as far as we use it: `fault` is raised by produce, or else `report` comes as its delivery."""
+
+    fault: BaseException | None = None
+    report: KafkaError | None = None
+
+    def __init__(self, _properties: Any) -> None:
+        self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.purged = False
+
+    def produce(self, *_: Any, on_delivery: Callable[[Any, Any], None], **__: Any) -> None:
+        if self.fault:
+            raise self.fault
+        message = SimpleNamespace(partition=lambda: 3, offset=lambda: 4)
+        report = self.report
+        self._due.put(lambda: on_delivery(report, message))
+
+    def poll(self, timeout: float) -> None:
+        try:
+            self._due.get(timeout=min(timeout, 0.005))()
+        except Exception as error:  # noqa: BLE001  an empty queue
+            assert type(error).__name__ == "Empty"
+
+    def flush(self, _timeout: float) -> None: ...
+
+    def purge(self) -> None:
+        self.purged = True
+
+
+@pytest.fixture
+async def producer(monkeypatch):
+    monkeypatch.setattr(kafka_producer, "Producer", FakeProducer)
+    made = KafkaProducer(SETTINGS)
+    yield made
+    await made.close()
+
+
+def send(producer: KafkaProducer) -> Any:
+    return producer.send("t", b"", b"k", [], None)
+
+
+async def test_an_acknowledged_record_has_its_place(producer):
+    assert await send(producer) == (3, 4)
+
+
+@pytest.mark.parametrize("where", ["report", "fault"])
+async def test_every_error_of_a_send_is_one_of_ours(producer, monkeypatch, where):
+    for code in CODES:
+        error = KafkaError(code)
+        monkeypatch.setattr(FakeProducer, where, error if where == "report" else KafkaException(error))
+        future = send(producer)
+        with pytest.raises(BusError) as raised:
+            await future
+        assert type(raised.value) is OURS.get(code, NotDelivered), error.name()
+        assert str(raised.value) == error.str()
+
+
+async def test_a_full_local_queue_is_back_pressure_at_once(producer, monkeypatch):
+    monkeypatch.setattr(FakeProducer, "fault", BufferError("Local: Queue full"))
+    with pytest.raises(BusFull):
+        send(producer)
+
+
+async def test_one_who_has_given_up_waiting_disturbs_nobody(producer):
+    send(producer).cancel()
+    assert await send(producer) == (3, 4)
+
+
+async def test_after_a_fatal_error_a_new_producer_takes_over(producer, caplog):
+    caplog.set_level(logging.WARNING, "app.bus.kafka")
+    before = producer._producer
+    producer.on_error(KafkaError(KafkaError._FATAL, "sequence", fatal=True))
+    while producer._producer is before:
+        assert await send(producer) == (3, 4)
+    assert before.purged
+    assert await send(producer) == (3, 4)
+    assert "made anew" in caplog.text
+
+
+def raising(error: BaseException) -> Any:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+def failed(error: BaseException) -> "ThreadFuture[Any]":
+    future: ThreadFuture[Any] = ThreadFuture()
+    future.set_exception(error)
+    return future
+
+
+class FakeAdmin:
+    """An admin client each of whose calls ends with `error`."""
+
+    error: BaseException = KafkaException(KafkaError(KafkaError._FAIL))
+
+    def __init__(self, _properties: Any) -> None: ...
+
+    def list_topics(self, **_: Any) -> Any:
+        raise self.error
+
+    def _failed(self, keys: Any, **_: Any) -> Any:
+        return {getattr(key, "topic", key) if isinstance(key, str) else key: failed(self.error) for key in keys}
+
+    list_offsets = describe_configs = incremental_alter_configs = _failed
+
+    def create_topics(self, new: Any, **_: Any) -> Any:
+        return {topic.topic: failed(self.error) for topic in new}
+
+    def list_consumer_group_offsets(self, requests: Any) -> Any:
+        return {request.group_id: failed(self.error) for request in requests}
+
+
+class Clock:
+    """Passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(kafka_client, "time", made)
+    return made
+
+
+@pytest.fixture
+def admin(monkeypatch, clock) -> KafkaAdmin:
+    monkeypatch.setattr(kafka_client, "AdminClient", FakeAdmin)
+    return KafkaAdmin(SETTINGS, print)
+
+
+def none_there(admin: KafkaAdmin) -> None:
+    """Makes a topic on a broker that has none."""
+    admin._metadata = lambda _topic: SimpleNamespace(topics={})  # type: ignore[method-assign]
+    admin.ensure([TopicSpec("t", 1)])
+
+
+CALLS: dict[str, Callable[[KafkaAdmin], Any]] = {
+    "cluster": KafkaAdmin.cluster,
+    "partitions": lambda admin: admin.partitions("t"),
+    "ensure": lambda admin: admin.ensure([TopicSpec("t", 1)]),
+    "ends": lambda admin: admin.ends("t", 2),
+    "committed": lambda admin: admin.committed("t", "g", 2),
+    "speaks_consumer_protocol": KafkaAdmin.speaks_consumer_protocol,
+    "make a topic": none_there,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_error_of_an_admin_call_is_one_of_ours(admin, monkeypatch, call):
+    for code in CODES:
+        if (call, code) == ("make a topic", KafkaError.TOPIC_ALREADY_EXISTS):
+            continue  # another process was first: no error
+        monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(code)))
+        with pytest.raises(BusError) as raised:
+            CALLS[call](admin)
+        assert KafkaError(code).str() in str(raised.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_broker_that_does_not_answer_in_time_is_one_of_our_errors(admin, monkeypatch, call):
+    monkeypatch.setattr(FakeAdmin, "error", TimeoutError())
+    with pytest.raises(BusError):
+        CALLS[call](admin)
+
+
+def test_a_topic_that_another_process_has_made_meanwhile_is_no_error(admin, monkeypatch):
+    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
+    none_there(admin)
+
+
+def test_a_group_whose_session_cannot_be_set_keeps_the_brokers(admin, monkeypatch):
+    for code in CODES:
+        monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(code)))
+        admin.shorten_session("g")
+
+
+def test_what_the_broker_cannot_say_yet_is_asked_again_for_a_while(admin, monkeypatch, clock):
+    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)))
+    with pytest.raises(BusError):
+        admin.ends("t", 1)
+    assert 5 < clock.now < 20
+    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError._AUTHENTICATION)))
+    before = clock.now
+    with pytest.raises(BusError):
+        admin.ends("t", 1)
+    assert clock.now == before, "what will not pass is told at once"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KafkaError(KafkaError._TRANSPORT), KafkaException(KafkaError(KafkaError._TRANSPORT)), BusError("x"), KafkaException("x")],
+)
+def test_an_error_is_told_in_a_few_words(error):
+    assert 0 < len(reason(error)) < 80
+    assert "KafkaError{" not in reason(error)

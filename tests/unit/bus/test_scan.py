@@ -1,0 +1,204 @@
+"""Looking for single ids in long partitions: one pass serves all who wait, each sees its own stretch, and nobody is forgotten."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+
+from app.bus.base import LogReader, Record
+from app.bus.scan import Scanner, read_stretch
+from app.bus.specs import shared_specs
+from app.errors import BusError
+from tests.unit.scene import TOPICS, ScriptedBus, settings, turns
+
+IDS = ["a", "b", "c", "d"]
+
+
+class CountingBus(ScriptedBus):
+    """Counts its log readers and those that are open; refuses while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = self.open = 0
+        self.refuses = False
+
+    async def log_reader(self, *arguments: Any) -> LogReader:
+        await asyncio.sleep(0.01)
+        if self.refuses:
+            raise BusError("away")
+        reader = await super().log_reader(*arguments)
+        self.opened += 1
+        self.open += 1
+        close = reader.close
+
+        async def closing() -> None:
+            self.open -= 1
+            await close()
+
+        reader.close = closing  # type: ignore[method-assign]
+        return reader
+
+    async def write(self, *ids: str, partition: int = 0, size: int = 0) -> None:
+        for id_ in ids:
+            await self.send(
+                TOPICS.replies, bytes(size), key=b"k", headers=[("v", b"1"), ("id", id_.encode())], partition=partition
+            )
+
+
+async def started() -> CountingBus:
+    bus = CountingBus()
+    await bus.start()
+    await bus.ensure_topics(shared_specs(settings().bus, TOPICS))
+    return bus
+
+
+@pytest.fixture
+async def bus() -> CountingBus:
+    return await started()
+
+
+class Looked:
+    """One look-up: what it saw, in a task."""
+
+    def __init__(self, scanner: Scanner, id_: str, begin: int = 0, until: int | None = None, partition: int = 0) -> None:
+        self.offsets: list[int] = []
+        look = scanner.look(TOPICS.replies, partition, id_, begin, self._visit, until=until)
+        self.task: asyncio.Task[int] = asyncio.create_task(look)
+
+    def _visit(self, record: Record) -> None:
+        self.offsets.append(record.offset)
+
+
+async def test_each_record_of_the_id_from_its_beginning_to_the_end_is_shown(bus):
+    await bus.write(*"aabacab")
+    looked = Looked(Scanner(bus), "a", begin=1)
+    assert await looked.task == 0
+    assert looked.offsets == [1, 3, 5]
+
+
+async def test_before_until_and_no_further(bus):
+    await bus.write(*"aaaa")
+    for until, offsets in ((0, []), (2, [0, 1]), (4, [0, 1, 2, 3]), (99, [0, 1, 2, 3])):
+        looked = Looked(Scanner(bus), "a", until=until)
+        await looked.task
+        assert looked.offsets == offsets
+
+
+async def test_of_an_empty_partition_or_one_that_ends_before_nothing_is_shown(bus):
+    for begin in (0, 7):
+        looked = Looked(Scanner(bus), "a", begin=begin)
+        assert await looked.task == 0
+        assert looked.offsets == []
+
+
+async def test_the_first_offset_that_is_still_kept_is_told(bus):
+    await bus.write(*["a"] * 200, size=500_000)
+    looked = Looked(Scanner(bus), "a", begin=3)
+    low = await looked.task
+    assert low > 3
+    assert looked.offsets == list(range(low, 200))
+
+
+async def test_all_who_ask_during_a_pass_share_the_next(bus):
+    await bus.write(*"abcd" * 300)
+    scanner = Scanner(bus)
+    first = Looked(scanner, "a")
+    await asyncio.sleep(0.005)
+    others = [Looked(scanner, IDS[number % 4], begin=number) for number in range(1000)]
+    await asyncio.gather(first.task, *(one.task for one in others))
+    assert (bus.opened, bus.open) == (2, 0)
+    for number, one in enumerate(others):
+        assert one.offsets == [offset for offset in range(number, 1200) if offset % 4 == number % 4]
+
+
+async def test_what_is_written_before_it_asks_is_seen_even_if_a_pass_is_under_way(bus):
+    await bus.write("a")
+    scanner = Scanner(bus)
+    first = Looked(scanner, "a")
+    await asyncio.sleep(0.005)
+    await bus.write("b")
+    second = Looked(scanner, "b")
+    await asyncio.gather(first.task, second.task)
+    assert second.offsets == [1]
+
+
+async def test_one_that_begins_earlier_or_ends_later_shows_the_others_nothing_more(bus):
+    await bus.write(*"ababab")
+    scanner = Scanner(bus)
+    narrow, wide, early = Looked(scanner, "a", 2, 3), Looked(scanner, "a"), Looked(scanner, "b", 0, 2)
+    await asyncio.gather(narrow.task, wide.task, early.task)
+    assert (narrow.offsets, wide.offsets, early.offsets) == ([2], [0, 2, 4], [1])
+    assert bus.opened == 1
+
+
+async def test_partitions_are_read_beside_each_other(bus):
+    await bus.write("a", partition=0)
+    await bus.write("x", "a", partition=1)
+    scanner = Scanner(bus)
+    here, there = Looked(scanner, "a"), Looked(scanner, "a", partition=1)
+    await asyncio.gather(here.task, there.task)
+    assert (here.offsets, there.offsets) == ([0], [1])
+    assert asyncio.get_running_loop().time() < 0.02
+
+
+async def test_a_log_that_cannot_be_read_is_told_to_all_who_wait_and_to_nobody_after(bus):
+    await bus.write("a")
+    scanner = Scanner(bus)
+    bus.refuses = True
+    first = [Looked(scanner, "a") for _ in range(3)]
+    await asyncio.sleep(0.005)
+    found = await asyncio.gather(*(one.task for one in first), return_exceptions=True)
+    assert [type(one) for one in found] == [BusError] * 3
+    bus.refuses = False
+    after = Looked(scanner, "a")
+    await after.task
+    assert (after.offsets, bus.open) == ([0], 0)
+
+
+async def test_one_who_gives_up_waiting_holds_up_nobody(bus):
+    await bus.write("a")
+    scanner = Scanner(bus)
+    gone, stays = Looked(scanner, "a"), Looked(scanner, "a")
+    await turns(1)
+    gone.task.cancel()
+    await stays.task
+    assert (stays.offsets, bus.open) == ([0], 0)
+
+
+async def test_a_stretch_ends_at_the_end_of_the_moment_it_began(bus):
+    await bus.write(*"ab")
+    seen: list[int] = []
+
+    def on_records(records: Any) -> None:
+        seen.extend(record.offset for record in records)
+
+    reading = asyncio.create_task(read_stretch(bus, TOPICS.replies, 0, 1, None, on_records))
+    await reading
+    await bus.write("a")
+    await turns()
+    assert (seen, bus.open) == ([1], 0)
+
+
+@example_settings(max_examples=60)
+@given(
+    written=st.lists(st.sampled_from(IDS), max_size=30),
+    asked=st.lists(
+        st.tuples(st.sampled_from(IDS), st.integers(0, 30), st.none() | st.integers(0, 30), st.sampled_from([0, 0.004, 0.02])),
+        max_size=12,
+    ),
+)
+async def test_whoever_asks_whenever_sees_exactly_its_own(written, asked):
+    bus = await started()
+    await bus.write(*written)
+    scanner, looks = Scanner(bus), []
+    for id_, begin, until, pause in asked:
+        looks.append((Looked(scanner, id_, begin, until), id_, begin, until))
+        await asyncio.sleep(pause)
+    await asyncio.gather(*(one.task for one, *_ in looks))
+    for one, id_, begin, until in looks:
+        stretch = range(begin, min(len(written), len(written) if until is None else until))
+        assert one.offsets == [offset for offset in stretch if written[offset] == id_]
+    assert bus.open == 0

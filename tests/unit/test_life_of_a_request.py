@@ -1,0 +1,189 @@
+"""The life of a request, whatever its workers and gateways do, in whatever order the log takes it.
+
+Two workers claim at once, one is stopped and goes on later, one dies, hands back or loses its upstream, a gateway cancels or
+expires: there is one outcome, every reader agrees, and no token is there twice or missing.
+"""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from app.contracts.envelope import Reply
+from app.contracts.fold import CLAIM, COMPLETED, FAILED, Step
+from app.contracts.seen import Seen
+from app.contracts.sse import DONE, count_events
+from app.gateway.responses import whole_body
+from tests.unit.life import GATEWAY_ENDS, KINDS, WHOLE, Kind, Log, Worker
+from tests.unit.scene import chunks, text_of
+
+NAMES = st.sampled_from(["a", "b", "c"])
+
+
+class Life(RuleBasedStateMachine):
+    kind: Kind
+
+    @initialize()
+    def begin(self) -> None:
+        self.log = Log(self.kind, self.kind.request())
+        self.workers = {name: Worker(name, self.log) for name in "abc"}
+        self.new = True  # nobody has been handed the request yet
+        self.reader = Seen()  # reads the log as it grows
+        self.steps: list[Step] = []
+        self.attempts = 0
+        self.ended: tuple[str, int] | None = None
+
+    # What can happen.
+
+    @precondition(lambda self: self.new)
+    @rule(name=NAMES)
+    def a_worker_takes_it(self, name: str) -> None:
+        self.new = False
+        self.workers[name].take()
+
+    @precondition(lambda self: not self.new)
+    @rule(name=NAMES)
+    def another_looks(self, name: str) -> None:
+        self.workers[name].look()
+
+    @rule(name=NAMES)
+    def it_claims(self, name: str) -> None:
+        self.workers[name].claim()
+
+    @rule(name=NAMES, further=st.booleans())
+    def it_sees_whether_the_claim_counted(self, name: str, further: bool) -> None:
+        self.workers[name].check(further)
+
+    @precondition(lambda self: not self.new)
+    @rule(name=NAMES, further=st.booleans())
+    def it_takes_over_at_once(self, name: str, further: bool) -> None:
+        worker = self.workers[name]
+        worker.look()
+        worker.claim()
+        worker.deliver_all()
+        worker.check(further)
+
+    @rule(name=NAMES, count=st.integers(1, 4))
+    def it_writes(self, name: str, count: int) -> None:
+        self.workers[name].write(count)
+
+    @rule(name=NAMES, count=st.integers(1, 4))
+    def it_writes_and_the_log_takes_it(self, name: str, count: int) -> None:
+        self.workers[name].write(count)
+        self.workers[name].deliver_all()
+
+    @rule(name=NAMES)
+    def the_log_takes_a_record(self, name: str) -> None:
+        self.workers[name].deliver()
+
+    @rule(name=NAMES)
+    def its_upstream_breaks_off(self, name: str) -> None:
+        self.workers[name].break_off()
+
+    @rule(name=NAMES, how=st.sampled_from(["die", "stop", "hand_back", "expire"]))
+    def it_comes_to_an_end(self, name: str, how: str) -> None:
+        getattr(self.workers[name], how)()
+
+    @rule(outcome=st.sampled_from(GATEWAY_ENDS), chance=st.integers(0, 4))
+    def a_gateway_ends_it(self, outcome: str, chance: int) -> None:
+        if not chance:  # else most lives would be short
+            self.log.end_by_gateway(outcome)
+
+    # What holds, always.
+
+    @invariant()
+    def every_reader_agrees(self) -> None:
+        for reply in self.log.records[len(self.steps) :]:
+            self.steps.append(self.reader.add(reply))
+        whole = self.log.seen()
+        assert (whole.fold, whole.parts) == (self.reader.fold, self.reader.parts), "whoever began early and whoever came late"
+
+    @invariant()
+    def there_is_one_outcome_and_nothing_behind_it(self) -> None:
+        outcome = self.reader.fold.outcome
+        assert self.steps.count(Step.ENDED) == bool(outcome)
+        if outcome and self.ended is None:
+            self.ended = outcome, len(self.reader.parts)
+            assert self.reader.parts[-1].outcome == outcome, "the first final record that counts"
+        assert self.ended is None or self.ended == (outcome, len(self.reader.parts))
+
+    @invariant()
+    def only_the_writers_records_count(self) -> None:
+        writer = ""
+        for reply, step in zip(self.log.records, self.steps, strict=True):
+            if step is Step.CLAIMED:
+                assert (reply.kind, reply.supersedes) == (CLAIM, writer)
+                writer = reply.owner
+            elif step is not Step.IGNORED and not reply.by_gateway:
+                assert reply.owner == (writer or reply.owner)
+                writer = reply.owner
+        assert writer == self.reader.fold.writer
+
+    @invariant()
+    def attempts_never_decrease(self) -> None:
+        assert self.attempts <= self.reader.fold.attempts
+        self.attempts = self.reader.fold.attempts
+
+    @invariant()
+    def records_and_events_are_numbered_without_gaps(self) -> None:
+        number = 1
+        written = [part for part in self.reader.parts if not part.by_gateway]
+        assert [part.seq for part in written] == list(range(len(written)))
+        for part in written if self.kind.stream else ():
+            assert part.event == number
+            number += count_events(part.value)
+
+    @invariant()
+    def what_a_client_sees_is_one_text(self) -> None:
+        if self.kind.stream:
+            self._check_stream([part for part in self.reader.parts if not part.by_gateway])
+        elif self.reader.fold.outcome == COMPLETED:
+            assert whole_body(self.reader.parts, stream=False).value == WHOLE
+
+    def _check_stream(self, written: list[Reply]) -> None:
+        if written and written[0].status >= 400:
+            assert len(written) == 1, "an error before the first token is all there is"
+            return
+        block = b"".join(part.value for part in written)
+        text, events = text_of(block), [chunk for chunk in chunks(block) if "error" not in chunk]
+        assert self.kind.text.startswith(text), "no token twice, none missing"
+        assert len({(event["id"], event["created"]) for event in events}) <= 1, "one id"
+        assert block.count(b'"role"') <= 1
+        if self.reader.fold.outcome == COMPLETED:
+            assert text == self.kind.text
+            assert block.endswith(DONE)
+            assert block.count(DONE) == 1
+            assert block.count(b'"finish_reason":"') == 1
+            assert [event["usage"]["completion_tokens"] for event in events if event.get("usage")] in ([], [len(text.split())])
+        if self.reader.fold.outcome == FAILED:
+            assert not self.kind.continues, "what can be continued is"
+            assert text, "what nobody has seen is begun anew"
+
+    def teardown(self) -> None:
+        """One that lives takes over: it ends. What the others still send changes nothing."""
+        if not hasattr(self, "log"):
+            return
+        last = Worker("last", self.log)
+        last.look()
+        last.claim()
+        last.deliver_all()
+        last.check(further=True)
+        while last.writing is not None:
+            last.write(2)
+            last.deliver_all()
+        ended = self.log.seen()
+        assert ended.fold.outcome
+        for worker in self.workers.values():
+            worker.deliver_all()
+            worker.write(9)
+            worker.deliver_all()
+        self.every_reader_agrees()
+        self.there_is_one_outcome_and_nothing_behind_it()
+        self.what_a_client_sees_is_one_text()
+        assert self.reader.parts == ended.parts
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_life_of_a_request(name: str) -> None:
+    machine = type("Life", (Life,), {"kind": KINDS[name]})
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
