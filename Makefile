@@ -12,7 +12,7 @@ PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras \
 UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
 	--no-server-header --no-access-log --timeout-keep-alive 75
 
-.PHONY: help install run run-kafka test test-all check format deps up down logs restart build clean
+.PHONY: help install run run-kafka test test-all chaos check format deps up down logs restart build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,11 @@ test: .venv/installed-dev ## the tests that need no server
 
 test-all: .venv/installed-dev ## all tests; starts and stops what they need: Kafka, vLLM, nginx
 	@scripts/test_servers.sh $(BIN)/pytest
+
+DURATION ?= 300
+SEED ?= 1
+chaos: .venv/installed-dev ## kill gateways, workers and Kafka under load and reckon what was kept (DURATION=300 SEED=1)
+	@$(BIN)/python -m tests.chaos --duration $(DURATION) --seed $(SEED)
 
 check: .venv/installed-dev ## linters, types, the floors between packages, the house's own rules; changes nothing
 	@$(BIN)/ruff check

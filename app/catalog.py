@@ -1,7 +1,7 @@
 """Which models there are: what the configuration describes, and what workers announce."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,7 +192,7 @@ class Catalog:
 
     def learn(self, card: ModelCard) -> None:
         known = self._known.setdefault(card.model, Known(card))
-        known.card = card
+        known.card = replace(card, created=min(card.created, known.card.created))  # not when its newest worker started
         self._index()
 
     def forget(self, model: str) -> None:

@@ -19,6 +19,7 @@ from app import __version__
 from app import settings as app_settings
 from app.agent.fleet import Fleet
 from app.bus.base import Bus
+from app.bus.make import make_bus
 from app.catalog import configured
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
 from app.gateway.auth import Keys
@@ -35,19 +36,6 @@ from app.stores.memory import MemoryStore
 from app.telemetry import logs
 
 logger = logging.getLogger("app.main")
-
-
-def make_bus(settings: BusSettings) -> Bus:
-    """The bus that the settings name; its module is imported only now. Raises SettingsError."""
-    if not settings.on_kafka:
-        from app.bus.memory import MemoryBus
-
-        return MemoryBus(settings)
-    if not settings.servers:
-        raise SettingsError("BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093")
-    from app.bus.kafka import KafkaBus
-
-    return KafkaBus(settings)
 
 
 def make_store(settings: Settings) -> Store:

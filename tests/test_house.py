@@ -15,7 +15,7 @@ from app.settings import SECTIONS, load
 TOP = Path(__file__).parents[1]
 CODE = sorted((TOP / "app").rglob("*.py"))
 MOST_LINES = 300
-TARGETS = "help install run run-kafka test test-all check format deps up down logs restart build clean"
+TARGETS = "help install run run-kafka test test-all chaos check format deps up down logs restart build clean"
 FIRST_IN_ENV_EXAMPLE = [
     *(f"FIRST_OPENAI_{part}" for part in ("TOKEN", "MODEL_NAME", "HOST")),
     *(f"SECOND_OPENAI_{part}" for part in ("TOKEN", "MODEL_NAME", "HOST")),

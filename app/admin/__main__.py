@@ -9,7 +9,7 @@ from typing import TypeAlias
 from app import settings as app_settings
 from app.admin import dlq, models
 from app.bus.base import Bus
-from app.bus.kafka import KafkaBus
+from app.bus.make import make_bus
 from app.contracts.topics import Topics
 from app.errors import BusError, SettingsError
 from app.settings import Settings
@@ -42,8 +42,7 @@ def _add(one: argparse.ArgumentParser, command: Command) -> argparse.ArgumentPar
     return one
 
 
-async def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    bus = KafkaBus(settings.bus)
+async def run(bus: Bus, settings: Settings, arguments: argparse.Namespace) -> int:
     await bus.start()
     try:
         topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
@@ -60,13 +59,12 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         settings = app_settings.load()
-        if not settings.bus.servers:
-            raise SettingsError("BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093")
+        bus = make_bus(settings.bus, shared=True)
     except SettingsError as error:
         print(f"llm-gateway admin: {error}", file=sys.stderr)
         return 2
     logs.set_up(settings.logs, least="WARNING")
-    return asyncio.run(run(settings, arguments))
+    return asyncio.run(run(bus, settings, arguments))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import uvloop
 
 from app import settings as app_settings
 from app.agent.fleet import Fleet
-from app.bus.kafka import KafkaBus
-from app.catalog import for_worker
+from app.bus.base import Bus
+from app.bus.make import make_bus
+from app.catalog import ModelEntry, for_worker
 from app.errors import SettingsError
 from app.settings import Settings
 from app.telemetry import logs
@@ -19,10 +20,9 @@ from app.telemetry import logs
 logger = logging.getLogger("app.agent")
 
 
-async def serve(settings: Settings) -> None:
+async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None:
     """Works until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
-    bus = KafkaBus(settings.bus)
-    fleet = Fleet(bus, settings, for_worker(settings))
+    fleet = Fleet(bus, settings, entries)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
     await bus.close()
 
 
-async def _start(bus: KafkaBus, fleet: Fleet) -> None:
+async def _start(bus: Bus, fleet: Fleet) -> None:
     await bus.start()
     fleet.start()
 
@@ -50,14 +50,12 @@ def main() -> int:
     """Exit status 2, with one line that names the variable, when a setting is missing or does not work."""
     try:
         settings = app_settings.load()
-        if not settings.bus.servers:
-            raise SettingsError("BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093")
-        for_worker(settings)
+        bus, entries = make_bus(settings.bus, shared=True), for_worker(settings)
     except SettingsError as error:
         print(f"llm-gateway worker: {error}", file=sys.stderr)
         return 2
     logs.set_up(settings.logs)
-    uvloop.run(serve(settings))
+    uvloop.run(serve(bus, settings, entries))
     return 0
 
 

@@ -107,7 +107,8 @@ class JobRun:
         if request.model != entry.upstream_name:
             body = with_model(body, request.model, entry.upstream_name)
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
-        head = (*request.head, (HOPS_HEADER, hops))
+        traced = (("traceparent", request.traceparent),) if request.traceparent else ()
+        head = (*request.head, *traced, (HOPS_HEADER, hops))
         return Job(id=request.id, path=request.path, body=body, stream=request.stream, head=head, deadline=deadline)
 
     async def _pass_body(self, answer: Answer) -> None:

@@ -31,9 +31,16 @@ class KafkaBus:
         cluster = await self._when_a_broker_answers()
         self.deployment = f"{cluster}/{self._settings.prefix}"
         if self._protocol == "auto":
-            modern = await asyncio.to_thread(self._admin.speaks_consumer_protocol)
-            self._protocol = "consumer" if modern else "classic"
+            self._protocol = await self._best_protocol()
         logger.info("connected to Kafka cluster %s, group protocol %s", cluster, self._protocol)
+
+    async def _best_protocol(self) -> str:
+        try:
+            modern = await asyncio.to_thread(self._admin.speaks_consumer_protocol)
+        except BusError as error:  # many a hosted broker does not tell its configuration
+            logger.warning("the broker does not say what it can, so the classic protocol is used: %s", error)
+            modern = False
+        return "consumer" if modern else "classic"
 
     async def _when_a_broker_answers(self) -> str:
         while True:

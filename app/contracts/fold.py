@@ -2,6 +2,7 @@
 
 A writer is a worker process, named by its `owner`. The first record of an id makes its owner the writer. A `claim`
 names the owner it supersedes (or none) and counts only if that owner is the writer at the claim's own place in the log.
+A claim by nobody hands the reply back: from there on only another claim makes a writer.
 A gateway's `cancelled` or `expired` counts from any gateway. The first final record is the outcome; nothing counts after it.
 Records of anybody who is not the writer, and records out of sequence, are not there for a reader.
 
@@ -53,11 +54,10 @@ class Fold:
         return Step.CLAIMED
 
     def _write(self, kind: str, owner: str, seq: int, outcome: str) -> Step:
-        if seq != self.next_seq or owner != (self.writer or owner):
+        if seq != self.next_seq or (self.attempts and owner != self.writer):
             return Step.IGNORED
-        if not self.writer:
-            self.writer = owner
-            self.attempts += 1
+        if not self.attempts:
+            self.writer, self.attempts = owner, 1
         self.next_seq += 1
         return self._end(outcome) if kind == FINAL else Step.PART
 

@@ -34,7 +34,6 @@ class Body(NamedTuple):
 
     model: str
     stream: bool
-    include_usage: bool  # the client asked for the usage chunk
 
 
 class Check(NamedTuple):
@@ -96,7 +95,7 @@ def _messages(value: Any, param: str) -> None:
 CHECKS = (
     Check(ANY, "model", _filled_text, "names the topic; without it there is nowhere to send the request"),
     Check(ANY, "stream", _switch, "decides whether the reply is written as one body or as server-sent events"),
-    Check(ANY, "stream_options", _options, "include_usage decides whether a usage chunk is the client's or ours to drop"),
+    Check(ANY, "stream_options", _options, "a continued stream's usage chunk is counted anew only if include_usage asked for it"),
     Check(CHAT, "messages", _filled_array, "chat templates fail on an empty conversation, with a 5xx on several servers"),
     Check(CHAT, "messages", _messages, "a text is continued as the last message; templates fail on one without a role"),
     Check(COMPLETIONS, "prompt", _text_or_array, "a text is continued behind its prompt", unless="prompt_embeds"),
@@ -115,8 +114,7 @@ def check_body(path: str, body: bytes) -> Body:
     for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
         if row.unless not in document:
             row.test(document.get(row.field, _ABSENT), row.field)
-    options = document.get("stream_options") or {}
-    return Body(document["model"], document.get("stream") is True, options.get("include_usage") is True)
+    return Body(document["model"], document.get("stream") is True)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class ReplyFollowers:
 
         def on_records(records: Sequence[Record]) -> None:
             sweep.on_records(records)
-            if sweep.position >= end:
+            if sweep.position >= end or not sweep.followers:  # a slow client takes a little at a time
                 ended.set()
             self._end_if_idle(partition, sweep)
 
@@ -122,7 +122,10 @@ class ReplyFollowers:
         for follower in followers:
             if not follower.caught_up.done():
                 follower.caught_up.set_result(None)
-        await self._go_live(partition, sweep)
+        if sweep.followers:
+            await self._go_live(partition, sweep)
+        else:
+            await reader.close()
 
     async def _go_live(self, partition: int, sweep: _Sweep) -> None:
         """Of two live sweeps the one further behind goes on with the followers of both."""

@@ -24,8 +24,10 @@ from app.gateway.resources import Resource, Resources
 from app.gateway.submission import Submission, Ticket
 from app.settings import GatewaySettings
 from app.stores.base import Store
+from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.gateway.idempotency")
+logger.addFilter(Throttle())
 
 Answer = TypeVar("Answer")
 
@@ -93,13 +95,19 @@ class Idempotency:
     async def opened(self, key: str, submission: Submission, *, grace: bool) -> AsyncIterator[Call]:
         """The call for this key: a new one, or one joined. Raises GatewayError.
 
-        `grace`: the client may come back, so its leaving cancels only after CANCEL_GRACE_SECONDS.
+        `grace`: it is the client's own key. The client may come back, so its leaving cancels only after CANCEL_GRACE_SECONDS;
+        and without the store the request is refused, since it might run twice. A proxy's key may be forgotten.
         """
         digest = hashlib.sha256(submission.path.encode() + b"\0" + submission.body).hexdigest()
         name = f"idempotency:{submission.tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         while True:
             entry = Entry.of(self._dispatcher.ticket(), digest)
-            there = await _asked(self._store.put_if_absent(name, entry.encode(), self._ttl))
+            try:
+                there = await _asked(self._store.put_if_absent(name, entry.encode(), self._ttl))
+            except BusUnavailable:
+                if grace:
+                    raise
+                break
             if there is None:
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
@@ -118,6 +126,8 @@ class Idempotency:
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
                 return
+        async with self._dispatcher.opened(submission) as call:
+            yield call
 
     @asynccontextmanager
     async def _new(self, name: str, submission: Submission, entry: Entry, grace: bool) -> AsyncIterator[Call]:
@@ -147,7 +157,8 @@ class Idempotency:
         """Says where the request lies and that a client waits for it; at the end, cancels it if none does any more."""
         reader = secrets.token_hex(8)
         try:
-            await self._change(name, call.id, lambda entry: entry.joined_by(reader, call.public_id))
+            with suppress(BusUnavailable):  # it is accepted: whoever finds no place under the key writes it again
+                await self._change(name, call.id, lambda entry: entry.joined_by(reader, call.public_id))
             yield
         finally:
             self._leave(name, reader, call, grace)
@@ -209,7 +220,8 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
     try:
         return await call
     except StoreUnavailable as error:
-        raise BusUnavailable(f"the Idempotency-Key cannot be looked up: {error}", retry_after=1) from None
+        logger.warning("no Idempotency-Key can be looked up: %s", error)
+        raise BusUnavailable("the Idempotency-Key cannot be looked up just now", retry_after=1) from None
 
 
 def _runs_anew(resource: Resource) -> bool:

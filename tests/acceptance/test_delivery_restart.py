@@ -66,8 +66,8 @@ async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_
     await stack.worker("sim", upstream)
     ending, other = await stack.gateway(DRAIN_SECONDS="0.5"), await stack.gateway()
     async with Clients() as clients:
-        reading = clients.post(ending, chat(**LONG), x_event_ids="1")
-        whole = clients.post(ending, chat(max_tokens=3, x_ttft=5))
+        reading = clients.post(ending, chat(**LONG | {"max_tokens": 60}), x_event_ids="1")
+        whole = clients.post(ending, chat(max_tokens=3, x_ttft=3))
         await reading.tokens(3)
         resumed = clients.get(ending, f"/v1/requests/{reading.told.public_id}/stream")
         await resumed.tokens(3)
@@ -81,6 +81,6 @@ async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_
         assert (refused.status, refused.error["code"]) == (503, "gateway_draining")
         seen = len([event for event in first.events if "choices" in event])
         rest = await clients.get(other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}").end()
-        assert first.text + rest.text == tokens(100)
+        assert first.text + rest.text == tokens(60)
         await until(lambda: upstream.has(completed=2), "both to complete")
         check_whole_body(await clients.get(other, f"/v1/requests/{refused.public_id}/result").end(), 3)

@@ -67,15 +67,15 @@ async def test_workers_come_and_go_under_load_without_an_error_or_a_second_gener
     options = {"OPENAI_CONTINUES": "0", "WORKER_CONCURRENCY": "12"}
     await stack.worker("sim", upstream, **options)
     gateway = await stack.gateway()
-    async with Clients() as clients, load(clients, gateway, 32) as told:
-        await until(lambda: len(told) >= 32, "the load to flow")
+    async with Clients() as clients, load(clients, gateway, 24) as told:
+        await until(lambda: len(told) >= 24, "the load to flow")
         others = await asyncio.gather(*(stack.worker("sim", upstream, **options) for _ in range(2)))
         count = len(told)
-        await until(lambda: len(told) >= count + 64, "three workers to share the load")
+        await until(lambda: len(told) >= count + 48, "three workers to share the load")
         for worker in others:
             worker.terminate()
         for worker in others:
             assert await worker.ended() == 0
         count = len(told)
-        await until(lambda: len(told) >= count + 32, "the last one to go on")
+        await until(lambda: len(told) >= count + 24, "the last one to go on")
     check_once(told, await upstream.idle())

@@ -2,51 +2,25 @@
 
 import asyncio
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 
 from tests.acceptance.asking import chat
-from tests.acceptance.processes import Process, get_json, until
-from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends
-from tests.acceptance.services import Gateway
+from tests.acceptance.outage import TOKENS, Outage, play_outage, readiness_of, repeated, timed
+from tests.acceptance.processes import until
+from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body
 from tests.acceptance.stack import Stack
 from tests.chaos.audit import logged
 from tests.chaos.broker import Broker
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
-AWAY = 12.0  # seconds until the broker is started again; it listens as many later
-ADMITTED = 3.0  # BUS_ADMIT_TIMEOUT_SECONDS
-LATER = 2.0  # how much later a busy machine may answer
-LINES = 20  # in the log of one process, for the whole of it, beside a line for each request
-TOKENS = 120
-
-
-@dataclass
-class Outage:
-    """What was seen of one, from the kill to when all is well again."""
-
-    streams: list[Told] = field(default_factory=list)  # under way when it came
-    replies: list[Told] = field(default_factory=list)
-    expired: Told | None = None  # its deadline came in the middle
-    refused: list[tuple[Told, float]] = field(default_factory=list)  # asked meanwhile, with how long the answer took
-    looked_up: list[tuple[Told, float]] = field(default_factory=list)
-    readiness: list[tuple[int, Any]] = field(default_factory=list)
-    of_late_gateway: list[tuple[int, Any]] = field(default_factory=list)
-    late_answer: Told | None = None
-    afterwards: list[Told] = field(default_factory=list)
-    served_by: set[str] = field(default_factory=set)
-    late_worker: str = ""
-    lines: dict[str, list[str]] = field(default_factory=dict)
-    restarted: list[str] = field(default_factory=list)
+IN_TIME = 3 + 2  # seconds: BUS_ADMIT_TIMEOUT_SECONDS, and what a busy machine may add
+MOST_LINES = 20  # that a process may log of an outage, beside its access lines
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -60,46 +34,96 @@ async def broker() -> AsyncIterator[Broker]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def outage(broker: Broker) -> AsyncIterator[Outage]:
-    """One gateway, two workers, requests under way; the broker is killed, asked for in vain, and started again."""
-    seen = Outage()
-    async with Stack("away", BOOTSTRAP_SERVERS=broker.servers, LOG_FORMAT="json") as stack, Clients() as clients:
+async def outage(broker: Broker) -> Outage:
+    """Played once; each test looks at another side of it."""
+    return await play_outage(broker)
+
+
+def check_unavailable(told: Told, status: int = 503) -> None:
+    assert (told.status, told.error["code"]) == (status, "bus_unavailable")
+    assert int(told.headers["retry-after"]) >= 1
+
+
+async def test_what_was_under_way_comes_to_its_end_with_no_token_missing(outage: Outage) -> None:
+    for told in outage.streams:
+        check_whole(told, TOKENS)
+    for told in outage.replies:
+        check_whole_body(told, TOKENS // 2)
+
+
+async def test_a_deadline_is_kept_while_kafka_is_away(outage: Outage) -> None:
+    assert (outage.expired.status, outage.expired.error["code"]) == (504, "deadline_exceeded")
+
+
+async def test_what_is_asked_meanwhile_is_refused_in_time_and_hears_when_to_come_back(outage: Outage) -> None:
+    assert len(outage.refused) >= 10
+    for told, seconds in outage.refused:
+        check_unavailable(told)
+        assert seconds < IN_TIME
+
+
+async def test_what_is_looked_up_meanwhile_is_refused_in_time(outage: Outage) -> None:
+    for told, seconds in outage.looked_up.values():
+        check_unavailable(told)
+        assert seconds < IN_TIME
+
+
+async def test_readiness_says_why_and_comes_back(outage: Outage) -> None:
+    statuses = [status for status, _ in outage.readiness]
+    assert statuses[-1] == 200
+    away = [document["reasons"] for status, document in outage.readiness if status == 503]
+    assert len(away) > 10
+    assert all(len(reasons) == 1 and reasons[0].startswith("bus: no broker ") for reasons in away)
+
+
+async def test_a_gateway_and_a_worker_that_start_meanwhile_wait_and_then_serve(outage: Outage) -> None:
+    waiting = [document["reasons"] for status, document in outage.of_latecomer if status == 503]
+    assert waiting
+    assert all("start: starting" in reasons for reasons in waiting)
+    assert outage.of_latecomer[-1][0] == 200
+    check_unavailable(outage.refused_by_latecomer)
+    assert outage.late_worker_served
+
+
+async def test_afterwards_everything_serves(outage: Outage) -> None:
+    assert [told.status for told in outage.afterwards] == [200] * len(outage.afterwards)
+
+
+async def test_the_logs_stay_short_and_readable(outage: Outage) -> None:
+    for name, lines in outage.lines.items():
+        documents = [orjson.loads(line) for line in lines if not line.startswith("INFO:  ")]  # uvicorn's, before ours are set up
+        said = [document for document in documents if document["logger"] != "app.access"]
+        print(f"{name}: {len(said)} lines")
+        assert len(said) <= MOST_LINES, said
+
+
+async def test_what_was_refused_while_kafka_stood_still_is_cancelled_when_it_goes_on(broker: Broker) -> None:
+    async with Stack("still", BOOTSTRAP_SERVERS=broker.servers) as stack, Clients() as clients:
         upstream = await stack.upstream(gap=0.2)
-        workers = [await stack.worker("sim", upstream) for _ in range(2)]
+        await stack.worker("sim", upstream)
         gateway = await stack.gateway()
-        streams = [clients.post(gateway, chat(stream=True, max_tokens=TOKENS)) for _ in range(8)]
-        replies = [clients.post(gateway, chat(max_tokens=TOKENS // 2)) for _ in range(8)]
-        expiring = clients.post(gateway, chat(max_tokens=1000), X_Request_Timeout="8")
-        for stream in streams:
-            await stream.tokens(3)
-        await until(lambda: upstream.has(active=17), "all to run")
-        pids = {process.name: process.pid for process in stack.processes}
-        with new_lines([gateway, *workers], seen):
-            broker.kill()
-            async with watched(gateway, seen.readiness), asking(clients, gateway, streams[0].told.public_id, seen):
-                await asyncio.sleep(AWAY / 2)
-                late_gateway = await stack.gateway(ready=False)
-                late_worker = await stack.worker("sim", upstream, ready=False)
-                async with watched(late_gateway, seen.of_late_gateway):
-                    await until(lambda: bool(seen.of_late_gateway and seen.of_late_gateway[-1][0]), "the gateway to listen")
-                    seen.late_answer = await clients.post(late_gateway, chat()).end()
-                    await asyncio.sleep(AWAY / 2)
-                    await broker.start()
-                    for process in (gateway, late_gateway, late_worker):
-                        await process.ready()
-            seen.streams, seen.replies, seen.expired = await ends(streams), await ends(replies), await expiring.end()
-            seen.late_worker = late_worker.owners["sim"]
-            await until(lambda: serves(clients, [gateway, late_gateway], seen), "every worker to serve")
-        for late in (late_gateway, late_worker):
-            seen.lines[late.name] = late.log.splitlines()
-        seen.restarted = [process.name for process in stack.processes if pids.get(process.name, process.pid) != process.pid]
-        yield seen
-
-
-@contextmanager
-def new_lines(processes: list[Any], seen: Outage) -> Iterator[None]:
-    """Keeps what they log meanwhile."""
-    before = {process.name: len(process.log.splitlines()) for process in processes}
-    yield
-    for process in processes:
-        seen.lines[process.name] = process.log.splitlines()[before[process.name] :]
+        running = clients.post(gateway, chat(stream=True, max_tokens=50))
+        await running.tokens(3)
+        async with repeated(lambda: readiness_of(gateway)) as readiness:
+            broker.stop()
+            try:
+                bodies = [chat(x_ttft=20), chat(x_ttft=20, stream=True)]
+                asked = [timed(clients.post(gateway, body)) for body in bodies]
+                answers = await asyncio.gather(*asked, timed(clients.post(gateway, bodies[0], Prefer="respond-async")))
+                await until(lambda: readiness[-1][0] == 503, "the gateway to notice")
+            finally:
+                broker.cont()
+            await until(lambda: readiness[-1][0] == 200, "the gateway to be ready again")
+        for told, seconds in answers:
+            check_unavailable(told)
+            assert seconds < IN_TIME
+        assert readiness[-1][1]["reasons"] == []
+        check_whole(await running.end(), 50)
+        await until(lambda: upstream.has(active=0, completed=1), "what was refused to be given up")
+        in_log = await asyncio.to_thread(logged, broker.servers)
+        ids = [public_id for request, ids in in_log.values() for public_id in ids if b"x_ttft" in request.body]
+        assert len(ids) == len(answers)
+        for public_id in ids:
+            told = await clients.get(gateway, f"/v1/requests/{public_id}").end()
+            assert told.json["status"] == "cancelled"
+        check_whole_body(await clients.post(gateway, chat(max_tokens=2)).end(), 2)

@@ -53,7 +53,7 @@ KINDS = {
 
 
 def generated(path: str, asked: dict[str, Any], run: int) -> list[bytes]:
-    """The events of the `run`-th time that the upstream is asked: it knows all TOKENS, and goes on behind the last it is given."""
+    """The events of the `run`-th time that the upstream is asked: all TOKENS, from behind the last one that it is given."""
     made = Generation.of(str(run), path, asked, TOKENS)
     if not asked.get("max_tokens"):
         made = replace(made, count=TOKENS - made.first)
@@ -138,10 +138,11 @@ class Worker:
         taken = [at.events.popleft() for _ in range(min(count, len(at.events)))]
         value = b"".join(taken) if at.joiner is None else at.joiner.join(b"".join(taken))
         last = not at.events
-        reply = Reply(
-            self.log.request.id, self.name, FINAL if last else DATA, at.seq, value, at.event, 0 if at.begun else at.status, EVENTS,
-            outcome=at.outcome if last else "",
-        )  # fmt: skip
+        if not value and not last:  # a role that was sent before
+            return
+        kind, outcome = (FINAL, at.outcome) if last else (DATA, "")
+        status = 0 if at.begun else at.status
+        reply = Reply(self.log.request.id, self.name, kind, at.seq, value, at.event, status, EVENTS, outcome)
         self.outbox.append(reply)
         at.seq, at.event, at.begun = at.seq + 1, at.event + count_events(value), True
         if last:

@@ -31,22 +31,22 @@ def encoded(document: object) -> bytes:
 
 @pytest.mark.parametrize("path", SMALLEST)
 def test_the_smallest_body_of_each_endpoint_passes(path):
-    assert check_body(path, encoded(SMALLEST[path])) == Body("m", stream=False, include_usage=False)
+    assert check_body(path, encoded(SMALLEST[path])) == Body("m", stream=False)
 
 
 @pytest.mark.parametrize(
-    ("more", "stream", "include_usage"),
+    ("more", "stream"),
     [
-        ({"stream": True}, True, False),
-        ({"stream": False}, False, False),
-        ({"stream": None, "stream_options": None}, False, False),
-        ({"stream": True, "stream_options": {}}, True, False),
-        ({"stream": True, "stream_options": {"include_usage": None}}, True, False),
-        ({"stream": True, "stream_options": {"include_usage": True, "later": 1}}, True, True),
+        ({"stream": True}, True),
+        ({"stream": False}, False),
+        ({"stream": None, "stream_options": None}, False),
+        ({"stream": True, "stream_options": {}}, True),
+        ({"stream": True, "stream_options": {"include_usage": None}}, True),
+        ({"stream": True, "stream_options": {"include_usage": True, "later": 1}}, True),
     ],
 )
-def test_stream_and_include_usage_are_read(more, stream, include_usage):
-    assert check_body(CHAT, encoded(SMALLEST[CHAT] | more)) == Body("m", stream, include_usage)
+def test_stream_is_read(more, stream):
+    assert check_body(CHAT, encoded(SMALLEST[CHAT] | more)) == Body("m", stream)
 
 
 @pytest.mark.parametrize(
