@@ -129,6 +129,8 @@ class KafkaAdmin:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was first
                 raise BusError(f"topic {topic}: {reason(error)}") from None
+        except TimeoutError:
+            raise BusError(f"topic {topic}: no answer from the broker in time") from None
 
     def _config(self, kind: ResourceType, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from app.bus.base import At, Place, Since, Start, TopicSpec
-from app.errors import BusError, BusFull, NotDelivered
+from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge
 
 
 async def send_all(bus, topic, values, partition=None):
@@ -105,7 +105,7 @@ async def test_a_partition_that_is_not_there_takes_nothing(bus, new_topic):
 
 async def test_a_value_over_the_topics_limit_is_refused_and_the_next_is_not(bus, new_topic):
     topic = await new_topic(bus, 1, {"max.message.bytes": "100000"})
-    with pytest.raises(NotDelivered):
+    with pytest.raises(RecordTooLarge):
         await bus.send(topic, os.urandom(200_000), key=b"k", headers=[])
     assert await bus.send(topic, b"small", key=b"k", headers=[]) == Place(0, 0)
 

@@ -190,10 +190,7 @@ def test_every_error_of_an_admin_call_is_one_of_ours(admin, monkeypatch, call):
         assert KafkaError(code).str() in str(raised.value)
 
 
-NOT_YET = pytest.mark.xfail(strict=True, raises=TimeoutError, reason="KafkaAdmin._made lets the TimeoutError of its wait out")
-
-
-@pytest.mark.parametrize("call", [pytest.param(call, marks=NOT_YET if call == "make a topic" else ()) for call in CALLS])
+@pytest.mark.parametrize("call", CALLS)
 def test_a_broker_that_does_not_answer_in_time_is_one_of_our_errors(admin, monkeypatch, call):
     monkeypatch.setattr(FakeAdmin, "error", TimeoutError())
     with pytest.raises(BusError):
