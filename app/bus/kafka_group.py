@@ -125,6 +125,7 @@ class KafkaGroupReader(ReaderThread):
         assigned = self._look_up(consumer, places)
         for place in places:
             self._forget(place.partition)  # also what it left behind when it was taken away without notice
+        logger.info("assigned of %s: %s", self._topic, ", ".join(f"{one.partition} from {one.position}" for one in assigned))
         self._owned |= {place.partition for place in places}
         self._paused |= {place.partition for place in places}  # the next turn resumes them, whatever they were before
         self.to_loop(self._listener.on_assigned, assigned)
@@ -148,6 +149,7 @@ class KafkaGroupReader(ReaderThread):
     def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
         for place in places:
             self._forget(place.partition)
+        logger.info("given up of %s: %s", self._topic, ", ".join(str(place.partition) for place in places))
         self.to_loop(self._listener.on_revoked, [place.partition for place in places])
 
     def _forget(self, partition: int) -> None:

@@ -129,7 +129,7 @@ class ReaderThread:
         try:
             self.begin(consumer)
         except (KafkaException, BusError) as error:
-            self.to_loop(self._ready.set_exception, BusError(reason(error)))
+            self.to_loop(_set_ready, self._ready, BusError(reason(error)))
         else:
             self.to_loop(_set_ready, self._ready)
             self._go.wait()
@@ -139,9 +139,13 @@ class ReaderThread:
         consumer.close()
 
 
-def _set_ready(future: "asyncio.Future[None]") -> None:
-    if not future.done():
+def _set_ready(future: "asyncio.Future[None]", error: BusError | None = None) -> None:
+    if future.done():  # whoever waited has been cancelled
+        return
+    if error is None:
         future.set_result(None)
+    else:
+        future.set_exception(error)
 
 
 class KafkaLogReader(ReaderThread):

@@ -125,9 +125,12 @@ class Reading:
 class Clients:
     """Many clients of many endpoints, each request on a connection of its own."""
 
+    def __init__(self, patience: float = 120.0) -> None:
+        self._patience = patience  # seconds for one reply
+
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=120)
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=self._patience)
         )
         return self
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.acceptance.asking import CHAT
 from tests.acceptance.raw import BODY, exchange, request
 from tests.acceptance.services import Gateway
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.servers
 
 IDLE, QUEUED = 2_000, 10_000
 LONG = {"x_ttft": 600}  # seconds to the first token
+PATIENT = {"BUS_ADMIT_TIMEOUT_SECONDS": "60"}  # a busy machine's broker may need more than the default for so many at once
 PER_IDLE_STREAM, PER_QUEUED_REQUEST = 48 * 1024, 32 * 1024  # bytes of the gateway's memory, at most
 SLACK = 8 * 1024 * 1024  # bytes by which a process may grow for other reasons
 FILES = QUEUED + 500  # that a process must be able to open
@@ -80,7 +81,7 @@ async def model_says(gateway: Gateway, **numbers: int) -> bool:
 async def test_two_thousand_idle_streams_are_held_in_bounded_memory(stack: Stack) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream, WORKER_CONCURRENCY=str(IDLE))
-    gateway = await stack.gateway(SSE_HEAD_AFTER_SECONDS="1", SSE_KEEPALIVE_SECONDS="2", MAX_QUEUE_DEPTH=str(IDLE))
+    gateway = await stack.gateway(SSE_HEAD_AFTER_SECONDS="1", SSE_KEEPALIVE_SECONDS="2", MAX_QUEUE_DEPTH=str(IDLE), **PATIENT)
     before = await warm_up(gateway)
     async with asking(gateway, IDLE, stream=True, **LONG):
         await until(lambda: upstream.has(active=IDLE), "all to run", 2 * PATIENCE)
@@ -96,16 +97,16 @@ async def test_two_thousand_idle_streams_are_held_in_bounded_memory(stack: Stack
 async def test_ten_thousand_queued_requests_are_held_in_bounded_memory(stack: Stack) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream, WORKER_CONCURRENCY="1")
-    gateway = await stack.gateway(MAX_QUEUE_DEPTH=str(2 * QUEUED))
+    gateway = await stack.gateway(MAX_QUEUE_DEPTH=str(2 * QUEUED), **PATIENT)
     before = await warm_up(gateway)
-    done = (await upstream.idle()).started
+    completed = (await upstream.idle()).completed
     async with asking(gateway, QUEUED, **LONG):
         await until(lambda: model_says(gateway, in_flight=1, queue_depth=QUEUED - 1), "all to wait", 3 * PATIENCE)
         each = (memory(gateway) - before) / QUEUED
         print(f"{QUEUED} queued requests: {each / 1024:.1f} KiB of the gateway's memory each")
     await until(lambda: model_says(gateway, in_flight=0, queue_depth=0), "the queue to empty", 2 * PATIENCE)
     assert each < PER_QUEUED_REQUEST
-    assert (await upstream.idle()).started < done + 100  # a cancel may come a moment after its request's turn
+    assert await upstream.has(active=0, completed=completed)
     await check_serves(gateway)
 
 
@@ -115,7 +116,7 @@ async def check_serves(gateway: Gateway) -> None:
 
 
 SLOW = 4
-LENGTH = 15_000  # tokens, some 3 MB
+LENGTH = 12_000  # tokens, some 2.6 MB
 
 
 async def test_clients_that_do_not_read_hold_little_and_then_miss_nothing(stack: Stack) -> None:

@@ -11,10 +11,11 @@ from random import Random
 
 from app.contracts.address import Address
 from tests.acceptance.reading import Clients
-from tests.chaos.audit import Audit, Totals, judge, logged
+from tests.chaos.audit import Audit, Totals, judge
 from tests.chaos.deployment import Deployment, carry_out, deployed
 from tests.chaos.ledger import Promise
-from tests.chaos.load import Client
+from tests.chaos.load import PATIENCE, Client
+from tests.chaos.log import logged
 from tests.chaos.schedule import schedule
 
 CLIENTS = 20
@@ -22,7 +23,7 @@ CLIENTS = 20
 
 async def run(seed: int, duration: float) -> tuple[Totals, Path | None]:
     """The totals, and where the logs are if a promise was broken."""
-    async with deployed() as deployment, Clients() as clients:
+    async with deployed() as deployment, Clients(PATIENCE) as clients:
         promises: list[Promise] = []
         try:
             await _under_load(deployment, clients, promises, seed, duration)

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
-from confluent_kafka import Consumer, TopicPartition
 
-from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Request
 from tests.acceptance.processes import until
 from tests.acceptance.reading import DONE, Clients, Told, check_whole, check_whole_body
@@ -59,26 +57,6 @@ class Totals:
             f"accepted={self.accepted} in_log={self.logged} {outcomes} errors: {errors} lost={self.lost} doubled={self.doubled}"
             f" missing={self.missing} takeovers={self.takeovers} recovery {recovery} of {len(self.pauses)}"
         )
-
-
-def logged(servers: str) -> dict[str, tuple[Request, list[str]]]:
-    """Every request in the log by its internal id, with the public ids of its records."""
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
-    topics = {name: topic for name, topic in consumer.list_topics(timeout=10).topics.items() if ".requests." in name}
-    places = [TopicPartition(name, number, 0) for name, topic in topics.items() for number in topic.partitions]
-    left = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
-    consumer.assign(places)
-    found: dict[str, tuple[Request, list[str]]] = {}
-    while left > 0:
-        for message in consumer.consume(500, 1.0):
-            assert message.error() is None, message.error()
-            left -= 1
-            request = Request.decode(message.headers(), message.value())
-            where = (fingerprint(message.topic()), message.partition(), message.offset())
-            address = Address(request.id, *where, request.reply_partition, request.reply_offset)
-            found.setdefault(request.id, (request, []))[1].append(address.encode())
-    consumer.close()
-    return found
 
 
 class Audit:

@@ -15,11 +15,12 @@ from tests.acceptance.processes import Process, until
 from tests.acceptance.services import Endpoint, Gateway, Upstream, Worker
 from tests.acceptance.stack import Stack
 from tests.chaos.broker import Broker
+from tests.chaos.log import write_down
 from tests.chaos.schedule import GATEWAY, KAFKA, KILL, STOP, WORKER, Fault
 from tests.redis_server import running_redis
 
 MODELS = ("alpha", "beta")
-DEADLINE = 90.0  # seconds, of every request
+DEADLINE = 180.0  # seconds, of every request
 _DRAIN = 3.0  # seconds; shorter than the longest replies, so that some are handed on
 _END_SECONDS = 60.0  # a process that was told to end has ended by then
 _ENVIRONMENT = {
@@ -77,11 +78,12 @@ class Deployment:
         return [model["workers"] for model in (await gateway.models()).values()] == [len(self.workers)] * len(MODELS)
 
     def keep_logs(self) -> Path:
-        """Copies what every process has printed to a directory that stays."""
+        """What every process has printed, and every record of the log, in a directory that stays."""
         kept = Path(tempfile.mkdtemp(prefix="chaos-"))
         for log in self.stack.directory.glob("*.log"):
             shutil.copy(log, kept)
         shutil.copy(self.broker.log, kept / "kafka.log")
+        write_down(self.broker.servers, kept / "records.txt")
         return kept
 
 

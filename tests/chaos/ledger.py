@@ -12,7 +12,6 @@ PLAIN, IDEMPOTENT, CANCELLED, ASYNC = "plain", "idempotent", "cancelled", "async
 CUT, NO_END = "connection_cut", "ended_without_done"
 
 _NUMBER = re.compile(r" tok(\d+)")
-_DRAINING = "gateway_draining"  # ends a stream for its client only: the request goes on
 
 
 @dataclass
@@ -45,8 +44,8 @@ class Promise:
 
     @property
     def events(self) -> list[Any]:
-        """Of all tries, one behind the other, but for a gateway's own farewells."""
-        return [event for told in self.told for event in told.events if _code(event) != _DRAINING]
+        """Of all tries, one behind the other, but for errors: a gateway may have to end a stream before the log does."""
+        return [event for told in self.told for event in told.events if not _code(event)]
 
     @property
     def numbers(self) -> list[int]:

@@ -16,7 +16,7 @@ _MIX = {PLAIN: 9, IDEMPOTENT: 8, CANCELLED: 3, ASYNC: 2}
 _TOKENS = (1, 100)  # of a reply
 _GAP = 0.05  # seconds between two tokens
 _PAUSE = (0.2, 0.8)  # seconds before a client tries again
-_PATIENCE = DEADLINE + 30  # seconds that a client goes on trying
+PATIENCE = DEADLINE + 30  # seconds that a client goes on trying
 _FINAL = ("completed", "failed", "cancelled", "expired")
 
 
@@ -82,7 +82,7 @@ class Client:
 
     async def _tried(self, attempt: Callable[[], Any]) -> None:
         """Tries until it is answered, for as long as a client has patience."""
-        end = asyncio.get_running_loop().time() + _PATIENCE
+        end = asyncio.get_running_loop().time() + PATIENCE
         while not await attempt() and asyncio.get_running_loop().time() < end:
             await self._pause()
 

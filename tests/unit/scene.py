@@ -42,7 +42,7 @@ class ScriptedBus(MemoryBus):
         super().__init__(settings(**environment).bus)
         self.scripted = TOPICS.replies
         self.script: deque[str] = deque()
-        self._held: deque[tuple[Future[Place], Place]] = deque()
+        self.held: deque[tuple[Future[Place], Place]] = deque()
 
     def send(
         self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
@@ -56,14 +56,14 @@ class ScriptedBus(MemoryBus):
             if fate == OK:
                 return sent
             if fate == HELD:
-                self._held.append((future, sent.result()))
+                self.held.append((future, sent.result()))
                 return future
         future.set_exception(NotDelivered("as scripted"))
         return future
 
     def release(self) -> None:
         """Acknowledges the oldest record that is held."""
-        future, place = self._held.popleft()
+        future, place = self.held.popleft()
         future.set_result(place)
 
 

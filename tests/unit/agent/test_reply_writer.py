@@ -75,11 +75,12 @@ async def test_whatever_the_log_does_a_reader_finds_every_byte_once_in_order(siz
         out.write(block)
         await turns(2)
     ending = asyncio.create_task(out.finish(COMPLETED, event(9) * last))
-    while not ending.done():
-        await asyncio.sleep(0.1)
-        while bus._held:
-            bus.release()
-            await turns()
+    async with asyncio.timeout(600):
+        while not ending.done():
+            await asyncio.sleep(0.1)
+            while bus.held:
+                bus.release()
+                await turns()
     seen = Seen()
     seen.fold.next_seq = seq
     for reply in await replies(bus):

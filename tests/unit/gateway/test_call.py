@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.contracts.address import Address
 from app.contracts.envelope import Reply
 from app.contracts.fold import COMPLETED, FINAL, Step
+from app.errors import BusUnavailable
 from app.gateway.asgi import ClientGone
 from app.gateway.call import Call
 from tests.unit.gateway.calls import TOPIC, WORKER, Fed
@@ -133,8 +134,12 @@ class Log:
     def __init__(self, values: list[bytes]) -> None:
         self.values = values
         self.reads: list[int] = []
+        self.away = 0  # so many times
 
     async def refill(self, call: Call) -> None:
+        if self.away:
+            self.away -= 1
+            raise BusUnavailable("away")
         self.reads.append(call.next_offset)
         call.from_log, call.behind = True, False
         for offset in range(call.next_offset, len(self.values)):
@@ -157,6 +162,17 @@ async def test_for_a_slow_client_what_is_much_stays_in_the_log():
     assert fed.call.behind
     assert await values(fed.call) == log.values
     assert len(log.reads) > 5, "it was read on piece by piece"
+
+
+async def test_while_the_log_is_away_a_slow_client_waits_and_then_goes_on():
+    fed, log = Fed(), Log([b"%d" % (number % 10) * 100_000 for number in range(10)])
+    fed.call.refill = log.refill
+    for offset, value in enumerate(log.values[:-1]):
+        fed.call.feed(Reply(fed.call.id, WORKER, "data", offset, value), offset)
+    log.away = 3
+    parts = [await fed.call.next(60) for _ in range(10 + log.away)]
+    assert [part.value for part in parts if part] == log.values
+    assert parts.count(None) == 3, "each time it may keep its client awake"
 
 
 async def test_a_whole_reply_is_never_left_in_the_log():

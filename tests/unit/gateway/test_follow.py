@@ -1,14 +1,14 @@
 """Replies read from the log by many at once: few readers, and each follower gets each record of its own once, in order."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from app.bus.base import LogReader, Record
+from app.bus.base import From, LogReader, OnRecords, Record
 from app.bus.specs import shared_specs
 from app.contracts.envelope import Reply
 from app.errors import BusError
@@ -20,18 +20,22 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 class CountingBus(ScriptedBus):
-    """Knows its readers that are open, how many there were, and the most at once."""
+    """Knows its readers that are open, how many there were, the most at once, and how many records they were handed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.opened = self.open = self.most = 0
+        self.opened = self.open = self.most = self.handed = 0
         self.refuses = False
 
-    async def log_reader(self, topic: str, *rest: Any) -> LogReader:
+    async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
+        def counted(records: Sequence[Record]) -> None:
+            self.handed += len(records)
+            on_records(records)
+
         if self.refuses:
             raise BusError("away")
         await asyncio.sleep(_OPENING)
-        reader = await super().log_reader(topic, *rest)
+        reader = await super().log_reader(topic, partitions, begin, counted)
         self.opened += 1
         self.open += 1
         self.most = max(self.most, self.open)
@@ -170,6 +174,16 @@ async def test_replies_that_have_ended_leave_no_reader_behind():
         reader.check()
         await turns()
         assert log.bus.open == 0
+
+
+async def test_nobody_reads_on_for_those_who_have_enough():
+    log = await started()
+    await log.write(IDS[0], 10_000)
+    reader = log.reader(IDS[0], most=3)
+    await reader.task
+    await until(lambda: not log.bus.open)
+    reader.check()
+    assert log.bus.handed < 5_000
 
 
 async def test_a_partition_has_readers_of_its_own():
