@@ -11,6 +11,7 @@ logger = logging.getLogger("app.gateway")
 access = logging.getLogger("app.access")
 
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # no key asked
+_SHOWN = 300  # characters of a path in the access line
 _UNLOGGED = ("/healthz", "/readyz")
 
 
@@ -78,4 +79,4 @@ class Edge:
         line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
         if client_id:
             line["client_request_id"] = client_id[:128]
-        access.info("%s %s %s", scope["method"], scope["path"], status or "-", extra=line)
+        access.info("%s %s %s", scope["method"], scope["path"][:_SHOWN], status or "-", extra=line)

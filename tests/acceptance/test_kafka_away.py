@@ -14,8 +14,8 @@ from tests.acceptance.outage import TOKENS, Outage, play_outage, readiness_of, r
 from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body
 from tests.acceptance.stack import Stack
-from tests.chaos.log import logged
 from tests.chaos.broker import Broker
+from tests.chaos.log import logged
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 

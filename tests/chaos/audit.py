@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -19,6 +20,7 @@ from tests.chaos.ledger import CUT, Promise, gaps, numbers_of, percentile, text_
 ALLOWED = {CUT, "gateway_draining", "draining", "bus_unavailable", "gateway_unreachable", "queue_full"}
 _INTERRUPTED = 1.0  # seconds of silence in a stream whose tokens come twenty times a second
 _AT_ONCE = 16  # look-ups
+_AGAIN = 0.5  # seconds
 _FINAL = ("completed", "failed", "cancelled", "expired")
 
 
@@ -66,30 +68,33 @@ class Audit:
         self._clients = clients
         self._gateways = gateways
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._states: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
 
     async def look_up(self, public_id: str, request: Request) -> Found | None:
         """None, and a fault, where it has not ended within its deadline or where the gateways tell different things."""
         async with self._turns:
             try:
-                for gateway in self._gateways:
-                    await until(lambda one=gateway: self._ended(one, public_id), f"the end of {public_id}", DEADLINE + 30)
+                await until(lambda: self._ended(public_id), f"the end of {public_id}", DEADLINE + 30)
                 first, *others = [await self._result(gateway, public_id) for gateway in self._gateways]
             except AssertionError as error:
                 self.faults.append(f"lost: {error}")
                 return None
         if any((other.status, other.body) != (first.status, first.body) for other in others):
             self.faults.append(f"{public_id}: two gateways tell two replies")
-        state = (await self._clients.get(self._gateways[0], f"/v1/requests/{public_id}").end()).json
+        state = self._states[public_id]
         code = str((state["error"] or {}).get("code") or "")
         return Found(state["status"], code, orjson.loads(request.body)["max_tokens"], first)
 
-    async def _ended(self, gateway: Endpoint, public_id: str) -> bool:
-        told = await self._clients.get(gateway, f"/v1/requests/{public_id}").end()
-        assert told.status != 404, f"{public_id} is not found at {gateway.root}"
-        if told.status == 200 and told.json["status"] not in _FINAL:
-            await asyncio.sleep(0.5)
-        return told.status == 200 and told.json["status"] in _FINAL
+    async def _ended(self, public_id: str) -> bool:
+        told = await self._clients.get(self._gateways[0], f"/v1/requests/{public_id}").end()
+        assert told.status != 404, f"{public_id} is not found"
+        if told.status == 200:
+            self._states[public_id] = told.json
+        if told.status != 200 or told.json["status"] not in _FINAL:
+            await asyncio.sleep(_AGAIN)
+            return False
+        return True
 
     async def _result(self, gateway: Endpoint, public_id: str) -> Told:
         return await self._clients.get(gateway, f"/v1/requests/{public_id}/result").end()

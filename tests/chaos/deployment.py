@@ -95,7 +95,9 @@ async def deployed() -> AsyncIterator[Deployment]:
         try:
             await broker.start()
             async with Stack("chaos", BOOTSTRAP_SERVERS=broker.servers, REDIS_URL=redis, **_ENVIRONMENT) as stack:
-                yield await _started(stack, broker)
+                deployment = await _started(stack, broker)
+                await deployment.ready()
+                yield deployment
         finally:
             broker.clear_away()
 
@@ -103,8 +105,8 @@ async def deployed() -> AsyncIterator[Deployment]:
 async def _started(stack: Stack, broker: Broker) -> Deployment:
     upstream = await stack.upstream(*MODELS)
     stack.models(*({"id": model, "host": upstream.url, "continues": True} for model in MODELS))
-    workers = [await stack.worker() for _ in range(3)]
-    gateways = [await stack.gateway() for _ in range(2)]
+    workers = [stack.agent(MODELS) for _ in range(3)]
+    gateways = [await stack.gateway(ready=False) for _ in range(2)]
     return Deployment(stack, broker, upstream, workers, gateways, stack.nginx(*gateways))
 
 

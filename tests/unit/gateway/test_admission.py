@@ -87,6 +87,7 @@ def test_a_full_queue_is_refused_with_the_time_until_there_is_room(admission, kn
 def test_a_queue_longer_than_the_deadline_is_refused_until_it_is_shorter(admission, known):
     known.queue_depth, known.rate = 5, 0.1
     admission.admit(submission(timeout=50))
+    assert refused(admission, QueueFull, timeout=49).retry_after == 1
     error = refused(admission, QueueFull, timeout=20)
     assert error.retry_after == 30
     assert "50 s" in error.message

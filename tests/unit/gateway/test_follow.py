@@ -1,7 +1,9 @@
 """Replies read from the log by many at once: few readers, and each follower gets each record of its own once, in order."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle
 
 import pytest
 from hypothesis import given
@@ -20,30 +22,42 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 class CountingBus(ScriptedBus):
-    """Knows its readers that are open, how many there were, the most at once, and how many records they were handed."""
+    """Knows its readers that are open, how many there were, the most at once, and how many records they were handed.
 
-    def __init__(self) -> None:
+    Each reader lags behind the log by the next of `lags`, seconds.
+    """
+
+    def __init__(self, *lags: float) -> None:
         super().__init__()
         self.opened = self.open = self.most = self.handed = 0
         self.refuses = False
+        self._lags = cycle(lags or (0.0,))
 
     async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
-        def counted(records: Sequence[Record]) -> None:
-            self.handed += len(records)
-            on_records(records)
+        lag, closed = next(self._lags), False
+
+        def handed(records: Sequence[Record]) -> None:
+            if not closed:
+                self.handed += len(records)
+                on_records(records)
+
+        def late(records: Sequence[Record]) -> None:
+            asyncio.get_running_loop().call_later(lag, handed, records)
 
         if self.refuses:
             raise BusError("away")
         await asyncio.sleep(_OPENING)
-        reader = await super().log_reader(topic, partitions, begin, counted)
+        reader = await super().log_reader(topic, partitions, begin, late if lag else handed)
         self.opened += 1
         self.open += 1
         self.most = max(self.most, self.open)
         close = reader.close
 
         async def closing() -> None:
+            nonlocal closed
             self.open -= 1
             await asyncio.sleep(_OPENING)
+            closed = True
             await close()
 
         reader.close = closing  # type: ignore[method-assign]
@@ -57,10 +71,12 @@ class Log:
         self.bus = bus
         self.followers = ReplyFollowers(bus, TOPICS.replies)
         self.written: list[tuple[str, int]] = []  # id, its number in the reply
+        self._counts = Counter[str]()
 
     async def write(self, id_: str, count: int = 1, partition: int = 0) -> None:
         for _ in range(count):
-            number = sum(other == id_ for other, _ in self.written)
+            number = self._counts[id_]
+            self._counts[id_] += 1
             await send_reply(self.bus, Reply(id_, "w", "data", number), partition)
             self.written.append((id_, number))
 
@@ -90,8 +106,8 @@ class Reader:
         assert self.got == self.log.expected(self.id, self.begin, self.most)
 
 
-async def started() -> Log:
-    bus = CountingBus()
+async def started(*lags: float) -> Log:
+    bus = CountingBus(*lags)
     await bus.start()
     await bus.ensure_topics(shared_specs(settings().bus, TOPICS))
     return Log(bus)
@@ -186,6 +202,15 @@ async def test_nobody_reads_on_for_those_who_have_enough():
     assert log.bus.handed < 5_000
 
 
+async def test_a_reply_that_ends_live_leaves_no_reader_behind():
+    log = await started()
+    reader = log.reader(IDS[0], most=2)
+    await reader.task
+    await log.write(IDS[0], 2)
+    await turns()
+    assert (reader.got, log.bus.open) == ([0, 1], 0)
+
+
 async def test_a_partition_has_readers_of_its_own():
     log = await started()
     here, there = log.reader(IDS[0]), log.reader(IDS[0], partition=1)
@@ -239,9 +264,9 @@ MOVES = st.lists(
 
 @pytest.mark.parametrize("backlog", [0, 600])
 @example_settings(max_examples=40)
-@given(moves=MOVES)
-async def test_whoever_comes_and_goes_whenever_nobody_is_fed_twice_or_out_of_order_or_too_little(backlog, moves):
-    log = await started()
+@given(moves=MOVES, lags=st.lists(st.sampled_from([0, 0.005, 0.05]), max_size=4))
+async def test_whoever_comes_and_goes_whenever_nobody_is_fed_twice_or_out_of_order_or_too_little(backlog, moves, lags):
+    log = await started(*lags)
     await log.write(IDS[5], backlog)  # more than one batch
     readers: list[Reader] = []
     left: list[Reader] = []
@@ -259,7 +284,7 @@ async def test_whoever_comes_and_goes_whenever_nobody_is_fed_twice_or_out_of_ord
         else:
             await asyncio.sleep(0.03)
     await asyncio.gather(*(reader.task for reader in readers))
-    await turns()
+    await asyncio.sleep(1)
     for reader in readers:
         reader.check()
     for reader in left:
