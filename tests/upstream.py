@@ -95,7 +95,7 @@ class SimulatedUpstream:
                 return response
             except (asyncio.CancelledError, ConnectionError):
                 end = "aborted"
-                raise
+                raise asyncio.CancelledError from None  # of a ConnectionError aiohttp would log a trace
             finally:
                 self._counts[end] += 1
 

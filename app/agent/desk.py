@@ -13,7 +13,7 @@ from app.agent.intake import Intake, Taken
 from app.agent.peers import Peers
 from app.agent.run_job import JobRun
 from app.agent.slots import Slots
-from app.agent.takeover import POISON_DEATHS, SUSPECT_DEATHS, Takeover
+from app.agent.takeover import SUSPECT_DEATHS, Takeover
 from app.contracts.envelope import Control, Request
 from app.contracts.seen import Seen
 from app.errors import UndecodableRecord
@@ -154,7 +154,7 @@ class Desk:
         self._mine[request.id] = asyncio.Event()
         try:
             claimed = await self._takeover.claim(request, seen, deaths)
-            if claimed is not None and deaths < POISON_DEATHS:
+            if claimed is not None and not self._takeover.is_poison(request, deaths):
                 self._run(request, taken, claimed)
             elif claimed is not None:
                 record = taken.record

@@ -11,6 +11,7 @@ from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat
 from app.errors import UndecodableRecord
 
 _SILENT_INTERVALS = 3
+_LATELY_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -32,8 +33,8 @@ class Peers:
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns when every worker that lives is known."""
-        since = time.time() - _SILENT_INTERVALS * self._interval
+        """Returns when every worker that lives is known, and every one that died a moment ago."""
+        since = time.time() - max(_SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
         await self._follower.start(Since(int(since * 1000)))
 
     async def close(self) -> None:
@@ -58,6 +59,11 @@ class Peers:
         """A worker fell silent, without leaving, while it ran this request."""
         now = time.monotonic()
         return any(id_ in peer.running and peer.silent_at <= now for peer in self._peers.values())
+
+    def died_without(self, id_: str) -> bool:
+        """Lately a worker fell silent, without leaving, that did not run this request: something else ends workers too."""
+        now = time.monotonic()
+        return any(now - _LATELY_SECONDS < peer.silent_at <= now and id_ not in peer.running for peer in self._peers.values())
 
     def reply_topics(self) -> set[str]:
         """What the gateways that live read."""

@@ -22,6 +22,7 @@ logger = logging.getLogger("app.agent.takeover")
 
 SUSPECT_DEATHS = 2  # from here on it runs alone
 POISON_DEATHS = 3
+POISON_DEATHS_AMONG_OTHERS = 10  # while workers die that did not run it
 _RETRY_SECONDS = 0.2
 
 
@@ -55,6 +56,10 @@ class Takeover:
         named = () if seen.progressed else (*seen.dead, *filter(None, (seen.fold.writer,)))
         return tuple(worker for worker in named if worker != self._context.owner and not self._peers.lives(worker))
 
+    def is_poison(self, request: Request, deaths: int) -> bool:
+        """So many deaths in a row are its own doing, unless workers die without it too: then many more are asked for."""
+        return deaths >= (POISON_DEATHS_AMONG_OTHERS if self._peers.died_without(request.id) else POISON_DEATHS)
+
     async def claim(self, request: Request, seen: Seen, deaths: int) -> Seen | None:
         """Makes this worker the writer. Returns the reply up to the claim, or None if another was first, or it has ended."""
         owner = self._context.owner
@@ -79,7 +84,7 @@ class Takeover:
     async def bury(self, request: Request, seen: Seen, origin: tuple[str, int, int], headers: Headers) -> None:
         """The record has ended one worker after another: to the dead letters, and an error for its caller."""
         where = f"{origin[0]}[{origin[1]}]@{origin[2]}"
-        reason = f"{POISON_DEATHS} workers in a row died while they ran it"
+        reason = f"{seen.deaths} workers in a row died while they ran it"
         await dead_letter(self._context.bus, self._context.topics.dlq, origin, headers, request.body, reason)
         logger.error("dead letter from %s", where, extra={"request_id": request.id})
         error = DeadLettered("this request ended every worker that ran it; it lies in the dead letters")

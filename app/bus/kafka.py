@@ -52,6 +52,7 @@ class KafkaBus:
 
     async def close(self) -> None:
         await self._producer.close()
+        await asyncio.to_thread(self._admin.close)
 
     def healthy(self) -> str:
         return self._producer.trouble()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from app.bus.base import TopicSpec, shortfalls
@@ -57,8 +57,13 @@ class KafkaAdmin:
     """Blocking admin calls, for use in a thread. Each raises BusError."""
 
     def __init__(self, settings: BusSettings, on_error: Callable[[KafkaError], None]) -> None:
+        self._settings = settings
         self._client = AdminClient(properties(settings, **{"error_cb": on_error}))
-        self._replication = settings.replication
+        self._askers: dict[str, Consumer] = {}  # by group; they join nothing
+
+    def close(self) -> None:
+        for asker in self._askers.values():
+            asker.close()
 
     def cluster(self) -> str:
         """The cluster's id; waits for a broker."""
@@ -72,7 +77,7 @@ class KafkaAdmin:
         """Makes what is missing; says what an existing topic has otherwise."""
         there = self._metadata("").topics
         missing = [spec for spec in specs if spec.name not in there]
-        new = [NewTopic(spec.name, spec.partitions, self._replication, config=spec.config) for spec in missing]
+        new = [NewTopic(spec.name, spec.partitions, self._settings.replication, config=spec.config) for spec in missing]
         for topic, future in (self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}).items():
             self._made(topic, future)
         existing = [spec for spec in specs if spec not in missing]
@@ -90,16 +95,18 @@ class KafkaAdmin:
         return patiently(ask)
 
     def committed(self, topic: str, group: str, partitions: int) -> dict[int, int]:
+        """A consumer asks: the admin client's own call ends the process (SIGSEGV) where the group's coordinator is not there yet,
+        as after a broker's restart (https://github.com/confluentinc/librdkafka/issues/5040)."""
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
             return {}
-
-        def ask() -> dict[int, int]:
-            futures = self._client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
-            found = _result(futures[group]).topic_partitions
-            return {place.partition: place.offset for place in found if place.offset >= 0}
-
-        return patiently(ask)
+        if group not in self._askers:
+            # Silent, as nobody serves its log: what it would say the others say too.
+            own = {"group.id": group, "enable.auto.commit": False, "log_level": 0}
+            self._askers[group] = Consumer(properties(self._settings, **own))
+        asker = self._askers[group]
+        found = patiently(lambda: asker.committed(places, timeout=_TIMEOUT))
+        return {place.partition: place.offset for place in found if place.offset >= 0}
 
     def speaks_consumer_protocol(self) -> bool:
         """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed in time."""

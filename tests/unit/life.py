@@ -148,10 +148,21 @@ class Worker:
         if last:
             self.writing = None
 
-    def deliver(self) -> None:
-        """The log takes the oldest record that it has sent."""
+    def go_on(self, count: int, further: bool) -> None:
+        """The next thing it does; it writes so many events at a time."""
+        if self.writing is not None:
+            self.write(count)
+        elif self.looked is not None:
+            self.claim()
+        elif self.claimed:
+            self.check(further)
+        else:
+            self.look()
+
+    def deliver(self, twice: bool = False) -> None:
+        """The log takes the oldest record that it has sent; twice, if the acknowledgement of the first was lost."""
         if self.outbox:
-            self.log.records.append(self.outbox.popleft())
+            self.log.records += [self.outbox.popleft()] * (1 + twice)
             if self.log.records[-1].kind == CLAIM and self.log.records[-1].owner:
                 self.claim_place = len(self.log.records) - 1
 

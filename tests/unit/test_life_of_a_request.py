@@ -43,39 +43,21 @@ class Life(RuleBasedStateMachine):
         self.workers[name].take()
 
     @precondition(lambda self: not self.new)
-    @rule(name=NAMES)
-    def another_looks(self, name: str) -> None:
-        self.workers[name].look()
+    @rule(name=NAMES, count=st.integers(1, 4), further=st.booleans())
+    def it_goes_on(self, name: str, count: int, further: bool) -> None:
+        """The next thing it does: it looks, claims, sees whether the claim counted, writes."""
+        self.workers[name].go_on(count, further)
 
-    @rule(name=NAMES)
-    def it_claims(self, name: str) -> None:
-        self.workers[name].claim()
-
-    @rule(name=NAMES, further=st.booleans())
-    def it_sees_whether_the_claim_counted(self, name: str, further: bool) -> None:
-        self.workers[name].check(further)
+    @rule(name=NAMES, twice=st.booleans())
+    def the_log_takes_a_record(self, name: str, twice: bool) -> None:
+        self.workers[name].deliver(twice)
 
     @precondition(lambda self: not self.new)
-    @rule(name=NAMES, further=st.booleans())
-    def it_takes_over_at_once(self, name: str, further: bool) -> None:
-        worker = self.workers[name]
-        worker.look()
-        worker.claim()
-        worker.deliver_all()
-        worker.check(further)
-
-    @rule(name=NAMES, count=st.integers(1, 4))
-    def it_writes(self, name: str, count: int) -> None:
-        self.workers[name].write(count)
-
-    @rule(name=NAMES, count=st.integers(1, 4))
-    def it_writes_and_the_log_takes_it(self, name: str, count: int) -> None:
-        self.workers[name].write(count)
-        self.workers[name].deliver_all()
-
-    @rule(name=NAMES)
-    def the_log_takes_a_record(self, name: str) -> None:
-        self.workers[name].deliver()
+    @rule(name=NAMES, steps=st.integers(1, 4), further=st.booleans())
+    def it_goes_on_and_the_log_keeps_up(self, name: str, steps: int, further: bool) -> None:
+        for _ in range(steps):
+            self.workers[name].go_on(2, further)
+            self.workers[name].deliver_all()
 
     @rule(name=NAMES)
     def its_upstream_breaks_off(self, name: str) -> None:
@@ -169,12 +151,8 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "log"):
             return
         last = Worker("last", self.log)
-        last.look()
-        last.claim()
-        last.deliver_all()
-        last.check(further=True)
-        while last.writing is not None:
-            last.write(2)
+        for _ in range(99):
+            last.go_on(2, further=True)
             last.deliver_all()
         ended = self.log.seen()
         assert ended.fold.outcome
@@ -201,20 +179,15 @@ def test_what_was_handed_back_is_nobodys_until_it_is_claimed() -> None:
     zombie.deliver_all()
     for count in (3, 1):
         zombie.write(count)
-    other.look()
-    other.claim()
-    other.deliver_all()
-    other.check(further=False)
-    other.write(2)
+    for _ in range(4):
+        other.go_on(2, further=False)
+        other.deliver_all()
     other.hand_back()
     other.deliver_all()
     zombie.deliver_all()
     seen = log.seen()
     assert (text_of(seen.text), seen.fold.writer, seen.fold.attempts) == (tokens(2), "", 2)
-    last.look()
-    last.claim()
-    last.deliver_all()
-    last.check(further=False)
-    last.write(99)
-    last.deliver_all()
+    for _ in range(99):
+        last.go_on(2, further=False)
+        last.deliver_all()
     assert text_of(log.seen().text) == log.kind.text

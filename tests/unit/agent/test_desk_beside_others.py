@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from app.contracts.envelope import Reply
-from app.contracts.fold import COMPLETED
+from app.contracts.fold import CLAIM, COMPLETED, FAILED
 from app.contracts.presence import WorkerBeat, decode_beat
 from tests.unit.agent.scripted_engine import ScriptedEngine
 from tests.unit.scene import TOPICS, log_of, replies, until
@@ -47,3 +49,37 @@ async def test_a_claim_that_a_drain_interrupts_is_no_death(shop):
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked)
     assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)
+
+
+async def dies(shop, name, *running):
+    """A worker that ran these requests falls silent."""
+    peer = shop.peer(name)
+    await peer.says(running=running)
+    await peer.falls_silent()
+    await asyncio.sleep(10)
+
+
+async def test_who_starts_later_knows_of_the_death_before(shop):
+    asked = await shop.ask()
+    await dies(shop, "killed", asked.id)
+    await asyncio.sleep(20)
+    await shop.worker(ScriptedEngine())
+    await shop.ended(asked)
+    assert [reply.deaths for reply in await replies(shop.bus) if reply.kind == CLAIM] == [1]
+
+
+@pytest.mark.parametrize(("deaths", "outcome"), [(3, COMPLETED), (9, COMPLETED), (10, FAILED)])
+async def test_while_workers_die_that_did_not_run_it_many_deaths_are_asked_for(shop, deaths, outcome):
+    asked = await shop.ask(deaths=deaths)
+    await dies(shop, "killed", "another request")
+    await shop.worker(ScriptedEngine())
+    assert (await shop.ended(asked)).fold.outcome == outcome
+
+
+async def test_the_deaths_of_long_ago_excuse_nothing(shop):
+    asked = await shop.ask(deaths=3)
+    worker = await shop.worker(ScriptedEngine(), join=False)
+    await dies(shop, "killed", "another request")
+    await asyncio.sleep(60)
+    await worker.start()
+    assert (await shop.ended(asked)).fold.outcome == FAILED

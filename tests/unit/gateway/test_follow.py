@@ -164,6 +164,23 @@ async def test_those_who_come_later_cost_one_more_reader_and_join_the_one_that_i
     assert log.bus.most == 2
 
 
+@pytest.mark.parametrize("lags", [(0, 0.05), (0.05, 0), (0.05, 0.08), (0.08, 0.05)])
+async def test_of_two_readers_at_different_places_the_one_behind_goes_on_for_both(lags):
+    log = await started(*lags)
+    await log.write(IDS[0], 5)
+    early = log.reader(IDS[0])
+    await early.task
+    late = log.reader(IDS[0])
+    for _ in range(20):
+        await asyncio.sleep(0.007)
+        await log.write(IDS[0])
+    await late.task
+    await asyncio.sleep(1)
+    early.check()
+    late.check()
+    assert log.bus.open == 1
+
+
 async def test_a_reader_that_nobody_needs_any_more_is_closed():
     log = await started()
     one, two = log.reader(IDS[0], most=2), log.reader(IDS[1])
