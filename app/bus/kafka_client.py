@@ -102,7 +102,7 @@ class KafkaAdmin:
             return {}
         if group not in self._askers:
             # Silent, as nobody serves its log: what it would say the others say too.
-            own = {"group.id": group, "enable.auto.commit": False, "log_level": 0}
+            own = {"group.id": group, "session.timeout.ms": 6000, "enable.auto.commit": False, "log_level": 0}
             self._askers[group] = Consumer(properties(self._settings, **own))
         asker = self._askers[group]
         found = patiently(lambda: asker.committed(places, timeout=_TIMEOUT))

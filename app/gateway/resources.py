@@ -12,7 +12,9 @@ from app.bus.scan import Scanner
 from app.catalog import Catalog, Known
 from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Reply, Request
+from app.contracts.fold import CANCELLED, EXPIRED, FAILED
 from app.contracts.seen import Seen
+from app.contracts.sse import count_events
 from app.errors import BusError, BusUnavailable, RequestNotFound, UndecodableRecord
 from app.gateway.call import Call
 
@@ -54,6 +56,13 @@ class Resource:
         """To read its reply with, from the beginning."""
         return Call(self.request, self.known.card.topic, self.known.card.model, self.address)
 
+    def _estimated_usage(self) -> dict[str, Any] | None:
+        """What a stream cost that was cut off before its upstream could say: its events, one a token."""
+        if self.seen.fold.outcome not in (CANCELLED, EXPIRED, FAILED):
+            return None
+        shown = sum(count_events(part.value) for part in self.seen.parts if not part.outcome)
+        return {"completion_tokens": shown, "estimated": True} if shown else None
+
     def _worker(self) -> str:
         """The worker that has it: its writer in the log, else the one whose heartbeat lists it."""
         runs = (beat.worker for beat in self.known.workers.values() if self.address.id in beat.running)
@@ -75,7 +84,7 @@ class Resource:
             "attempts": max(self.seen.fold.attempts, 0 if waiting else 1),
             "worker": self._worker() or notes.get("worker") or None,
             "timings": {name.replace("-", "_"): float(notes[name]) for name in ("queue-ms", "upstream-ms") if name in notes},
-            "usage": orjson.loads(notes["usage"]) if "usage" in notes else None,
+            "usage": orjson.loads(notes["usage"]) if "usage" in notes else self._estimated_usage(),
             "error": error_of(final),
         }
 
