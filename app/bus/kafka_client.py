@@ -26,6 +26,7 @@ _GROUP_CONFIG = {
     "consumer.assignment.interval.ms": "0",
 }
 _LONGEST_SESSION_MS = 10_000
+_DAY_MS = 86_400_000
 
 logger = logging.getLogger("app.bus.kafka")
 client_logger = logging.getLogger("app.bus.librdkafka")
@@ -101,9 +102,9 @@ class KafkaAdmin:
         if not places:
             return {}
         if group not in self._askers:
-            # Silent, as nobody serves its log: what it would say the others say too.
-            own = {"group.id": group, "session.timeout.ms": 6000, "enable.auto.commit": False, "log_level": 0}
-            self._askers[group] = Consumer(properties(self._settings, **own))
+            # Never polled, and silent, as nobody serves its log: what it would say the others say too.
+            own = {"group.id": group, "enable.auto.commit": False, "log_level": 0, "max.poll.interval.ms": _DAY_MS}
+            self._askers[group] = Consumer({**properties(self._settings), **own})
         asker = self._askers[group]
         found = patiently(lambda: asker.committed(places, timeout=_TIMEOUT))
         return {place.partition: place.offset for place in found if place.offset >= 0}

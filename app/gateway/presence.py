@@ -147,7 +147,9 @@ class Presence:
         waited = known.queue_depth > 0
         known.queue_depth = sum(max(0, end - positions.get(partition, 0)) for partition, end in before.items())
         begun, known.started = known.started, sum(positions.values())
-        if waited and known.queue_depth and known.started >= begun > 0:  # only then is it the workers' rate, not the arrivals'
+        serves = any(beat.ready and beat.positions for beat in known.workers.values())
+        # Only while some wait is it the workers' rate, not the arrivals'; and none work slowly because none are there.
+        if serves and waited and known.queue_depth and known.started >= begun > 0:
             rate = (known.started - begun) / seconds
             known.rate = rate if not known.rate else known.rate + _RATE_WEIGHT * (rate - known.rate)
 

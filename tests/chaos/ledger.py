@@ -66,7 +66,9 @@ class Promise:
 
 
 def is_whole(told: Told) -> bool:
-    return told.status == 200 and (told.events[-1] == DONE if told.events else bool(told.body) and not told.cut)
+    return told.status == 200 and (
+        told.events[-1:] == [DONE] if told.events or told.comments else bool(told.body) and not told.cut
+    )
 
 
 def error_of(told: Told) -> str:
@@ -87,7 +89,7 @@ def _code(document: Any) -> str:
 
 def text_of(told: Told) -> str:
     """The text of a chat, streamed or whole; empty where none came."""
-    if told.events or not told.body or told.status != 200:
+    if told.events or told.comments or not told.body or told.status != 200:
         return told.text
     return str(told.json["choices"][0]["message"]["content"]) if "choices" in told.json else ""
 

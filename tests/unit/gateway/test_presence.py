@@ -226,6 +226,18 @@ async def test_the_rate_is_measured_while_some_wait_and_never_the_arrivals(scene
     assert scene.known().estimated_wait(20) == pytest.approx(5, rel=0.1)
 
 
+async def test_the_rate_stays_as_it_was_while_no_worker_is_there(scene):
+    await scene.card(CARD)
+    await fill(scene, 100)
+    await scene.begin()
+    for second in range(1, 11):
+        await scene.worker("w", positions={"0": 4 * second, "1": 0})
+        await asyncio.sleep(1)
+    await scene.worker("w", leaving=True)
+    await asyncio.sleep(30)
+    assert scene.known().rate == pytest.approx(4, rel=0.1)
+
+
 async def test_a_place_in_the_queue_counts_those_before_it_in_every_partition(scene):
     await scene.card(CARD)
     await fill(scene, 10)
