@@ -192,6 +192,17 @@ async def test_what_is_handed_back_is_continued_by_the_next_and_is_no_death(shop
     assert (await shop.ended(waiting)).fold.outcome == COMPLETED
 
 
+async def test_one_that_let_go_before_it_wrote_anything_has_not_died_of_it(shop):
+    asked = await shop.ask()
+    engine = ScriptedEngine(ScriptedAnswer([Hold()]))
+    worker = await shop.worker(engine)
+    await reached(engine)
+    await worker.drain(0)
+    await shop.worker(ScriptedEngine())
+    seen = await shop.ended(asked, seconds=5)
+    assert (seen.fold.outcome, seen.deaths, seen.fold.attempts) == (COMPLETED, 0, 2)
+
+
 async def test_a_record_that_was_not_taken_when_its_worker_let_go_does_not_come_back_from_the_dead(shop):
     engine, next_engine = ScriptedEngine(slow()), ScriptedEngine()
     worker = await shop.worker(engine)
