@@ -62,8 +62,6 @@ group.consumer.min.session.timeout.ms=1000
 group.consumer.heartbeat.interval.ms=500
 group.consumer.min.heartbeat.interval.ms=100
 group.min.session.timeout.ms=1000
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=500
 ${KAFKA_EXTRA_PROPERTIES:-}
 CONF
   [ -f "$DATA/log/meta.properties" ] || java -cp "$LIBS/*" kafka.tools.StorageTool format \

@@ -9,14 +9,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from app.bus.base import Assignment, GroupListener, Record
 from app.bus.kafka_client import logger, reason
-from app.bus.kafka_reader import ReaderThread, consumer_properties, fetch
+from app.bus.kafka_reader import consumer_properties, fetch
+from app.bus.kafka_thread import ReaderThread
 from app.settings import BusSettings
 
 _POLL_SECONDS = 0.1
 _POLL_PAUSED_SECONDS = 0.02  # a full buffer has room again within this
 _COMMIT_SECONDS = 0.2
 _CALL_SECONDS = 5.0
-_UNKNOWN_END = 1 << 62
+_AGAIN_SECONDS = 0.1
+_LOOK_UP_SECONDS = 20.0
 
 
 class KafkaGroupReader(ReaderThread):
@@ -57,6 +59,9 @@ class KafkaGroupReader(ReaderThread):
     # In the thread from here on.
 
     def begin(self, consumer: Consumer) -> None:
+        if self._owned:
+            self._give_up(list(self._owned))  # they were the last consumer's
+        self._consumer = consumer
         consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def turn(self, consumer: Consumer) -> None:
@@ -126,31 +131,40 @@ class KafkaGroupReader(ReaderThread):
         for place in places:
             self._forget(place.partition)  # also what it left behind when it was taken away without notice
         logger.info("assigned of %s: %s", self._topic, ", ".join(f"{one.partition} from {one.position}" for one in assigned))
+        # With offsets of our own: where librdkafka asks for them itself and hears "not coordinator", it never asks again and
+        # reads nothing (https://github.com/confluentinc/librdkafka/issues/5586; seen when a broker had stood still for 3 s).
+        consumer.incremental_assign([TopicPartition(self._topic, one.partition, one.position) for one in assigned])
         self._owned |= {place.partition for place in places}
         self._paused |= {place.partition for place in places}  # the next turn resumes them, whatever they were before
         self.to_loop(self._listener.on_assigned, assigned)
 
     def _look_up(self, consumer: Consumer, places: list[TopicPartition]) -> list[Assignment]:
-        try:
-            committed = consumer.committed(places, timeout=_CALL_SECONDS)
-            bounds = [consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS) for place in places]
-        except KafkaException as error:
-            logger.warning("assigned without knowing the offsets: %s", reason(error))
-            return [Assignment(place.partition, 0, _UNKNOWN_END) for place in places]
-        return [
-            Assignment(place.partition, max(place.offset, low), high)
-            for place, (low, high) in zip(committed, bounds, strict=True)
-        ]
+        """Asks again while the broker cannot say, for there is nothing else to begin from. Raises KafkaException in the end."""
+        end = time.monotonic() + _LOOK_UP_SECONDS
+        while True:
+            try:
+                committed = consumer.committed(places, timeout=_CALL_SECONDS)
+                bounds = [consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS) for place in places]
+                return [_assignment(place, *bound) for place, bound in zip(committed, bounds, strict=True)]
+            except KafkaException as error:
+                logger.info("assigned of %s, and offsets are not known yet: %s", self._topic, reason(error))
+                if self._closing.wait(_AGAIN_SECONDS) or time.monotonic() > end:
+                    raise
 
     def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._write_commits(consumer, [place.partition for place in places if place.partition in self._to_commit])
-        self._lost(consumer, places)
+        if consumer is self._consumer:
+            self._write_commits(consumer, [place.partition for place in places if place.partition in self._to_commit])
+            self._give_up([place.partition for place in places])
 
-    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
-        for place in places:
-            self._forget(place.partition)
-        logger.info("given up of %s: %s", self._topic, ", ".join(str(place.partition) for place in places))
-        self.to_loop(self._listener.on_revoked, [place.partition for place in places])
+    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is self._consumer:  # not one that was cut off and says it at its end
+            self._give_up([place.partition for place in places])
+
+    def _give_up(self, partitions: list[int]) -> None:
+        for partition in partitions:
+            self._forget(partition)
+        logger.info("given up of %s: %s", self._topic, ", ".join(map(str, partitions)))
+        self.to_loop(self._listener.on_revoked, partitions)
 
     def _forget(self, partition: int) -> None:
         self._owned.discard(partition)
@@ -158,6 +172,13 @@ class KafkaGroupReader(ReaderThread):
         table: dict[int, Any]
         for table in (self._handed, self._taken, self._surplus, self._to_commit, self._sent):
             table.pop(partition, None)
+
+
+def _assignment(committed: TopicPartition, low: int, high: int) -> Assignment:
+    """Raises KafkaException where the committed offset could not be had."""
+    if committed.error is not None:
+        raise KafkaException(committed.error)
+    return Assignment(committed.partition, max(committed.offset, low), high)
 
 
 def protocol_properties(protocol: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Log:
         return Reader(self, id_, begin, most, partition)
 
     def expected(self, id_: str, begin: int, most: int) -> list[int]:
-        return [number for offset, (other, number) in enumerate(self.written) if other == id_ and offset >= begin][:most]
+        return [number for other, number in self.written[begin:] if other == id_][:most]
 
 
 class Reader:
