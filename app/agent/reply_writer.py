@@ -60,10 +60,10 @@ class ReplyWriter:
         """Waits until everything written so far is in the log."""
         await self._idle.wait()
 
-    async def room(self) -> None:
-        """Waits while too much is pending: the broker is slower than the upstream."""
-        if self._pending_bytes > _MOST_PENDING:
-            await self._idle.wait()
+    @property
+    def full(self) -> bool:
+        """Too much is pending, as the broker is slower than the upstream: the writer is to settle before more is read."""
+        return self._pending_bytes > _MOST_PENDING
 
     async def finish(self, outcome: str, value: bytes = b"", *, code: str = "", notes: tuple[tuple[str, str], ...] = ()) -> None:
         """Writes the end, with `value` as its last bytes, and waits until the log has it."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import deque
 
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
@@ -23,6 +24,7 @@ HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
 _TAIL_BYTES = 4096
+_TAIL_BLOCKS = 16  # the last reads from the upstream, which hold that much and more where it matters
 _DONE_BYTES = 24
 # Inside a text a quote is escaped, so these match members of the events only.
 _FINISHED = re.compile(rb'(?<!\\)"finish_reason":\s*"|data: ?\[DONE\]')
@@ -117,7 +119,7 @@ class JobRun:
 
     async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
         """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
-        splitter, tail, last = EventSplitter(), b"", b""
+        splitter, latest, last = EventSplitter(), deque[bytes](maxlen=_TAIL_BLOCKS), b""
         try:
             async for chunk in answer.chunks():
                 block = splitter.feed(chunk)
@@ -125,15 +127,17 @@ class JobRun:
                     continue
                 if joiner is not None:
                     block = joiner.join(block)
-                tail = (tail + block)[-_TAIL_BYTES:]
+                latest.append(block)
                 if b"[DONE]" in block[-_DONE_BYTES:]:
                     last += self._renamed(block)
                 elif block:
                     self._writer.write(self._renamed(block))
-                    await self._writer.room()
+                    if self._writer.full:
+                        await self._writer.settled()
         except EngineBroken:
             if not last:  # else nothing is missing: [DONE] was there
                 raise
+        tail = b"".join(latest)[-_TAIL_BYTES:]
         if self._request.path.partition("?")[0] in _MUST_FINISH and not _FINISHED.search(tail):
             if _ERROR.search(tail):
                 return await self._writer.finish(FAILED, notes=self._notes(tail))
@@ -156,7 +160,7 @@ class JobRun:
 
     def _notes(self, tail: bytes) -> tuple[tuple[str, str], ...]:
         """For people and accounts: who did it, how long it took, the usage that the reply's end names."""
-        usage = _USAGE.findall(tail)
+        usage = _USAGE.findall(tail) if b'"usage":' in tail else []
         notes = (
             ("worker", self._context.owner),
             ("queue-ms", f"{self._queued * 1000:.1f}"),

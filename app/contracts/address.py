@@ -10,6 +10,7 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 
 PREFIX = "req_"
 _FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{48}")  # 36 bytes: no padding and no spare bits, so one text per address
@@ -20,6 +21,7 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
+@lru_cache(maxsize=1024)
 def fingerprint(topic: str) -> bytes:
     return hashlib.sha256(topic.encode()).digest()[:4]
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Reply, Request
@@ -53,7 +53,7 @@ class Call:
         request = self.request
         where = fingerprint(self.topic)
         self.address = Address(request.id, where, partition, offset, request.reply_partition, request.reply_offset)
-        self.request = replace(request, body=b"")  # it is in the log, so it need not be held while the reply is awaited
+        request.body = b""  # it is in the log, so it need not be held while the reply is awaited
 
     def feed(self, reply: Reply, offset: int) -> Step:
         """Takes the next record of this id from the log."""

@@ -70,24 +70,27 @@ class Pair:
 
     async def becomes(self, told: Told, status: str) -> Any:
         """Its description, once it has that status."""
-        await until(lambda: self._is(told, status), f"the status {status}")
-        return (await self.get(told)).json
+        found: list[Any] = []
 
-    async def _is(self, told: Told, status: str) -> bool:
-        return await self.status(told) == status
+        async def has_come() -> bool:
+            found.append((await self.get(told)).json)
+            return bool(found[-1]["status"] == status)
+
+        await until(has_come, f"the status {status}")
+        return found[-1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair() -> AsyncIterator[Pair]:
-    async with Stack("resources", WORKER_CONCURRENCY=str(SLOTS), API_KEYS="alpha,beta") as stack, Clients() as clients:
+    async with Stack("resources", WORKER_CONCURRENCY=str(SLOTS), API_KEYS=KEYS) as stack, Clients() as clients:
         upstream = await stack.upstream()
         await stack.worker("sim", upstream)
-        here, there = await stack.gateway(API_KEYS="alpha,beta"), await stack.gateway(API_KEYS="alpha,beta")
+        here, there = await stack.gateway(API_KEYS=KEYS), await stack.gateway(API_KEYS=KEYS)
         yield Pair(upstream, here, there, clients)
 
 
 async def test_a_request_runs_and_completes(pair: Pair) -> None:
-    told = await pair.begun(chat(max_tokens=5, x_ttft=1.5))
+    told = await pair.begun(chat(max_tokens=5, x_ttft=4))
     running = await pair.becomes(told, "running")
     assert (running["attempts"], running["queue_position"], running["usage"], running["error"]) == (1, None, None, None)
     not_yet = await pair.get(told, "/result")

@@ -166,15 +166,16 @@ async def test_an_upstream_faster_than_the_log_waits_for_room():
     bus.script.append(HELD)
     out = writer(bus)
     out.write(event(0))
-    await out.room()
+    assert not out.full
     for number in range(20):
         out.write(event(number, 100_000))
-    waiting = asyncio.create_task(out.room())
+    assert out.full
+    waiting = asyncio.create_task(out.settled())
     await turns()
     assert not waiting.done()
     bus.release()
     await waiting
-    await out.room()
+    assert not out.full
 
 
 async def test_what_is_abandoned_is_not_sent_again():
