@@ -14,6 +14,7 @@ from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.catalog import ModelEntry, for_worker
 from app.errors import SettingsError
+from app.runtime import tune_collector
 from app.settings import Settings
 from app.telemetry import logs
 
@@ -55,6 +56,7 @@ def main() -> int:
         print(f"llm-gateway worker: {error}", file=sys.stderr)
         return 2
     logs.set_up(settings.logs)
+    tune_collector()
     uvloop.run(serve(bus, settings, entries))
     return 0
 

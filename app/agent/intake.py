@@ -32,7 +32,7 @@ class Intake:
 
     def __init__(self, on_change: Callable[[], None], pump: Callable[[], None]) -> None:
         self._lanes: dict[int, Lane] = {}
-        self._turn: deque[int] = deque()  # partitions in the order of their turns
+        self._turn: deque[int] = deque()  # partitions where records wait, in the order of their turns
         self._on_change = on_change
         self._pump = pump
         self._reader: GroupReader | None = None
@@ -55,37 +55,41 @@ class Intake:
 
     def on_assigned(self, assigned: Sequence[Assignment]) -> None:
         for partition, position, end in assigned:
+            self._drop(partition)  # where it was not given up before
             self._lanes[partition] = Lane(end, Watermark(position), position)
-            if partition not in self._turn:
-                self._turn.append(partition)
         self._on_change()
 
     def on_revoked(self, partitions: Sequence[int]) -> None:
         """Running requests go on; the new owner sees them in our heartbeat. What had not started is the new owner's."""
         for partition in partitions:
-            self._lanes.pop(partition, None)
-            if partition in self._turn:
-                self._turn.remove(partition)
+            self._drop(partition)
         self._on_change()
+
+    def _drop(self, partition: int) -> None:
+        lane = self._lanes.pop(partition, None)
+        if lane is not None and lane.buffer:
+            self._turn.remove(partition)
 
     def on_records(self, records: Sequence[Record]) -> None:
         for record in records:
             lane = self._lanes.get(record.partition)
-            if lane is not None:
-                lane.buffer.append(record)
+            if lane is None:
+                continue
+            if not lane.buffer:
+                self._turn.append(record.partition)
+            lane.buffer.append(record)
         self._pump()
 
     def take(self) -> Taken | None:
         """The next record to start, of the partition whose turn it is; None if nothing waits."""
-        if self._reader is None:
+        if self._reader is None or not self._turn:
             return None
-        for _ in range(len(self._turn)):
-            partition = self._turn[0]
-            self._turn.rotate(-1)
-            lane = self._lanes[partition]
-            if lane.buffer:
-                return self._taken(lane, lane.buffer.popleft(), self._reader)
-        return None
+        partition = self._turn.popleft()
+        lane = self._lanes[partition]
+        record = lane.buffer.popleft()
+        if lane.buffer:
+            self._turn.append(partition)
+        return self._taken(lane, record, self._reader)
 
     def _taken(self, lane: Lane, record: Record, reader: GroupReader) -> Taken:
         reader.took(record.partition)

@@ -19,7 +19,6 @@ logger = logging.getLogger("app.agent.replies")
 logger.addFilter(Throttle())
 
 _RETRY_SECONDS = 0.05
-_MOST_PENDING = 1024 * 1024  # bytes; beyond it the upstream is read no further
 
 
 class ReplyWriter:
@@ -34,7 +33,6 @@ class ReplyWriter:
         self._seq = seq
         self._event = event
         self._pending: list[tuple[bytes, int]] = []  # blocks with their number of events
-        self._pending_bytes = 0
         self._status = 0
         self._head: tuple[tuple[str, str], ...] = ()
         self._last: Reply | None = None  # the final record, once the end is known
@@ -51,7 +49,6 @@ class ReplyWriter:
     def write(self, block: bytes) -> None:
         """Queues a block of whole events."""
         self._pending.append((block, count_events(block)))
-        self._pending_bytes += len(block)
         self.begun = True
         if not self._under_way:
             self._send_next()
@@ -59,11 +56,6 @@ class ReplyWriter:
     async def settled(self) -> None:
         """Waits until everything written so far is in the log."""
         await self._idle.wait()
-
-    @property
-    def full(self) -> bool:
-        """Too much is pending, as the broker is slower than the upstream: the writer is to settle before more is read."""
-        return self._pending_bytes > _MOST_PENDING
 
     async def finish(self, outcome: str, value: bytes = b"", *, code: str = "", notes: tuple[tuple[str, str], ...] = ()) -> None:
         """Writes the end, with `value` as its last bytes, and waits until the log has it."""
@@ -117,7 +109,6 @@ class ReplyWriter:
             taken, size, events = taken + 1, size + len(block), events + count
         blocks = [block for block, _ in self._pending[:taken]]
         del self._pending[:taken]
-        self._pending_bytes -= size
         return (blocks[0] if taken == 1 else b"".join(blocks)), events
 
     def _send(self, reply: Reply) -> None:

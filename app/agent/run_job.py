@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections import deque
 
@@ -10,6 +9,7 @@ from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.plan import Finish, plan
+from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
 from app.agent.reply_writer import ReplyWriter
 from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
@@ -23,13 +23,8 @@ logger = logging.getLogger("app.agent.job")
 HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
-_TAIL_BYTES = 4096
 _TAIL_BLOCKS = 16  # the last reads from the upstream, which hold that much and more where it matters
 _DONE_BYTES = 24
-# Inside a text a quote is escaped, so these match members of the events only.
-_FINISHED = re.compile(rb'(?<!\\)"finish_reason":\s*"|data: ?\[DONE\]')
-_ERROR = re.compile(rb'data: ?\{"error"')
-_USAGE = re.compile(rb'(?<!\\)"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _MUST_FINISH = (CHAT, COMPLETIONS)  # elsewhere a clean end of the body is the end
 
 
@@ -115,7 +110,7 @@ class JobRun:
 
     async def _pass_body(self, answer: Answer) -> None:
         body = self._renamed(await answer.read())
-        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-_TAIL_BYTES:]))
+        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-TAIL_BYTES:]))
 
     async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
         """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
@@ -132,14 +127,14 @@ class JobRun:
                     last += self._renamed(block)
                 elif block:
                     self._writer.write(self._renamed(block))
-                    if self._writer.full:
-                        await self._writer.settled()
+                    # What comes meanwhile is read in one piece and is the next record: a wake-up per record, not per token.
+                    await self._writer.settled()
         except EngineBroken:
             if not last:  # else nothing is missing: [DONE] was there
                 raise
-        tail = b"".join(latest)[-_TAIL_BYTES:]
-        if self._request.path.partition("?")[0] in _MUST_FINISH and not _FINISHED.search(tail):
-            if _ERROR.search(tail):
+        tail = b"".join(latest)[-TAIL_BYTES:]
+        if self._request.path.partition("?")[0] in _MUST_FINISH and not is_finished(tail):
+            if has_error(tail):
                 return await self._writer.finish(FAILED, notes=self._notes(tail))
             raise EngineBroken("it ended without a finish reason")
         await self._writer.finish(COMPLETED, last + splitter.flush(), notes=self._notes(tail))
@@ -160,10 +155,10 @@ class JobRun:
 
     def _notes(self, tail: bytes) -> tuple[tuple[str, str], ...]:
         """For people and accounts: who did it, how long it took, the usage that the reply's end names."""
-        usage = _USAGE.findall(tail) if b'"usage":' in tail else []
         notes = (
             ("worker", self._context.owner),
             ("queue-ms", f"{self._queued * 1000:.1f}"),
             ("upstream-ms", f"{(time.monotonic() - self._begun) * 1000:.1f}"),
         )
-        return (*notes, ("usage", usage[-1].decode(errors="replace"))) if usage else notes
+        used = usage(tail)
+        return (*notes, ("usage", used)) if used else notes

@@ -21,11 +21,12 @@ class ClientGone(Exception):
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """A request header's value, empty if it is not there. `name` is in lower case."""
-    for found, value in scope["headers"]:
-        if found == name:
-            return str(value.decode("latin-1"))
-    return ""
+    """A request header's value, the first of several, empty if it is not there. `name` is in lower case."""
+    headers = scope.get("first_headers")
+    if headers is None:
+        headers = scope["first_headers"] = dict(reversed(scope["headers"]))
+    value: bytes = headers.get(name, b"")
+    return value.decode("latin-1")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:

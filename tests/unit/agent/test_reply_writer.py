@@ -161,23 +161,6 @@ async def test_settled_waits_for_all_that_was_written():
     await waiting
 
 
-async def test_an_upstream_faster_than_the_log_waits_for_room():
-    bus = await started_bus()
-    bus.script.append(HELD)
-    out = writer(bus)
-    out.write(event(0))
-    assert not out.full
-    for number in range(20):
-        out.write(event(number, 100_000))
-    assert out.full
-    waiting = asyncio.create_task(out.settled())
-    await turns()
-    assert not waiting.done()
-    bus.release()
-    await waiting
-    assert not out.full
-
-
 async def test_what_is_abandoned_is_not_sent_again():
     bus = await started_bus()
     bus.script.extend([LOST, OK])

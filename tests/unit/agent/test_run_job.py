@@ -21,7 +21,21 @@ from app.contracts.seen import Seen
 from app.contracts.sse import DONE
 from tests.numbered import sse, tokens
 from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine, stream
-from tests.unit.scene import LOST, MODEL, TOPICS, ScriptedBus, body, chunks, request, send_reply, started_bus, text_of, until
+from tests.unit.scene import (
+    HELD,
+    LOST,
+    MODEL,
+    TOPICS,
+    ScriptedBus,
+    body,
+    chunks,
+    request,
+    send_reply,
+    started_bus,
+    text_of,
+    turns,
+    until,
+)
 
 NOW = 1_800_000_000.0
 PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
@@ -85,6 +99,20 @@ async def test_events_cut_anywhere_are_written_whole():
     seen = await at.run(asked())
     assert seen.text == whole
     assert all(part.value.endswith(b"\n\n") for part in seen.parts if part.value)
+
+
+async def test_an_upstream_faster_than_the_log_is_read_no_further_than_the_record_under_way():
+    first, *others = pieces = stream(PLAIN)
+    second = Hold()
+    at = await shop(ScriptedAnswer([first, second, *others]))
+    at.bus.script.append(HELD)
+    running = asyncio.create_task(at.run(asked()))
+    await until(lambda: at.bus.held)
+    await turns()
+    assert not second.reached.is_set()
+    at.bus.release()
+    second.released.set()
+    assert (await running).text == b"".join(pieces)
 
 
 async def test_the_usage_that_the_reply_names_is_noted():

@@ -1,0 +1,31 @@
+"""What the last bytes of an upstream's reply say, without parsing them."""
+
+import re
+
+TAIL_BYTES = 4096  # that are enough
+
+# Inside a text a quote is escaped; whether this one is, is looked at afterwards: a pattern beginning with a look-behind is tried
+# at each byte (140 us for a tail, where these take 2).
+_FINISHED = re.compile(rb'"finish_reason":\s*"')
+_USAGE = re.compile(rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_DONE = re.compile(rb"data: ?\[DONE\]")
+_ERROR = re.compile(rb'data: ?\{"error"')
+
+
+def is_finished(tail: bytes) -> bool:
+    """Whether a chat's or a completion's events came to their end."""
+    return bool(_members(_FINISHED, tail)) or _DONE.search(tail) is not None
+
+
+def has_error(tail: bytes) -> bool:
+    return _ERROR.search(tail) is not None
+
+
+def usage(tail: bytes) -> str:
+    """The last `usage` object, as JSON; empty if there is none."""
+    found = _members(_USAGE, tail)
+    return found[-1][1].decode(errors="replace") if found else ""
+
+
+def _members(pattern: re.Pattern[bytes], tail: bytes) -> list[re.Match[bytes]]:
+    return [found for found in pattern.finditer(tail) if tail[found.start() - 1 : found.start()] != b"\\"]
