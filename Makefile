@@ -10,12 +10,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
-	--no-server-header --no-access-log --timeout-keep-alive 75
+	--no-server-header --no-proxy-headers --no-access-log --timeout-keep-alive 75
 
-.PHONY: help install run run-kafka test test-all chaos check format deps up down logs restart build clean
+.PHONY: help install run run-kafka test test-all chaos bench bench-compare check format deps up down logs restart build clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/installed ## make .venv with the pinned requirements, and nothing else
 
@@ -42,13 +42,19 @@ run-kafka: .venv/installed ## gateway (HOST, PORT) and workers as processes of t
 test: .venv/installed-dev ## the tests that need no server
 	@$(BIN)/pytest -m "not servers"
 
-test-all: .venv/installed-dev ## all tests; starts and stops what they need: Kafka, vLLM, nginx
-	@scripts/test_servers.sh $(BIN)/pytest
+test-all: .venv/installed-dev ## all tests; starts and stops what they need: Kafka, vLLM, nginx (ONLY=servers: without those of make test)
+	@scripts/test_servers.sh $(BIN)/pytest $(if $(ONLY),-m $(ONLY))
 
 DURATION ?= 300
 SEED ?= 1
 chaos: .venv/installed-dev ## kill gateways, workers and Kafka under load and reckon what was kept (DURATION=300 SEED=1)
 	@$(BIN)/python -m tests.chaos --duration $(DURATION) --seed $(SEED)
+
+bench: .venv/installed ## rates, latencies, CPU and memory of a stack that it starts (QUICK=1, DURATION=3, ARGS="--json FILE --compare FILE")
+	@$(BIN)/python -m bench.stack $(ARGS) -- $(UVICORN)
+
+bench-compare: .venv/installed ## the same beside LiteLLM and vllm-router, which it fetches; writes docs/benchmarks.md (ARGS="--rounds 5")
+	@$(BIN)/python -m bench.compare $(ARGS) -- $(UVICORN)
 
 check: .venv/installed-dev ## linters, types, the floors between packages, the house's own rules; changes nothing
 	@$(BIN)/ruff check

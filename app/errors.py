@@ -5,6 +5,8 @@ GatewayError                      status  type                    code
 │   ├── InvalidBody               400     invalid_request_error   invalid_json
 │   └── UpstreamLoop              400     invalid_request_error   upstream_loop
 ├── InvalidApiKey                 401     authentication_error    invalid_api_key
+├── AnonymousRefused              403     invalid_request_error   anonymous_refused
+├── ModelNotAllowed               403     invalid_request_error   model_not_allowed
 ├── ModelNotFound                 404     invalid_request_error   model_not_found
 ├── RequestNotFound               404     invalid_request_error   request_not_found
 ├── UnknownUrl                    404     invalid_request_error   unknown_url
@@ -15,6 +17,7 @@ GatewayError                      status  type                    code
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
 ├── QueueFull                     429     rate_limit_error        queue_full
+├── RateLimited                   429     rate_limit_error        rate_limit_exceeded
 ├── HeadersTooLarge               431     invalid_request_error   headers_too_large
 ├── InternalError                 500     server_error            internal_error
 ├── DeadLettered                  500     server_error            dead_lettered
@@ -22,6 +25,7 @@ GatewayError                      status  type                    code
 ├── WorkerLost                    502     server_error            worker_lost
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
 ├── BusUnavailable                503     server_error            bus_unavailable
+├── LimitsUnavailable             503     server_error            limits_unavailable
 ├── Draining                      503     server_error            draining
 ├── GatewayDraining               503     server_error            gateway_draining
 └── DeadlineExceeded              504     server_error            deadline_exceeded
@@ -90,6 +94,14 @@ class InvalidApiKey(GatewayError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
 
+class AnonymousRefused(GatewayError):
+    status, type, code = 403, "invalid_request_error", "anonymous_refused"
+
+
+class ModelNotAllowed(GatewayError):
+    status, type, code = 403, "invalid_request_error", "model_not_allowed"
+
+
 class ModelNotFound(GatewayError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
@@ -133,6 +145,10 @@ class QueueFull(GatewayError):
     status, type, code = 429, "rate_limit_error", "queue_full"
 
 
+class RateLimited(GatewayError):
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
 class HeadersTooLarge(GatewayError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"
 
@@ -160,6 +176,10 @@ class ReplyLogTruncated(GatewayError):
 
 class BusUnavailable(GatewayError):
     status, type, code = 503, "server_error", "bus_unavailable"
+
+
+class LimitsUnavailable(GatewayError):
+    status, type, code = 503, "server_error", "limits_unavailable"
 
 
 class Draining(GatewayError):

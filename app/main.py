@@ -22,14 +22,17 @@ from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.catalog import configured
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
+from app.gateway.asgi import App
 from app.gateway.auth import Keys
-from app.gateway.edge import Edge
+from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
+from app.gateway.keys_file import KeysFile
 from app.gateway.openapi import document
 from app.gateway.routes import docs, health, models
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
+from app.runtime import tune_collector
 from app.settings import BusSettings, Settings
 from app.stores.base import Store
 from app.stores.memory import MemoryStore
@@ -47,17 +50,21 @@ def make_store(settings: Settings) -> Store:
     return RedisStore(settings.gateway.redis_url, settings.bus.prefix)
 
 
-def make_application(settings: Settings) -> FastAPI:
+def make_application(settings: Settings) -> App:
     """The ASGI application. Nothing is opened before its lifespan begins. Raises SettingsError."""
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, make_store(settings), settings)
+    keys = Keys(settings.gateway)
+    keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         logs.set_up(settings.logs)
-        running = asyncio.create_task(_start(bus, gateway, fleet))
+        tune_collector()
+        keys.warn()
+        running = asyncio.gather(_start(bus, gateway, fleet), keys_file.watch())
         drain_on_signal(gateway.drain)
         yield
         running.cancel()
@@ -74,13 +81,13 @@ def make_application(settings: Settings) -> FastAPI:
         *Requests(gateway).routes(),
         *models.routes(gateway),
         *health.routes(gateway),
-        Route("/v1/{path:path}", inference, methods=["POST"]),  # Edge takes these; here they say what is allowed
+        Route("/v1/{path:path}", inference, methods=["POST"]),  # Entrance takes these; here they say what is allowed
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
-    fastapi.add_middleware(Edge, inference=inference, keys=Keys(settings.gateway.api_keys))
-    return fastapi
+    fastapi.add_middleware(Edge, keys=keys)
+    return Entrance(fastapi, Edge(inference, keys))
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
@@ -114,7 +121,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
     )
 
 
-def _application() -> FastAPI:
+def _application() -> App:
     try:
         return make_application(app_settings.load())
     except SettingsError as error:

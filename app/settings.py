@@ -18,6 +18,23 @@ from app.errors import SettingsError
 Section = TypeVar("Section")
 Network: TypeAlias = IPv4Network | IPv6Network
 
+_SHORTEST_KEY = 16  # characters
+_FEWEST_LETTERS = 5  # different ones
+_PLACEHOLDERS = (
+    *("changeme", "changethis", "replaceme", "replacethis", "placeholder", "password", "yourkey", "yourapikey", "yoursecret"),
+    *(
+        "apikeyhere",
+        "keyhere",
+        "secretkey",
+        "mysecret",
+        "insertkey",
+        "exampleapikey",
+        "examplekey",
+        "dummykey",
+        "0123456789abcdef",
+    ),
+)
+
 
 def _seconds(text: str) -> float:
     value = float(text)
@@ -42,6 +59,30 @@ def _natural(text: str) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
+
+
+def _own_keys(text: str) -> tuple[str, ...]:
+    keys = _names(text)
+    for number, key in enumerate(keys, 1):
+        if fault := _weakness(key):
+            raise ValueError(f"key {number} {fault}; `openssl rand -hex 24` makes a good one")
+    return keys
+
+
+def _weakness(key: str) -> str:
+    """Why a key of our own can be guessed; empty if nothing is seen."""
+    if len(key) < _SHORTEST_KEY:
+        return f"is shorter than {_SHORTEST_KEY} characters"
+    letters = "".join(char for char in key.lower() if char.isalnum())
+    if len(set(letters)) < _FEWEST_LETTERS or any(word in letters for word in _PLACEHOLDERS):
+        return "is a placeholder"
+    return ""
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -114,13 +155,14 @@ class GatewaySettings:
         "CANCEL_GRACE_SECONDS", "30", "a request with the client's own Idempotency-Key outlives its connection by this", _seconds
     )
     idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", _seconds)
-    redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys; empty: each process has its own", secret=True)
+    redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys and limits; empty: nowhere", secret=True)
     trusted_proxies: tuple[Network, ...] = var(
         "TRUSTED_PROXIES", "127.0.0.0/8,::1", "whose X-Proxy-Request-Id is believed: addresses, with commas between", _networks
     )
-    api_keys: tuple[str, ...] = var(
-        "API_KEYS", "", "bearer tokens, with commas between; empty: no key asked", _names, secret=True
-    )
+    limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", _switch)
+    api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", _own_keys, secret=True)
+    api_keys_file: str = var("API_KEYS_FILE", "", "keys with tenants and limits, as YAML (docs/operating/keys.md)")
+    allow_anonymous: bool = var("ALLOW_ANONYMOUS", "0", "1: where there are no keys, serve other machines too", _switch)
 
 
 @dataclass(frozen=True)

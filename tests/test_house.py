@@ -10,17 +10,19 @@ import pytest
 
 from app.catalog import ModelEntry, configured
 from app.errors import GatewayError
+from app.keys import KeyEntry
 from app.settings import SECTIONS, load
 
 TOP = Path(__file__).parents[1]
 CODE = sorted((TOP / "app").rglob("*.py"))
 MOST_LINES = 300
-TARGETS = "help install run run-kafka test test-all chaos check format deps up down logs restart build clean"
+TARGETS = "help install run run-kafka test test-all chaos bench bench-compare check format deps up down logs restart build clean"
 FIRST_IN_ENV_EXAMPLE = [
     *(f"FIRST_OPENAI_{part}" for part in ("TOKEN", "MODEL_NAME", "HOST")),
     *(f"SECOND_OPENAI_{part}" for part in ("TOKEN", "MODEL_NAME", "HOST")),
     "BOOTSTRAP_SERVERS",
 ]
+OPEN_IN_ENV_EXAMPLE = {"ALLOW_ANONYMOUS": "1"}  # with its warning: a trial in containers is asked for no key
 
 
 def read(name: str) -> str:
@@ -66,13 +68,25 @@ def test_a_file_is_short_enough_to_be_read_at_once(path: Path) -> None:
 def test_every_setting_is_in_the_example_with_its_default() -> None:
     shown = {name: value for name, value, counts in env_example() if not counts or name not in FIRST_IN_ENV_EXAMPLE}
     expected = {name: default for name, default in variables().items() if name not in FIRST_IN_ENV_EXAMPLE}
+    expected |= OPEN_IN_ENV_EXAMPLE
     assert {name: value for name, value in shown.items() if name in variables()} == expected
 
 
 def test_the_example_begins_with_what_people_have_and_sets_nothing_else() -> None:
     assert [name for name, _, _ in env_example()][: len(FIRST_IN_ENV_EXAMPLE)] == FIRST_IN_ENV_EXAMPLE
     set_by_copying = {name: value for name, value, counts in env_example() if counts}
-    assert set_by_copying == {**dict.fromkeys(FIRST_IN_ENV_EXAMPLE, ""), "BOOTSTRAP_SERVERS": "localhost:9093"}
+    expected = {**dict.fromkeys(FIRST_IN_ENV_EXAMPLE, ""), "BOOTSTRAP_SERVERS": "localhost:9093", **OPEN_IN_ENV_EXAMPLE}
+    assert set_by_copying == expected
+
+
+def test_the_warning_stands_beside_what_lets_everybody_in() -> None:
+    for name in (".env.example", "docker-compose.llm.yml"):
+        (above,) = re.findall(r"((?:^ *# .*\n)+) *ALLOW_ANONYMOUS[=:].*1", read(name), re.MULTILINE)
+        assert "WARNING" in above
+
+
+def test_every_field_of_the_keys_file_is_documented() -> None:
+    assert [row[0] for row in table_rows("docs/operating/keys.md")] == list(KeyEntry.model_fields)
 
 
 def test_the_example_names_nothing_that_nobody_reads() -> None:

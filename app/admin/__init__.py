@@ -1,1 +1,1 @@
-"""The operator's commands: python -m app.admin models|dlq."""
+"""The operator's commands: python -m app.admin keys|models|dlq."""

@@ -1,4 +1,7 @@
-"""`python -m app.admin`: models list|forget, dlq list|show|replay. Prints to stdout; exit status 1 when a thing is not there."""
+"""`python -m app.admin`: keys new|list|revoke, models list|forget, dlq list|show|replay.
+
+Prints to stdout; exit status 1 when a thing is not there, 2 when it cannot be done as it was told.
+"""
 
 import argparse
 import asyncio
@@ -7,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from app import settings as app_settings
-from app.admin import dlq, models
+from app.admin import dlq, keys, models
 from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.contracts.topics import Topics
@@ -19,8 +22,11 @@ Command: TypeAlias = Callable[[Bus, Topics, Settings, argparse.Namespace], Await
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m app.admin", description="The operator's commands, on BOOTSTRAP_SERVERS.")
-    rooms = top.add_subparsers(required=True, metavar="models|dlq")
+    top = argparse.ArgumentParser(
+        prog="python -m app.admin", description="The operator's commands, on API_KEYS_FILE and BOOTSTRAP_SERVERS."
+    )
+    rooms = top.add_subparsers(required=True, metavar="keys|models|dlq")
+    keys.add_commands(rooms)
     of_models = rooms.add_parser("models", help="the models that are known").add_subparsers(required=True, metavar="list|forget")
     _add(of_models.add_parser("list", help="every known model with its topic and group"), models.show)
     forget = _add(
@@ -59,6 +65,9 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         settings = app_settings.load()
+        if "offline" in arguments:
+            status: int = arguments.offline(settings, arguments)
+            return status
         bus = make_bus(settings.bus, shared=True)
     except SettingsError as error:
         print(f"llm-gateway admin: {error}", file=sys.stderr)

@@ -20,6 +20,11 @@ class ModelCard:
     owned_by: str = "llm-gateway"
     created: int = 0  # seconds since the epoch
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a request may call it."""
+        return (self.model, *self.aliases)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerBeat:

@@ -1,33 +1,126 @@
-"""Who calls: bearer tokens, compared in constant time; each key is a tenant of its own."""
+"""Who calls: bearer tokens, looked up by their hash; without any configured key, whoever is on this machine.
+
+A key is found by its SHA-256 in a dictionary. How long that takes tells of the hash of what was sent, which nobody can steer
+towards a key's; so it needs no comparison in constant time.
+"""
 
 import hashlib
-import hmac
-from collections.abc import Iterable
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from app.errors import InvalidApiKey
+from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
+from app.gateway.asgi import Scope, header
+from app.gateway.client import is_local
+from app.keys import KeyEntry
+from app.settings import GatewaySettings
+
+logger = logging.getLogger("app.gateway.auth")
 
 ANONYMOUS = "anonymous"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a tenant with each model. None: no limit."""
+
+    rpm: int | None = None  # requests a minute
+    tpm: int | None = None  # tokens a minute
+    concurrent: int | None = None  # requests at once
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request, and what it may."""
+
+    tenant: str
+    key: str = ""  # its id in the keys file
+    models: frozenset[str] = frozenset()  # ids or aliases; empty: all
+    limits: Limits | None = None
+    priority: str = "normal"
+    until: float = math.inf  # Unix time
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there is anything to look at before a request of its is taken."""
+        return bool(self.models) or self.limits is not None
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether it may use the model that has these names."""
+        return not self.models or not self.models.isdisjoint(names)
+
+    def refuse_unless_allowed(self, names: Iterable[str], shown: str) -> None:
+        """Raises ModelNotAllowed."""
+        if not self.may_use(names):
+            raise ModelNotAllowed(
+                f"This API key may not use the model {shown!r}; GET /v1/models lists those it may.", param="model"
+            )
+
+
 class Keys:
-    """The configured keys, kept as hashes."""
+    """The configured keys: those of API_KEYS, each a tenant of its own, and those of the keys file, as it is now."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._hashes = [_digest(key.encode()) for key in keys]
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._plain = {_digest(key.encode()): _of_its_own(key) for key in settings.api_keys}
+        self._callers: Mapping[bytes, Caller] = self._plain
+        self._anonymous = Caller(ANONYMOUS)
+        self._required = bool(settings.api_keys or settings.api_keys_file)
 
-    def tenant(self, authorization: str) -> str:
-        """The tenant behind an `Authorization` header. Raises InvalidApiKey, without the key."""
-        if not self._hashes:
-            return ANONYMOUS
+    def replace(self, entries: Iterable[KeyEntry]) -> None:
+        """From now on these, beside API_KEYS."""
+        self._callers = {**{bytes.fromhex(entry.hash): caller_of(entry) for entry in entries}, **self._plain}
+
+    def caller(self, scope: Scope) -> Caller:
+        """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
+        if self._required:
+            return self._known(header(scope, b"authorization"))
+        if self._settings.allow_anonymous or is_local(scope, self._settings.trusted_proxies):
+            return self._anonymous
+        raise AnonymousRefused(
+            "This server has no API keys, so it serves only clients on its own machine. Its operator sets API_KEYS_FILE or"
+            " API_KEYS, or ALLOW_ANONYMOUS=1 to serve everybody."
+        )
+
+    def warn(self) -> None:
+        """Says at the start what it means that there are no keys."""
+        if self._required:
+            return
+        if self._settings.allow_anonymous:
+            logger.warning("no API keys, and ALLOW_ANONYMOUS: whoever reaches this gateway may use its models")
+        else:
+            logger.warning("no API keys: clients on this machine are served, others get 403 (API_KEYS_FILE, API_KEYS)")
+
+    def _known(self, authorization: str) -> Caller:
         scheme, _, rest = authorization.partition(" ")
         key = rest.strip(" \t").encode("latin-1", "replace")  # the bytes that were sent
         if scheme.lower() != "bearer" or not key:
             raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
-        digest = _digest(key)
-        found = [known for known in self._hashes if hmac.compare_digest(known, digest)]  # all of them: constant time
-        if not found:
+        caller = self._callers.get(_digest(key))
+        if caller is None:
             raise InvalidApiKey("Incorrect API key provided.")
-        return f"key-{digest.hex()[:12]}"
+        if caller.until < time.time():
+            raise InvalidApiKey("This API key has expired.")
+        return caller
+
+
+def caller_of(entry: KeyEntry) -> Caller:
+    """What the gateway keeps of an entry of the keys file."""
+    limits = Limits(entry.rpm, entry.tpm, entry.concurrent)
+    return Caller(
+        tenant=entry.tenant,
+        key=entry.id,
+        models=frozenset(entry.models),
+        limits=limits if limits != Limits() else None,
+        priority=entry.priority,
+        until=entry.expires.timestamp() if entry.expires else math.inf,
+    )
+
+
+def _of_its_own(key: str) -> Caller:
+    return Caller(f"key-{_digest(key.encode()).hex()[:12]}")
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The outermost layer, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
+"""The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
 
 import logging
 import time
@@ -15,27 +15,40 @@ _SHOWN = 300  # characters of a path in the access line
 _UNLOGGED = ("/healthz", "/readyz")
 
 
-class Edge:
-    """Wraps the router and, beside it, the inference application.
+class Entrance:
+    """Sends the hot path past the router and its middleware; one base path for both."""
 
-    Both find the tenant in scope["state"]["tenant"], and leave in ["line"] what the access line adds.
-    """
-
-    def __init__(self, app: App, inference: App, keys: Keys) -> None:
+    def __init__(self, app: App, inference: App) -> None:
         self._app = app
         self._inference = inference
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            if scope["path"].startswith("/api/v1/"):
+                scope["path"] = scope["path"][4:]
+                scope["raw_path"] = scope.get("raw_path", b"")[4:]
+            path = scope["path"]
+            if scope["method"] == "POST" and path.startswith("/v1/") and not path.startswith("/v1/requests/"):
+                app = self._inference
+        await app(scope, receive, send)
+
+
+class Edge:
+    """Wraps an application.
+
+    It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
+    it has taken of the caller's limits.
+    """
+
+    def __init__(self, app: App, keys: Keys) -> None:
+        self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"].startswith("/api/v1/"):
-            scope["path"] = scope["path"][4:]
-            scope["raw_path"] = scope.get("raw_path", b"")[4:]
-        await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         state = scope.setdefault("state", {})
         line: dict[str, object] = {}
@@ -46,12 +59,15 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if "grant" in state:
+                    message["headers"] = state["grant"].headed(message["headers"])
             await send(message)
 
         try:
             if not scope["path"].startswith(_OPEN):
-                state["tenant"] = self._keys.tenant(header(scope, b"authorization"))
-            await self._route(scope)(scope, receive, sending)
+                state["caller"] = caller = self._keys.caller(scope)
+                state["tenant"] = caller.tenant
+            await self._app(scope, receive, sending)
         except ClientGone:
             line["client"] = "gone"
         except GatewayError as error:
@@ -60,14 +76,11 @@ class Edge:
         except Exception:  # whatever it is, the client gets an error body and the log the trace
             logger.exception("unexpected error on %s", scope["path"])
             await self._error(InternalError("the gateway failed; its log says why"), status, sending)
+        finally:
+            if "grant" in state:
+                await state["grant"].settle(line, status)
         if not scope["path"].startswith(_UNLOGGED):
             self._log(scope, status, began, line)
-
-    def _route(self, scope: Scope) -> App:
-        """The hot path goes past the router."""
-        path = scope["path"]
-        hot = scope["method"] == "POST" and path.startswith("/v1/") and not path.startswith("/v1/requests/")
-        return self._inference if hot else self._app
 
     async def _error(self, error: GatewayError, status: int, send: Send) -> None:
         if status:  # the head is gone: nothing can be said any more but by breaking off

@@ -18,12 +18,14 @@ from app.gateway.dispatch import Dispatcher
 from app.gateway.follow import ReplyFollowers
 from app.gateway.idempotency import Idempotency
 from app.gateway.inbox import Inbox
+from app.gateway.limits import Limiter
 from app.gateway.placement import Placement
 from app.gateway.presence import Presence
 from app.gateway.replies import ReplyReader
 from app.gateway.resources import Resources
 from app.settings import Settings
 from app.stores.base import Store
+from app.stores.counts import Counts
 
 logger = logging.getLogger("app.gateway")
 
@@ -42,6 +44,8 @@ class Gateway:
         placement = Placement()
         self._inbox = Inbox(bus, topics.replies)
         self.admission = Admission(self.catalog, self._inbox, settings.gateway.max_queue_depth)
+        counts = Counts(settings.gateway.redis_url, settings.bus.prefix)
+        self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         self.dispatcher = Dispatcher(bus, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
         self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
         scanner = Scanner(bus)
@@ -85,6 +89,7 @@ class Gateway:
         await self._inbox.close()
         await self._followers.close()
         await self._store.close()
+        await self.limiter.counts.close()
 
     def unready(self) -> list[str]:
         """Why it does not serve; empty when it does."""

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Store(Protocol):
-    """Small values by key, each with a time to live in seconds. Raises StoreUnavailable."""
+    """Small values by key, and places by key, each with a time to live in seconds. Raises StoreUnavailable."""
 
     async def get(self, key: str) -> bytes | None: ...
 
@@ -13,5 +13,11 @@ class Store(Protocol):
 
     async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
         """Puts `new` in the place of `old`, if that is still there."""
+
+    async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
+        """Takes one of `most` places, unless they are taken."""
+
+    async def let_go(self, key: str, holder: str) -> None:
+        """The holder's place is free again, if it has one."""
 
     async def close(self) -> None: ...

@@ -12,6 +12,7 @@ class MemoryStore:
         self._most = most
         self._clock = clock
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._held: dict[str, dict[str, float]] = {}  # key -> holder -> until when
 
     async def get(self, key: str) -> bytes | None:
         value, until = self._values.get(key, (b"", 0.0))
@@ -28,6 +29,20 @@ class MemoryStore:
             return False
         self._put(key, new, ttl)
         return True
+
+    async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
+        now = self._clock()
+        held = {other: until for other, until in self._held.get(key, {}).items() if until > now}
+        if len(held) >= most:
+            return False
+        self._held[key] = {**held, holder: now + ttl}
+        return True
+
+    async def let_go(self, key: str, holder: str) -> None:
+        held = self._held.get(key, {})
+        held.pop(holder, None)
+        if not held:
+            self._held.pop(key, None)
 
     async def close(self) -> None:
         self._values.clear()

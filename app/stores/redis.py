@@ -16,6 +16,17 @@ if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
 return 1
 """
+# A sorted set of holders by the time when their places are free again, by Redis's own clock, in milliseconds.
+_HOLD = """
+local time = redis.call('time')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ttl = tonumber(ARGV[3])
+redis.call('zremrangebyscore', KEYS[1], '-inf', now)
+if redis.call('zcard', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('zadd', KEYS[1], now + ttl, ARGV[1])
+if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end
+return 1
+"""
 
 
 class RedisStore:
@@ -36,6 +47,13 @@ class RedisStore:
     async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
         done: Any = self._redis.eval(_SWAP, 1, self._name(key), old, new, _milliseconds(ttl))
         return bool(await _asked(done))
+
+    async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
+        taken: Any = self._redis.eval(_HOLD, 1, self._name(key), holder, most, _milliseconds(ttl))
+        return bool(await _asked(taken))
+
+    async def let_go(self, key: str, holder: str) -> None:
+        await _asked(self._redis.zrem(self._name(key), holder))
 
     async def close(self) -> None:
         await self._redis.aclose()

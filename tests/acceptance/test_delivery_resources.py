@@ -18,6 +18,8 @@ from tests.acceptance.stack import Stack
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
 SLOTS = 4
+ALPHA, BETA = "sk-of-tenant-alpha", "sk-of-tenant-beta"
+KEYS = f"{ALPHA},{BETA}"
 LONG = {"x_ttft": 60}
 MEMBERS = {
     "id",
@@ -204,7 +206,7 @@ async def test_an_expired_request_is_504(pair: Pair) -> None:
 @pytest.mark.parametrize("what", ["", "/result", "/stream", "/cancel"])
 async def test_another_tenant_s_request_is_not_there(pair: Pair, what: str) -> None:
     told = await pair.post(chat(max_tokens=1)).end()
-    beta = Endpoint(pair.there.port, "beta")
+    beta = Endpoint(pair.there.port, BETA)
     path = f"/v1/requests/{told.public_id}{what}"
     found = await (pair.clients.post(beta, {}, path) if what == "/cancel" else pair.clients.get(beta, path)).end()
     assert (found.status, found.error["code"]) == (404, "request_not_found")

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 from app.gateway.asgi import Receive, Scope, Send
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge
+from app.settings import load
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.conftest import Site
 from tests.acceptance.processes import until
@@ -177,7 +178,7 @@ async def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside() -> Non
     async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret")
 
-    transport = httpx2.ASGITransport(Edge(faulty, faulty, Keys([])))  # type: ignore[arg-type]
+    transport = httpx2.ASGITransport(Edge(faulty, Keys(load({}).gateway)))  # type: ignore[arg-type]
     async with AsyncOpenAI(
         api_key="unused", base_url="http://gateway/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
     ) as sdk:

@@ -14,6 +14,7 @@ from tests.acceptance.stack import ROOT, SERVERS, Stack
 from tests.nginx import free_port
 
 HERE = "http://127.0.0.1:8000"  # where the README's server is
+KEY = "open-sesame-for-tests"
 
 
 async def run(*arguments: str, says: str = "") -> tuple[int | None, str]:
@@ -38,8 +39,8 @@ async def test_the_readmes_first_request_prints_the_answer_whole_and_streamed(me
 
 
 async def test_the_examples_of_the_sdk_all_work(memory_stack: Stack) -> None:
-    gateway = await memory_stack.gateway(API_KEYS="sesame")
-    status, output = await run("test.py", "--base-url", gateway.url, "--api-key", "sesame")
+    gateway = await memory_stack.gateway(API_KEYS=KEY)
+    status, output = await run("test.py", "--base-url", gateway.url, "--api-key", KEY)
     lines = output.splitlines()
     assert (status, len(lines)) == (0, 10), output
     assert all(line.startswith("ok ") for line in lines)
@@ -47,8 +48,8 @@ async def test_the_examples_of_the_sdk_all_work(memory_stack: Stack) -> None:
 
 @pytest.mark.parametrize("wrong", [("--model", "nope"), ("--api-key", "guessed")])
 async def test_the_examples_of_the_sdk_fail_where_a_request_does(memory_stack: Stack, wrong: tuple[str, str]) -> None:
-    gateway = await memory_stack.gateway(API_KEYS="sesame")
-    status, output = await run("test.py", "--base-url", gateway.url, "--api-key", "sesame", *wrong)
+    gateway = await memory_stack.gateway(API_KEYS=KEY)
+    status, output = await run("test.py", "--base-url", gateway.url, "--api-key", KEY, *wrong)
     assert status == 1
     assert "FAILED  OpenAI, chat " in output
 

@@ -52,8 +52,8 @@ async def test_two_models_from_the_environment_are_served(memory_stack: Stack) -
 
 async def test_with_keys_only_their_owners_are_served(memory_stack: Stack) -> None:
     upstream = await memory_stack.upstream()
-    gateway = await served(memory_stack, upstream, API_KEYS="sk-one,sk-two")
-    for key in ("sk-one", "sk-two"):
+    gateway = await served(memory_stack, upstream, API_KEYS="sk-of-the-first-1,sk-of-the-second")
+    for key in ("sk-of-the-first-1", "sk-of-the-second"):
         async with gateway.openai(api_key=key) as sdk:
             await sdk.chat.completions.create(model="sim", messages=HELLO)
     async with gateway.openai(api_key="sk-guessed") as sdk:

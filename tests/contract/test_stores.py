@@ -153,6 +153,35 @@ async def test_with_no_time_left_the_key_is_free(store, sleep):
     assert await store.put_if_absent("a", b"second", LONG) is None
 
 
+async def test_so_many_hold_a_place_and_no_more(store):
+    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "y", "z")] == [True, True, False]
+    assert await store.hold("b", "z", 1, LONG)
+    await store.let_go("a", "x")
+    assert await store.hold("a", "z", 2, LONG)
+    assert not await store.hold("a", "x", 2, LONG)
+
+
+async def test_of_a_crowd_as_many_as_may_hold_a_place(store):
+    taken = await asyncio.gather(*(store.hold("a", str(number), 3, LONG) for number in range(50)))
+    assert taken.count(True) == 3
+
+
+async def test_one_that_holds_no_place_lets_nobody_elses_go(store):
+    await store.hold("a", "x", 1, LONG)
+    await store.let_go("a", "y")
+    await store.let_go("b", "x")
+    assert not await store.hold("a", "z", 1, LONG)
+
+
+async def test_a_place_is_free_after_its_time_and_the_others_are_not(store, sleep):
+    await store.hold("a", "long", 2, LONG)
+    await store.hold("a", "short", 2, SHORT)
+    assert not await store.hold("a", "x", 2, LONG)
+    await sleep(SHORT + 0.1)
+    assert await store.hold("a", "x", 2, LONG)
+    assert not await store.hold("a", "y", 2, LONG)
+
+
 async def test_the_memory_store_forgets_its_oldest_beyond_its_limit():
     store = MemoryStore(most=3)
     for number in range(3):
@@ -174,7 +203,8 @@ async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways
 
 async def test_a_redis_that_is_not_there_is_said_in_our_words():
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", "test")
-    for call in (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG)):
+    values = (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG))
+    for call in (*values, store.hold("a", "x", 1, LONG), store.let_go("a", "x")):
         with pytest.raises(StoreUnavailable, match="Redis"):
             await call
     await store.close()

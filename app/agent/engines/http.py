@@ -162,7 +162,8 @@ class HttpEngine:
         headers = [("x-request-id", job.id), *job.head]
         while True:
             try:
-                return HttpAnswer(await self._session.post(url, data=job.body, headers=headers, allow_redirects=False))
+                response = await self._session.post(url, data=job.body, headers=headers, allow_redirects=False)
+                return HttpAnswer(response, self._entry.read_timeout)
             except aiohttp.ClientConnectionError as error:
                 if not _is_reused.get() or isinstance(error, aiohttp.ServerTimeoutError):
                     raise

@@ -50,7 +50,7 @@ def document(models: list[str]) -> dict[str, Any]:
             "schemas": _schemas(),
             "headers": failures.HEADERS,
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the server has API_KEYS."}
+                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the server has API keys."}
             },
         },
     }

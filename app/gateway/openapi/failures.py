@@ -17,6 +17,8 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.InvalidBody("The body is not valid JSON: unexpected end of data at line 1, column 14."),
     errors.UpstreamLoop("The request came back through its own upstream: OPENAI_HOST points at this gateway."),
     errors.InvalidApiKey("No API key was sent, or it is not one of this server's."),
+    errors.AnonymousRefused("This server has no API keys, so it serves only clients on its own machine."),
+    errors.ModelNotAllowed("This API key may not use the model 'gpt'.", param="model"),
     errors.ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", param="model"),
     errors.RequestNotFound("There is no such request, or it is no longer kept.", param="id"),
     errors.UnknownUrl("The built-in demonstration model has no /rerank."),
@@ -28,20 +30,22 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
     errors.HeadersTooLarge("The request line and headers are larger than 65536 bytes."),
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
+    errors.RateLimited("60 requests a minute with this model are this key's limit.", retry_after=12),
     errors.InternalError("Something went wrong here; the log has it under this request's id."),
     errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),
     errors.UpstreamUnreachable("The model's server does not answer."),
     errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
     errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),
     errors.BusUnavailable("The request could not be stored; it was not accepted.", retry_after=3),
+    errors.LimitsUnavailable("The limits of this key cannot be looked up.", retry_after=1),
     errors.Draining("This gateway is being stopped and takes no more requests.", retry_after=1),
     errors.GatewayDraining("This gateway is being stopped; the request goes on under its id."),
     errors.DeadlineExceeded("The reply was not ready within 540 seconds."),
 )
 
 ON_ALL: Kinds = (errors.MethodNotAllowed, errors.InternalError)
-WITH_KEY: Kinds = (errors.InvalidApiKey, *ON_ALL)
-WITH_MODEL: Kinds = (errors.ModelNotFound, *WITH_KEY)
+WITH_KEY: Kinds = (errors.InvalidApiKey, errors.AnonymousRefused, *ON_ALL)
+WITH_MODEL: Kinds = (errors.ModelNotFound, errors.ModelNotAllowed, *WITH_KEY)
 WITH_ID: Kinds = (errors.RequestNotFound, errors.BadRequest, errors.BusUnavailable, *WITH_KEY)
 WITH_BODY: Kinds = tuple(
     type(sample) for sample in SAMPLES if not isinstance(sample, (errors.UnknownUrl, errors.RequestNotFound))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from ipaddress import ip_address
+from functools import lru_cache
 
 import orjson
 
@@ -13,6 +13,7 @@ from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
 from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone
 from app.gateway.call import Call
+from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
@@ -37,6 +38,8 @@ class Inference:
         seen = event_number(header(scope, b"last-event-id"), "Last-Event-ID")
         line = scope["state"]["line"]
         line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
+        if scope["state"]["caller"].restricted:
+            send = await self._gateway.limiter.admit(scope["state"], submission, send)
         async with self._opened(scope, submission) as call:
             del submission  # its body may be large and the wait long
             line["request_id"] = call.public_id
@@ -64,12 +67,7 @@ class Inference:
         return self._gateway.dispatcher.opened(submission)
 
     def _is_trusted(self, scope: Scope) -> bool:
-        host = (scope.get("client") or ("", 0))[0]
-        try:
-            address = ip_address(host)
-        except ValueError:
-            return False
-        return any(address in network for network in self._gateway.settings.trusted_proxies)
+        return is_trusted(peer_of(scope), self._gateway.settings.trusted_proxies)
 
     async def _accepted(self, call: Call, scope: Scope, send: Send) -> None:
         """Prefer: respond-async (RFC 7240): the request belongs to no connection any more."""
@@ -145,6 +143,7 @@ def noted(final: Reply) -> dict[str, object]:
     return line
 
 
+@lru_cache(maxsize=64)
 def _upstream_path(path: str) -> str:
     """The path below /v1. One that would leave the API's root at the upstream is nobody's; raises UnknownUrl."""
     if {".", ".."} & set(path.split("/")) or any(char in path for char in "?#\\") or not path.isprintable():

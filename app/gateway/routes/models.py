@@ -1,4 +1,7 @@
-"""GET /v1/models and /v1/models/{id}: every known model, with how busy it is. 503 while the gateway does not know them."""
+"""GET /v1/models and /v1/models/{id}: the models that the caller may use, with how busy each is.
+
+503 while the gateway does not know them.
+"""
 
 from typing import Any
 
@@ -7,17 +10,23 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from app.catalog import Known
+from app.gateway.auth import Caller
 from app.gateway.gateway import Gateway
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
-    async def every(_request: Request) -> JSONResponse:
+    async def every(request: Request) -> JSONResponse:
         gateway.admission.refuse_if_unready()
-        return JSONResponse({"object": "list", "data": [described(known) for known in gateway.catalog.all()]})
+        caller: Caller = request.state.caller
+        allowed = [known for known in gateway.catalog.all() if caller.may_use(known.card.names)]
+        return JSONResponse({"object": "list", "data": [described(known) for known in allowed]})
 
     async def one(request: Request) -> JSONResponse:
         gateway.admission.refuse_if_unready()
-        return JSONResponse(described(gateway.admission.model(request.path_params["model"])))
+        name, caller = request.path_params["model"], request.state.caller
+        known = gateway.admission.model(name)
+        caller.refuse_unless_allowed(known.card.names, name)
+        return JSONResponse(described(known))
 
     return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
 

@@ -1,11 +1,32 @@
 """Keys: whose request it is, and that nobody else's key, or something like it, opens anything."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidApiKey
-from app.gateway.auth import ANONYMOUS, Keys
+from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
+from app.gateway.auth import ANONYMOUS, Caller, Keys, Limits
+from app.keys import KeyEntry, hash_of
+from app.settings import load
+
+
+def keys(*plain: str, **environment: str) -> Keys:
+    return Keys(replace(load(environment).gateway, api_keys=plain))
+
+
+def filed(*entries: KeyEntry) -> Keys:
+    """Keys of a keys file with these entries."""
+    made = Keys(replace(load({}).gateway, api_keys_file="keys.yaml"))
+    made.replace(entries)
+    return made
+
+
+def entry(key: str = "sk-one", **members: Any) -> KeyEntry:
+    return KeyEntry(**{"id": key, "tenant": "research", "hash": hash_of(key.encode()), **members})
 
 
 def sent(text: str) -> str:
@@ -13,40 +34,114 @@ def sent(text: str) -> str:
     return text.encode().decode("latin-1")
 
 
-def test_without_keys_everybody_is_the_same_tenant():
-    assert {Keys([]).tenant(value) for value in ("", "Bearer a", "Basic b")} == {ANONYMOUS}
+def asked(of: Keys, authorization: str = "", client: str = "127.0.0.1") -> Caller:
+    head = [(b"authorization", authorization.encode("latin-1"))] if authorization else []
+    return of.caller({"type": "http", "headers": head, "client": (client, 1)})
 
 
-def test_each_key_is_a_tenant_of_its_own_and_stays_the_same():
-    keys = Keys(["sk-one", "sk-two"])
-    one, two = keys.tenant("Bearer sk-one"), keys.tenant("bearer  sk-two ")
+def test_without_keys_everybody_on_this_machine_is_the_same_tenant():
+    assert {asked(keys(), value).tenant for value in ("", "Bearer a", "Basic b")} == {ANONYMOUS}
+
+
+def test_without_keys_those_elsewhere_are_refused_and_told_why():
+    with pytest.raises(AnonymousRefused, match="API_KEYS_FILE"):
+        asked(keys(), client="192.0.2.7")
+
+
+def test_without_keys_those_elsewhere_are_served_if_the_operator_says_so():
+    assert asked(keys(ALLOW_ANONYMOUS="1"), client="192.0.2.7").tenant == ANONYMOUS
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "192.0.2.7"])
+def test_with_keys_nobody_is_anonymous(client):
+    for known in (keys("sk-one", ALLOW_ANONYMOUS="1"), filed()):
+        with pytest.raises(InvalidApiKey):
+            asked(known, client=client)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [({}, "others get 403"), ({"ALLOW_ANONYMOUS": "1"}, "whoever reaches"), ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "")],
+)
+def test_the_start_says_what_it_means_to_have_no_keys(environment, said, caplog):
+    Keys(load(environment).gateway).warn()
+    assert [said in record.message for record in caplog.records] == ([True] if said else [])
+
+
+def test_each_plain_key_is_a_tenant_of_its_own_and_stays_the_same():
+    known = keys("sk-one", "sk-two")
+    one, two = asked(known, "Bearer sk-one").tenant, asked(known, "bearer  sk-two ").tenant
     assert one != two
-    assert Keys(["sk-two", "sk-one"]).tenant("BEARER sk-one") == one
+    assert asked(keys("sk-two", "sk-one"), "BEARER sk-one").tenant == one
     assert "sk-one" not in one
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "sk-one", "Basic sk-one", "Bearer\tsk-one"])
 def test_a_header_without_a_key_says_where_to_put_it(value):
     with pytest.raises(InvalidApiKey, match="Authorization: Bearer"):
-        Keys(["sk-one"]).tenant(value)
+        asked(keys("sk-one"), value)
 
 
 @pytest.mark.parametrize("value", ["sk-On", "sk-onee", "sk one", "??????", "\xff"])
 def test_a_wrong_key_is_refused_and_not_repeated(value):
     with pytest.raises(InvalidApiKey) as refused:
-        Keys(["sk-one"]).tenant(f"Bearer {value}")
+        asked(keys("sk-one"), f"Bearer {value}")
     assert value not in str(refused.value)
+
+
+def test_a_hash_is_no_key():
+    with pytest.raises(InvalidApiKey):
+        asked(filed(entry("sk-one")), f"Bearer {hash_of(b'sk-one')}")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1), st.text(min_size=1))
 def test_a_key_of_any_characters_opens_and_nothing_else_does(key, other):
-    keys = Keys([key])
-    assert keys.tenant(f"Bearer {sent(key)}").startswith("key-")
+    known = keys(key)
+    assert asked(known, f"Bearer {sent(key)}").tenant.startswith("key-")
     if other.encode("utf-8", "replace").strip() != key.encode():
         with pytest.raises(InvalidApiKey):
-            keys.tenant("Bearer " + other.encode("utf-8", "replace").decode("latin-1"))
+            asked(known, "Bearer " + other.encode("utf-8", "replace").decode("latin-1"))
 
 
 def test_question_marks_stand_for_no_other_character():
     with pytest.raises(InvalidApiKey):
-        Keys(["\u043f\u0430\u0440\u043e\u043b\u044c"]).tenant("Bearer ??????")
+        asked(keys("\u043f\u0430\u0440\u043e\u043b\u044c"), "Bearer ??????")
+
+
+def test_a_key_of_the_file_has_what_stands_there():
+    known = filed(entry(rpm=60, concurrent=2, models=("m",), priority="high"), entry("sk-two", id="two"))
+    one, two = asked(known, "Bearer sk-one"), asked(known, "Bearer sk-two")
+    assert (one.tenant, one.key, one.limits, one.priority) == ("research", "sk-one", Limits(rpm=60, concurrent=2), "high")
+    assert (two.tenant, two.key, two.limits) == ("research", "two", None)
+    assert (one.restricted, two.restricted) == (True, False)
+
+
+def test_both_kinds_of_keys_are_good_beside_each_other():
+    known = Keys(replace(load({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml"))
+    known.replace([entry()])
+    assert asked(known, "Bearer sk-one").tenant == "research"
+    assert asked(known, "Bearer sk-plain").tenant.startswith("key-")
+
+
+def test_a_key_that_is_taken_out_opens_nothing_any_more():
+    known = filed(entry())
+    known.replace([entry("sk-two")])
+    with pytest.raises(InvalidApiKey):
+        asked(known, "Bearer sk-one")
+
+
+def test_a_key_is_good_until_it_expires():
+    now = datetime.now(UTC)
+    assert asked(filed(entry(expires=now + timedelta(minutes=1))), "Bearer sk-one").tenant == "research"
+    with pytest.raises(InvalidApiKey, match="expired"):
+        asked(filed(entry(expires=now - timedelta(seconds=1))), "Bearer sk-one")
+
+
+def test_a_model_is_allowed_by_any_of_its_names():
+    caller = Caller("t", models=frozenset({"gpt"}))
+    assert caller.may_use(["gpt-4o", "gpt"])
+    assert not caller.may_use(["gpt-4o"])
+    assert Caller("t").may_use(["anything"])
+    with pytest.raises(ModelNotAllowed, match="'other'") as refused:
+        caller.refuse_unless_allowed(["other"], "other")
+    assert (refused.value.status, refused.value.code) == (403, "model_not_allowed")

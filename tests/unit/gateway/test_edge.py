@@ -1,6 +1,7 @@
 """The outermost layer: one base path, errors as OpenAI's bodies, keys, one line per request."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,7 +10,8 @@ import pytest
 from app.errors import BadRequest
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
-from app.gateway.edge import Edge
+from app.gateway.edge import Edge, Entrance
+from app.settings import load
 from tests.unit.gateway.wire import Client
 
 HEAD = {"type": "http.response.start", "status": 200, "headers": []}
@@ -36,12 +38,14 @@ class Inner:
 class Served:
     def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = ()) -> None:
         self.routed, self.inference = inner or Inner(), inner or Inner()
-        self.edge = Edge(self.routed, self.inference, Keys(keys))
+        known = Keys(replace(load({}).gateway, api_keys=keys))
+        self.edge = Entrance(Edge(self.routed, known), Edge(self.inference, known))
         self.client = Client()
 
     async def ask(self, method: str, path: str, **headers: str) -> Client:
         head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
+        scope["client"] = ("127.0.0.1", 1)
         await self.edge(scope, _nothing, self.client.send)
         return self.client
 
@@ -83,7 +87,7 @@ async def test_what_is_no_http_passes_through():
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
-    await Edge(app, served.inference, Keys(()))({"type": "lifespan"}, _nothing, served.client.send)
+    await Entrance(Edge(app, Keys(load({}).gateway)), served.inference)({"type": "lifespan"}, _nothing, served.client.send)
     assert len(seen) == 1
 
 
@@ -100,7 +104,9 @@ async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
 async def test_the_tenant_is_handed_on():
     served = Served(keys=("sk-one",))
     await served.ask("POST", "/v1/x", authorization="Bearer sk-one")
-    assert served.inference.scopes[0]["state"]["tenant"].startswith("key-")
+    state = served.inference.scopes[0]["state"]
+    assert state["tenant"] == state["caller"].tenant
+    assert state["tenant"].startswith("key-")
     served = Served()
     await served.ask("POST", "/v1/x")
     assert served.inference.scopes[0]["state"]["tenant"] == "anonymous"

@@ -1,0 +1,137 @@
+"""The keys of API_KEYS_FILE: making one, showing what there is, taking one out. Gateways follow within seconds."""
+
+import argparse
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.errors import SettingsError
+from app.keys import KeyEntry, hash_of, parse_keys, read_content, write_keys
+from app.settings import Settings
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def lifetime(text: str) -> timedelta:
+    """`90m`, `12h` or `30d`; for argparse."""
+    found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError("a number of minutes, hours or days: 90m, 12h, 30d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`keys new|list|revoke`; each needs no bus."""
+    commands = rooms.add_parser("keys", help="who may call").add_subparsers(required=True, metavar="new|list|revoke")
+    make = commands.add_parser("new", help="make a key and print it, once, as the last word")
+    make.set_defaults(offline=new)
+    make.add_argument("--tenant", required=True, help="whose it is; keys of one tenant share its limits and its requests")
+    make.add_argument("--id", default="", help="what list, revoke and the logs call it; without it a random one")
+    make.add_argument("--models", default="", help="the models that it may use, with commas between; without it all")
+    for name, help_ in (("rpm", "requests a minute"), ("tpm", "tokens a minute"), ("concurrent", "requests at once")):
+        make.add_argument(f"--{name}", type=int, metavar="N", help=f"{help_}, with each model; without it no limit")
+    make.add_argument("--priority", choices=("low", "normal", "high"), default="normal")
+    make.add_argument("--expires", type=lifetime, metavar="30d", help="how long it is good: 90m, 12h, 30d; without it for ever")
+    commands.add_parser("list", help="every key with its tenant and limits, never the key itself").set_defaults(offline=show)
+    revoke_ = commands.add_parser("revoke", help="take a key out")
+    revoke_.set_defaults(offline=revoke)
+    revoke_.add_argument("id")
+
+
+def new(settings: Settings, arguments: argparse.Namespace) -> int:
+    key = f"sk-{secrets.token_hex(24)}"
+    entry = _entry(key, arguments)
+    with _editing(_path(settings)) as entries:
+        if any(other.id == entry.id for other in entries):
+            raise SettingsError(f"--id: there is a key {entry.id} already; revoke it first or choose another id")
+        entries.append(entry)
+    print(f"{_line(entry)}\nThe key itself, which is kept nowhere and not shown again: {key}")
+    return 0
+
+
+def show(settings: Settings, _arguments: argparse.Namespace) -> int:
+    entries = _read(_path(settings))
+    for entry in entries:
+        print(_line(entry))
+    print(f"{len(entries)} keys")
+    return 0
+
+
+def revoke(settings: Settings, arguments: argparse.Namespace) -> int:
+    with _editing(_path(settings)) as entries:
+        found = [entry for entry in entries if entry.id == arguments.id]
+        for entry in found:
+            entries.remove(entry)
+    print(f"{arguments.id} is revoked" if found else f"there is no key {arguments.id}")
+    return 0 if found else 1
+
+
+def _entry(key: str, arguments: argparse.Namespace) -> KeyEntry:
+    models = tuple(name.strip() for name in arguments.models.split(",") if name.strip())
+    until = datetime.now(UTC).replace(microsecond=0) + arguments.expires if arguments.expires else None
+    try:
+        return KeyEntry(
+            id=arguments.id or secrets.token_hex(4),
+            tenant=arguments.tenant,
+            hash=hash_of(key.encode()),
+            models=models,
+            rpm=arguments.rpm,
+            tpm=arguments.tpm,
+            concurrent=arguments.concurrent,
+            priority=arguments.priority,
+            expires=until,
+        )
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise SettingsError(f"--{first['loc'][0]}: {first['msg']}") from None
+
+
+def _path(settings: Settings) -> Path:
+    if not settings.gateway.api_keys_file:
+        raise SettingsError("API_KEYS_FILE: is not set; for example API_KEYS_FILE=keys/keys.yaml")
+    return Path(settings.gateway.api_keys_file)
+
+
+def _read(path: Path) -> list[KeyEntry]:
+    return list(parse_keys(read_content(path), path)) if path.exists() else []
+
+
+@contextmanager
+def _editing(path: Path) -> Iterator[list[KeyEntry]]:
+    """The entries, to be changed; written if they were, by one process at a time."""
+    try:
+        directory = os.open(path.resolve().parent, os.O_RDONLY)  # the file itself is replaced, so it can hold no lock
+    except OSError as error:
+        raise SettingsError(f"API_KEYS_FILE: the directory of {path} cannot be read ({error.strerror})") from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        entries = _read(path)
+        before = list(entries)
+        yield entries
+        if entries != before:
+            write_keys(path, entries)
+    except OSError as error:
+        raise SettingsError(f"API_KEYS_FILE: {path} cannot be written ({error.strerror})") from None
+    finally:
+        os.close(directory)
+
+
+def _line(entry: KeyEntry) -> str:
+    limits = [f"{name}={getattr(entry, name)}" for name in ("rpm", "tpm", "concurrent") if getattr(entry, name)]
+    models = [f"models={','.join(entry.models)}"] if entry.models else []
+    priority = [f"priority={entry.priority}"] if entry.priority != "normal" else []
+    return " ".join([f"{entry.id} tenant={entry.tenant}", *models, *limits, *priority, *_expiry(entry)])
+
+
+def _expiry(entry: KeyEntry) -> list[str]:
+    if entry.expires is None:
+        return []
+    word = "expired" if entry.expires < datetime.now(UTC) else "expires"
+    return [f"{word}={entry.expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"]

@@ -1,0 +1,35 @@
+"""About how many tokens a request costs, while nobody knows, and how many it has cost in the end."""
+
+import re
+
+from app.contracts.sse import count_events
+
+_BYTES_A_TOKEN = 4
+_TOKENS_A_FILE = 1000  # an image or the like inside the body
+_FILE = re.compile(rb'"data:[^"]{100,}"')
+_MOST = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d{1,9})')  # inside a text the quotes are escaped
+
+
+class Estimate:
+    """Of one request. `before`: the body's size, and the most that it asks for."""
+
+    def __init__(self, body: bytes, stream: bool) -> None:
+        files = [len(found[0]) for found in _FILE.finditer(body)]
+        most = _MOST.search(body)
+        self._prompt = (len(body) - sum(files)) // _BYTES_A_TOKEN + len(files) * _TOKENS_A_FILE
+        self._stream = stream
+        self._seen = 0
+        self.before = max(1, self._prompt + (int(most[1]) if most else 0))
+
+    def saw(self, data: bytes) -> None:
+        """A piece of the reply. In a stream each event is about a token."""
+        self._seen += count_events(data) if self._stream else len(data) // _BYTES_A_TOKEN
+
+    def after(self, line: dict[str, object], status: int) -> int | None:
+        """From a request's access line and status; None: it goes on where nobody counts, so the estimate stays."""
+        if status >= 400 or "request_id" not in line:
+            return 0  # refused, or failed without a token
+        if usage := [line[name] for name in ("prompt_tokens", "completion_tokens") if isinstance(line.get(name), int)]:
+            return sum(usage)  # type: ignore[arg-type]
+        line["tokens_estimated"] = True
+        return None if status == 202 else self._prompt + self._seen

@@ -1,0 +1,186 @@
+"""What a caller may not use, or not now: which models, and how much of each.
+
+It is counted by tenant and model, in whole minutes of the clock: a minute's counter is known by its number, so that what was
+reserved in it is given back to it and to no other. Tokens are reserved by an estimate, and corrected when the usage is known.
+"""
+
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.errors import LimitsUnavailable, RateLimited, StoreUnavailable
+from app.gateway.admission import Admission
+from app.gateway.asgi import Message, RawHeaders, Send
+from app.gateway.auth import Caller, Limits
+from app.gateway.estimate import Estimate
+from app.gateway.submission import Submission
+from app.stores.base import Store
+from app.stores.counts import Counts
+from app.telemetry.logs import Throttle
+
+logger = logging.getLogger("app.gateway.limits")
+logger.addFilter(Throttle())
+
+REQUESTS, TOKENS, RUNNING = "requests", "tokens", "running"
+
+_PREFIX = b"x-ratelimit-"
+_MINUTE = 60
+_KEPT_SECONDS = 2 * _MINUTE  # of a counter: corrections come to it until its minute is over
+_AWAY_SECONDS = 1.0  # a store that did not answer is not asked again for so long
+_HELD_RETRY_SECONDS = 1.0
+
+
+class Limiter:
+    """`store` holds the places of running requests, `counts` what was used of a minute."""
+
+    def __init__(
+        self, admission: Admission, store: Store, counts: Counts, fail_open: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._admission = admission
+        self.store = store
+        self.counts = counts
+        self.clock = clock
+        self._fail_open = fail_open
+        self._away_until = -math.inf
+
+    async def admit(self, state: dict[str, object], submission: Submission, send: Send) -> Send:
+        """For a caller that is `restricted`; what it is granted stays in state["grant"]. Raises GatewayError.
+
+        Returns what to send the reply by.
+        """
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        self._admission.refuse_if_closed()
+        card = self._admission.model(submission.model).card
+        caller.refuse_unless_allowed(card.names, submission.model)
+        if caller.limits is None:
+            return send
+        grant = Grant(self, f"{caller.tenant}:{card.model}", caller.limits, submission)
+        state["grant"] = grant
+        if self.clock() < self._away_until:
+            self._without("Redis has just not answered")
+            return send
+        try:
+            await grant.take()
+        except StoreUnavailable as error:
+            self._failed(error)
+            self._without(str(error))
+        return grant.watching(send)
+
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """For what is given back: the client has its reply, so a store that is away is only said."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._failed(error)
+
+    def _failed(self, error: StoreUnavailable) -> None:
+        self._away_until = self.clock() + _AWAY_SECONDS
+        logger.warning("limits cannot be counted: %s", error)
+
+    def _without(self, why: str) -> None:
+        if not self._fail_open:
+            raise LimitsUnavailable(f"this key has limits, and they cannot be looked up: {why}", retry_after=1)
+
+
+class Grant:
+    """What a request has taken of its caller's limits. `settle` gives back what it did not use."""
+
+    def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission) -> None:
+        self._limiter = limiter
+        self._name = name
+        self._limits = limits
+        self._timeout = submission.timeout
+        self._minute = int(limiter.clock() // _MINUTE)
+        self._estimate = Estimate(submission.body, submission.stream) if limits.tpm else None
+        self._holder = ""
+        self._reserved = 0  # tokens
+        self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains
+
+    async def take(self) -> None:
+        """Raises RateLimited, StoreUnavailable."""
+        limits = self._limits
+        if limits.concurrent:
+            await self._hold(limits.concurrent)
+        if limits.rpm:
+            await self._count(REQUESTS, limits.rpm, 1)
+        if limits.tpm and self._estimate:
+            # A request that is larger than the limit by its estimate has the whole minute: else it could never be sent.
+            amount = min(self._estimate.before, limits.tpm)
+            await self._count(TOKENS, limits.tpm, amount)
+            self._reserved = amount
+
+    def headed(self, headers: RawHeaders) -> RawHeaders:
+        """A reply's headers with OpenAI's for what is limited here, instead of those that the upstream has for us."""
+        if not self._left:
+            return headers
+        return [*(pair for pair in headers if not pair[0].startswith(_PREFIX)), *self._headers()]
+
+    def _headers(self) -> RawHeaders:
+        reset = b"%ds" % math.ceil(self._rest())
+        found: RawHeaders = []
+        for kind, (limit, remaining) in self._left.items():
+            for name, value in ((b"limit", b"%d" % limit), (b"remaining", b"%d" % remaining), (b"reset", reset)):
+                found.append((_PREFIX + name + b"-" + kind.encode(), value))
+        return found
+
+    def watching(self, send: Send) -> Send:
+        """Sends, and looks at what goes by: it is what counts if nobody says the usage, and its end frees the place."""
+        estimate = self._estimate
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                if estimate:
+                    estimate.saw(message.get("body", b""))
+                if not message.get("more_body"):
+                    await self._let_go()  # before the client knows, so that its next request finds the place free
+            await send(message)
+
+        return sending
+
+    async def settle(self, line: dict[str, object], status: int) -> None:
+        """At the request's end, from its access line, which gets the tokens that are counted for it."""
+        await self._let_go()
+        if self._reserved and self._estimate:
+            await self._correct(self._estimate.after(line, status), line)
+
+    async def _let_go(self) -> None:
+        holder, self._holder = self._holder, ""
+        if holder:
+            with self._limiter.forgiving():
+                await self._limiter.store.let_go(self._key(RUNNING), holder)
+
+    async def _correct(self, spent: int | None, line: dict[str, object]) -> None:
+        used = self._reserved if spent is None else spent
+        line["tokens_counted"] = used
+        now = int(self._limiter.clock() // _MINUTE)
+        if used > self._reserved or (used < self._reserved and now == self._minute):
+            with self._limiter.forgiving():
+                await self._limiter.counts.add(self._key(TOKENS, now), used - self._reserved, _KEPT_SECONDS)
+
+    async def _hold(self, most: int) -> None:
+        holder = secrets.token_hex(8)
+        if not await self._limiter.store.hold(self._key(RUNNING), holder, most, self._timeout):
+            raise RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
+        self._holder = holder
+
+    async def _count(self, kind: str, limit: int, amount: int) -> None:
+        counts, key = self._limiter.counts, self._key(kind, self._minute)
+        used = await counts.add(key, amount, _KEPT_SECONDS)
+        refused = used > limit
+        if refused:
+            used = await counts.add(key, -amount, _KEPT_SECONDS)
+        self._left[kind] = (limit, max(0, limit - used))
+        if refused:
+            raise RateLimited(f"{limit} {kind} a minute are this key's limit with this model", retry_after=self._rest())
+
+    def _rest(self) -> float:
+        """Seconds until the next minute begins."""
+        return max(0.0, (self._minute + 1) * _MINUTE - self._limiter.clock())
+
+    def _key(self, kind: str, minute: int | None = None) -> str:
+        return f"limits:{self._name}:{kind}" + (f":{minute}" if minute is not None else "")

@@ -1,0 +1,78 @@
+"""The contract of counters, in the process and in Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from app.errors import StoreUnavailable
+from app.stores.counts import Counts
+from tests.acceptance.processes import until
+from tests.nginx import free_port
+from tests.redis_server import running_redis
+
+LONG = 600  # seconds
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
+async def counts(request: pytest.FixtureRequest) -> AsyncIterator[Counts]:
+    made = Counts(request.getfixturevalue("redis_url") if request.param == "redis" else "", f"test-{request.node.name}")
+    yield made
+    await made.close()
+
+
+async def test_a_counter_begins_at_0_and_each_has_its_own(counts):
+    assert [await counts.add("a", amount, LONG) for amount in (1, 2, 40)] == [1, 3, 43]
+    assert await counts.add("b", 5, LONG) == 5
+
+
+async def test_what_is_taken_away_may_be_more_than_there_is(counts):
+    assert [await counts.add("a", amount, LONG) for amount in (10, -4, -9, 5)] == [10, 6, -3, 2]
+
+
+async def test_a_crowd_loses_nothing(counts):
+    found = await asyncio.gather(*(counts.add("a", 1, LONG) for _ in range(100)))
+    assert sorted(found) == list(range(1, 101))
+
+
+async def test_a_counter_begins_anew_after_its_time(counts):
+    await counts.add("a", 7, 1)
+
+    async def begins_anew() -> bool:
+        return await counts.add("a", 1, 1) == 1
+
+    await until(begins_anew, "the counter to begin anew")
+
+
+@pytest.mark.servers
+async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_url):
+    one, same, other = (Counts(redis_url, prefix) for prefix in ("here", "here", "there"))
+    await one.add("a", 1, LONG)
+    assert (await same.add("a", 1, LONG), await other.add("a", 1, LONG)) == (2, 1)
+    for made in (one, same, other):
+        await made.close()
+
+
+async def test_a_redis_that_is_not_there_is_said_in_our_words():
+    counts = Counts(f"redis://127.0.0.1:{free_port()}/0", "test")
+    with pytest.raises(StoreUnavailable, match="Redis: "):
+        await counts.add("a", 1, LONG)
+    await counts.close()
+
+
+@pytest.mark.servers
+async def test_a_redis_that_went_and_came_back_is_used_again():
+    with running_redis() as url:
+        counts = Counts(url, "test")
+        await counts.add("a", 1, LONG)
+    with pytest.raises(StoreUnavailable):
+        await counts.add("a", 1, LONG)
+    with running_redis(port=int(url.rpartition(":")[2].partition("/")[0])):
+        assert await counts.add("a", 1, LONG) == 1
+    await counts.close()

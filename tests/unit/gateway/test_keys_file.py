@@ -1,0 +1,113 @@
+"""The keys file, watched: what is changed is in force, what does not work changes nothing."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.errors import InvalidApiKey, SettingsError
+from app.gateway.auth import Keys
+from app.gateway.keys_file import KeysFile
+from app.keys import KeyEntry, hash_of, write_keys
+from app.settings import load
+from tests.unit.scene import until
+
+BROKEN = "keys: [{id: a"
+
+
+class Site:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write("sk-one")
+        self.keys = Keys(replace(load({}).gateway, api_keys_file=str(path)))
+        self.file = KeysFile(str(path), self.keys)
+
+    def write(self, *keys: str) -> None:
+        write_keys(self.path, [KeyEntry(id=key, tenant=f"tenant-{key}", hash=hash_of(key.encode())) for key in keys])
+
+    def opens(self, key: str) -> bool:
+        try:
+            self.keys.caller({"headers": [(b"authorization", f"Bearer {key}".encode())]})
+        except InvalidApiKey:
+            return False
+        return True
+
+
+@pytest.fixture
+def site(tmp_path) -> Site:
+    return Site(tmp_path / "keys.yaml")
+
+
+async def test_the_keys_are_good_from_the_start(site):
+    assert site.opens("sk-one")
+    assert not site.opens("sk-two")
+
+
+async def test_a_changed_file_is_in_force_after_a_look(site, caplog):
+    caplog.set_level(logging.INFO)
+    site.write("sk-two", "sk-three")
+    await site.file.look()
+    assert [site.opens(key) for key in ("sk-one", "sk-two", "sk-three")] == [False, True, True]
+    assert [record.message for record in caplog.records] == [f"{site.path} has changed: 2 keys are in force"]
+
+
+async def test_a_file_that_has_not_changed_is_not_read_as_new(site, caplog):
+    caplog.set_level(logging.INFO)
+    site.write("sk-one")
+    await site.file.look()
+    assert caplog.records == []
+
+
+async def test_a_broken_file_changes_nothing_and_is_said_once(site, caplog):
+    site.path.write_text(BROKEN)
+    for _ in range(3):
+        await site.file.look()
+    assert site.opens("sk-one")
+    (line,) = caplog.records
+    assert line.levelno == logging.ERROR
+    assert "is no YAML" in line.message
+    assert "of before stay" in line.message
+
+
+async def test_a_file_that_is_repaired_is_in_force_again(site):
+    site.path.write_text(BROKEN)
+    await site.file.look()
+    site.write("sk-two")
+    await site.file.look()
+    assert site.opens("sk-two")
+
+
+async def test_a_file_that_is_gone_changes_nothing_and_one_that_comes_back_counts(site, caplog):
+    for _ in range(2):
+        site.path.unlink()
+        await site.file.look()
+        await site.file.look()
+        assert site.opens("sk-one")
+        site.write("sk-one")
+        await site.file.look()
+    assert [record.levelno for record in caplog.records if "cannot be read" in record.message] == [logging.ERROR] * 2
+
+
+async def test_a_running_watch_finds_the_change(site, monkeypatch):
+    monkeypatch.setattr("app.gateway.keys_file._LOOK_SECONDS", 0.01)
+    watching = asyncio.create_task(site.file.watch())
+    site.write("sk-two")
+    await until(lambda: site.opens("sk-two"))
+    watching.cancel()
+
+
+async def test_without_a_file_there_is_nothing_to_watch():
+    keys = Keys(load({"ALLOW_ANONYMOUS": "1"}).gateway)
+    await KeysFile("", keys).watch()
+    assert keys.caller({"headers": []}).tenant == "anonymous"
+
+
+@pytest.mark.parametrize("content", [None, BROKEN, "keys: [{id: a}]"])
+def test_at_the_start_a_file_that_does_not_work_is_refused(tmp_path, content):
+    path = tmp_path / "keys.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=r"API_KEYS_FILE: .*keys\.yaml"):
+        KeysFile(str(path), Keys(load({}).gateway))

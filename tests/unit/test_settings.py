@@ -1,0 +1,58 @@
+"""Settings that do not work stop the start, with a line that names them and not their secret."""
+
+import secrets
+
+import pytest
+
+from app.errors import SettingsError
+from app.settings import load
+
+GOOD = "sk-7f3a9c1e5b2d8046"
+
+
+def refused(**environment: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        load(environment)
+    return str(error.value)
+
+
+def test_keys_of_our_own_stand_with_commas_between():
+    assert load({"API_KEYS": f" {GOOD}, {GOOD}x ,"}).gateway.api_keys == (GOOD, f"{GOOD}x")
+
+
+@pytest.mark.parametrize("key", ["sesame", "sk-123456789012", "x" * 15])
+def test_a_short_key_is_refused_by_its_place_and_not_shown(key):
+    text = refused(API_KEYS=f"{GOOD},{key}")
+    assert text.startswith("API_KEYS: ")
+    assert "key 2 is shorter than 16 characters" in text
+    assert "openssl rand" in text
+    assert key not in text
+    assert GOOD not in text
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("changeme-changeme", "CHANGE_ME_PLEASE!", "your-api-key-here", "sk-your-api-key-here", "<your-secret-key>"),
+        *("xxxxxxxxxxxxxxxxxxxx", "sk-xxxxxxxxxxxxxxxx", "1111111111111111", "replace-me-by-a-key", "password12345678"),
+        "0123456789abcdef0123",
+    ],
+)
+def test_a_placeholder_is_refused(key):
+    text = refused(API_KEYS=key)
+    assert "key 1 is a placeholder" in text
+    assert key not in text
+
+
+def test_random_keys_are_no_placeholders():
+    for _ in range(200):
+        load({"API_KEYS": f"{secrets.token_hex(16)},sk-{secrets.token_urlsafe(24)}"})
+
+
+def test_keys_are_in_no_repr():
+    assert GOOD not in repr(load({"API_KEYS": GOOD}))
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "true"])
+def test_a_switch_is_0_or_1(value):
+    assert "0 or 1" in refused(ALLOW_ANONYMOUS=value)
