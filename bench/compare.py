@@ -27,7 +27,7 @@ from bench.__main__ import add_outputs, finish
 from bench.comparison import between_markers, error_lines, markdown_table, medians
 from bench.deployments import Deployment, on_kafka, straight
 from bench.figures import Row
-from bench.processes import ROOT, BenchError, Process, free_port
+from bench.processes import ROOT, BenchError, Process, end_in_order, free_port
 from bench.question import question
 from bench.report import Report, cpu_table, machine, memory_list, speed_table
 from bench.rivals import LITELLM, VLLM_ROUTER, fetch, litellm, vllm_router
@@ -43,7 +43,7 @@ CASES = (Case("sync", 32, False), Case("stream", 32, True), Case("sync", 1, Fals
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="medians of so many (%(default)s)")
-    seconds = os.environ.get("DURATION") or 6
+    seconds = os.environ.get("DURATION") or 10  # a stream of LiteLLM's takes 4 of them
     parser.add_argument("--duration", type=float, default=seconds, metavar="S", help="seconds of each case (%(default)s)")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="where the results go (docs/benchmarks.md)")
     parser.add_argument("gateway", nargs="+", metavar="GATEWAY_COMMAND", help="what starts the gateway; --port is added")
@@ -85,8 +85,8 @@ class Comparison:
         return Report([medians([row for row in self.rounds if row.key == key]) for key in keys], dict(peaks))
 
 
-def section(rounds: Sequence[Row], report: Report, options: argparse.Namespace, by: str) -> str:
-    """What goes between the page's markers."""
+def section(rounds: Sequence[Row], report: Report, options: argparse.Namespace, by: str, load: float) -> str:
+    """What goes between the page's markers; `load` is the machine's before it began."""
     of = machine()
     kafka = re.search(r"^VERSION=(.+)$", (ROOT / "scripts/kafka.sh").read_text(), re.MULTILINE)
     broker = f"Kafka {kafka[1]}" if kafka and not os.environ.get("BOOTSTRAP_SERVERS") else "a Kafka that ran before"
@@ -94,7 +94,8 @@ def section(rounds: Sequence[Row], report: Report, options: argparse.Namespace, 
     memory = [f"- {name}: {memory_list(peaks)}" for name, peaks in report.peak_mib.items() if peaks]
     errors = error_lines(report.rows)
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {of['cores']} cores ({of['processor']}) shared by everything, Python {of['python']}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {of['cores']} cores ({of['processor']}) shared by everything, Python {of['python']},",
+        f"load average before: {load:.1f}.",
         f"Ours {__version__} ({drivers}; {broker}), {LITELLM}, {VLLM_ROUTER}. Measured by {by}.",
         f"Medians of {options.rounds} interleaved rounds of {options.duration:g} s (lowest to highest); `x` is against LiteLLM.",
         "CPU: seconds of the server's own processes (ours: gateway, worker, broker) per 1,000 requests, per million tokens.",
@@ -111,9 +112,10 @@ def section(rounds: Sequence[Row], report: Report, options: argparse.Namespace, 
 
 
 async def run(options: argparse.Namespace) -> int:
+    end_in_order()
     old = Report.read(options.compare) if options.compare else None
     between_markers(options.page.read_text(), "")  # before the minutes that it takes
-    measure_by = yardstick()
+    measure_by, load = yardstick(), os.getloadavg()[0]
     scratch = ROOT / ".bench"
     scratch.mkdir(exist_ok=True)
     for requirement in (LITELLM, VLLM_ROUTER):
@@ -142,7 +144,7 @@ async def run(options: argparse.Namespace) -> int:
     if not all(row.requests for row in report.rows):
         return 1
     options.page.write_text(
-        between_markers(options.page.read_text(), section(comparison.rounds, report, options, measure_by.name))
+        between_markers(options.page.read_text(), section(comparison.rounds, report, options, measure_by.name, load))
     )
     return 0
 
@@ -153,7 +155,7 @@ def main() -> int:
     except (BenchError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:  # told to end
         return 130
 
 

@@ -42,16 +42,25 @@ async def broker(directory: Path, topic_prefix: str) -> AsyncIterator[Broker]:
     data = directory / "kafka"
     port, controller = free_port(), free_port()
     own = {"KAFKA_PORT": str(port), "KAFKA_CONTROLLER_PORT": str(controller), "KAFKA_DATA": str(data)}
+    starting = asyncio.create_task(asyncio.to_thread(_script, "start", own))
     try:
-        await asyncio.to_thread(_script, "start", own)
+        await asyncio.shield(starting)
         yield Broker(f"127.0.0.1:{port}", int((data / "broker.pid").read_text()))
     finally:
+        await asyncio.wait([starting])  # told to end while it starts: only then is there something to stop
         await asyncio.to_thread(_script, "stop", own)
         shutil.rmtree(data, ignore_errors=True)
 
 
 def _script(command: str, variables: dict[str, str]) -> None:
-    done = subprocess.run([ROOT / "scripts/kafka.sh", command], env={**os.environ, **variables}, capture_output=True, text=True)
+    # In a session of its own: the terminal's Ctrl-C is for us, and we end the broker.
+    done = subprocess.run(
+        [ROOT / "scripts/kafka.sh", command],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
     if done.returncode:
         raise BenchError(f"scripts/kafka.sh {command}: {done.stderr.strip()}")
 

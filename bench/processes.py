@@ -24,6 +24,14 @@ class BenchError(Exception):
     """A process that cannot be measured; the message says which and why."""
 
 
+def end_in_order() -> None:
+    """Lets SIGINT and SIGTERM cancel the running task, so that all that was started is ended."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 def free_port() -> int:
     """The next one of 9600-9699 that nobody listens on."""
     for port in _PORTS:

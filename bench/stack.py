@@ -24,7 +24,7 @@ from bench.__main__ import add_outputs, counts, finish
 from bench.deployments import Deployment, Measured, on_kafka, on_memory, straight, upstream
 from bench.figures import Row
 from bench.load import Amount, measure
-from bench.processes import ROOT, BenchError, peak_mib
+from bench.processes import ROOT, BenchError, end_in_order, peak_mib
 from bench.question import Question, question
 from bench.report import Report, cost_table, cpu_table, machine, memory_list, speed_table
 from bench.upstream import MODEL, text_of
@@ -110,6 +110,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def run(options: argparse.Namespace) -> int:
+    end_in_order()
     old = Report.read(options.compare) if options.compare else None
     scratch = ROOT / ".bench"
     scratch.mkdir(exist_ok=True)
@@ -135,7 +136,7 @@ def main() -> int:
     except (BenchError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:  # told to end
         return 130
 
 

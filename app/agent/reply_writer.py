@@ -76,23 +76,12 @@ class ReplyWriter:
 
     def _send_next(self) -> None:
         value, events = self._gather()
-        ends = self._last is not None and not self._pending
-        last = self._last if ends and self._last is not None else None
-        reply = Reply(
-            self._id,
-            self._owner,
-            FINAL if last else DATA,
-            self._seq,
-            value,
-            self._event,
-            self._status,
-            self._head,
-            outcome=last.outcome if last else "",
-            code=last.code if last else "",
-            notes=last.notes if last else (),
-        )
-        if last:
-            self._last = None
+        if self._last is None or self._pending:
+            reply = Reply(self._id, self._owner, DATA, self._seq, value, self._event, self._status, self._head)
+        else:
+            reply, self._last = self._last, None
+            reply.seq, reply.value, reply.event = self._seq, value, self._event
+            reply.status, reply.head = self._status, self._head
         self._status, self._head = 0, ()
         self._seq += 1
         self._event += events
@@ -102,6 +91,8 @@ class ReplyWriter:
 
     def _gather(self) -> tuple[bytes, int]:
         """The pending blocks that fit into one record."""
+        if len(self._pending) == 1:
+            return self._pending.pop()
         taken, size, events = 0, 0, 0
         for block, count in self._pending:
             if taken and size + len(block) > MAX_REPLY_BYTES:

@@ -1,6 +1,7 @@
 """One request as the gateway that serves it sees it: its reply, folded, part by part."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Call:
     _pending: int = 0  # bytes
     _parts: deque[Reply] = field(default_factory=deque)
     _wake: "asyncio.Future[None] | None" = None
+    _wake_at: float = 0.0  # by the loop's clock: who waits is woken then, though nothing came
+    _timer: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> str:
@@ -76,6 +79,7 @@ class Call:
         """The client has left: whoever reads the reply is told."""
         self.gone = True
         self._wake_up()
+        self._stop_timer()
 
     def break_off(self, final: Reply) -> None:
         """Ends the reply for this client only, whatever the log will say."""
@@ -107,22 +111,42 @@ class Call:
             return None
         part = self._parts.popleft()
         self._pending -= len(part.value)
+        if part.outcome:
+            self._stop_timer()
         return part
 
     async def _wait(self, timeout: float | None) -> None:
         if self.gone:
             raise ClientGone
         loop = asyncio.get_running_loop()
+        self._wake_at = loop.time() + timeout if timeout else math.inf
+        if self._timer is None or self._timer.when() > self._wake_at:
+            self._set_timer(loop)
         self._wake = loop.create_future()
-        timer = loop.call_later(timeout, self._wake_up) if timeout else None
         try:
             await self._wake
         finally:
             self._wake = None
-            if timer is not None:
-                timer.cancel()
         if self.gone:
             raise ClientGone
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One for all waits: a timer for each token, nearly always cancelled, is as dear as the token's way through here."""
+        self._stop_timer()
+        if self._wake_at < math.inf:
+            self._timer = loop.call_at(self._wake_at, self._tick, loop)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if loop.time() >= self._wake_at:
+            self._wake_up()
+        elif self._wake is not None:
+            self._set_timer(loop)
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -1,0 +1,126 @@
+"""What a request costs in our own code, in bytecode instructions: the same on every machine, so a dearer path is seen at once.
+
+Gateway and worker in one process; the memory bus, the engine and what runs in C are not counted. Where a change makes a path
+dearer on purpose, or cheaper, the figures here are set anew: a failure says what they are.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import orjson
+import pytest
+
+from app.agent.engines.echo import EchoEngine
+from app.agent.worker import Worker
+from app.bus.make import make_bus
+from app.catalog import configured
+from app.gateway.asgi import App, Message
+from app.gateway.auth import Keys
+from app.gateway.edge import Edge, Entrance
+from app.gateway.gateway import Gateway
+from app.gateway.routes.inference import Inference
+from app.settings import load
+from app.stores.memory import MemoryStore
+from tests.unit.scene import until
+
+# Instructions by version of Python, as each has its own.
+REQUEST = {(3, 11): 5421}
+TOKEN = {(3, 11): 946}  # of a stream, each in a record of its own
+ALLOWED = 1.15
+
+APP = Path(__file__).parents[2] / "app"
+NOT_OURS = (str(APP / "bus" / "memory"), str(APP / "agent" / "engines"))
+VERSION = sys.version_info[:2]
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.instructions = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self._called)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _called(self, frame: FrameType, event: str, argument: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(str(APP)) or name.startswith(NOT_OURS):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._stepped
+
+    def _stepped(self, frame: FrameType, event: str, argument: Any) -> Any:
+        self.instructions += event == "opcode"
+        return self._stepped
+
+
+async def served() -> tuple[App, Gateway, Worker]:
+    settings = load({"BUS": "memory"})
+    bus = make_bus(settings.bus)
+    gateway = Gateway(bus, MemoryStore(), settings)
+    [entry] = configured(settings)
+    worker = Worker(bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=0))
+    await bus.start()
+    await worker.start()
+    await gateway.start()
+    await until(lambda: any(known.serving and known.serving[0].partitions for known in gateway.catalog.all()))
+    edge = Edge(Inference(gateway), Keys(settings.gateway))
+    return Entrance(edge, edge), gateway, worker
+
+
+async def cost(app: App, **body: Any) -> int:
+    """Of one chat."""
+    asked = {"model": "echo", "messages": [{"role": "user", "content": "word " * 100}], **body}
+    received = [{"type": "http.request", "body": orjson.dumps(asked)}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return received.pop() if received else await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = "/v1/chat/completions"
+    head = [(b"host", b"x"), (b"content-type", b"application/json"), (b"user-agent", b"y"), (b"accept", b"*/*")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": head}
+    counter = Counter()
+    with counter.counting():
+        await app({**scope, "client": ("127.0.0.1", 1), "state": {}}, receive, send)
+    assert sent[0]["status"] == 200
+    return counter.instructions
+
+
+async def least(app: App, **body: Any) -> int:
+    """Of several: heartbeats come in between."""
+    return min([await cost(app, **body) for _ in range(8)])
+
+
+def check(found: float, figures: dict[tuple[int, int], int]) -> None:
+    if VERSION not in figures:
+        pytest.skip(f"no figure for Python {VERSION[0]}.{VERSION[1]}; here it is {found:.0f}")
+    assert found <= figures[VERSION] * ALLOWED, f"{found:.0f} instructions, and {figures[VERSION]} were known"
+    assert found >= figures[VERSION] / ALLOWED, f"cheaper by far: set the figure to {found:.0f}"
+
+
+async def test_a_request_costs_no_more_than_it_did() -> None:
+    app, gateway, worker = await served()
+    check(await least(app, max_tokens=4), REQUEST)
+    await worker.drain(1)
+    await gateway.close()
+
+
+async def test_a_token_costs_no_more_than_it_did() -> None:
+    app, gateway, worker = await served()
+    few, many = await least(app, max_tokens=4, stream=True), await least(app, max_tokens=68, stream=True)
+    check((many - few) / 64, TOKEN)
+    await worker.drain(1)
+    await gateway.close()
