@@ -27,8 +27,9 @@ from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
+from app.gateway.observed import ModelsCollector, Observed
 from app.gateway.openapi import document
-from app.gateway.routes import docs, health, models
+from app.gateway.routes import docs, health, metrics, models
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
@@ -37,6 +38,7 @@ from app.settings import BusSettings, Settings
 from app.stores.base import Store
 from app.stores.memory import MemoryStore
 from app.telemetry import logs
+from app.telemetry.exposed import exposed
 
 logger = logging.getLogger("app.main")
 
@@ -66,14 +68,15 @@ def make_application(settings: Settings) -> App:
         keys.warn()
         running = asyncio.gather(_start(bus, gateway, fleet), keys_file.watch())
         drain_on_signal(gateway.drain)
-        yield
+        async with exposed(settings.admin, [ModelsCollector(gateway.catalog)]):
+            yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await gateway.close()
         await fleet.drain()
         await bus.close()
 
-    inference = Inference(gateway)
+    inference, observed = Inference(gateway), Observed(gateway.catalog)
     fastapi = FastAPI(
         title="LLM gateway", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
     )
@@ -81,13 +84,14 @@ def make_application(settings: Settings) -> App:
         *Requests(gateway).routes(),
         *models.routes(gateway),
         *health.routes(gateway),
+        *metrics.routes(settings),
         Route("/v1/{path:path}", inference, methods=["POST"]),  # Entrance takes these; here they say what is allowed
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
-    fastapi.add_middleware(Edge, keys=keys)
-    return Entrance(fastapi, Edge(inference, keys))
+    fastapi.add_middleware(Edge, keys=keys, observe=observed)
+    return Entrance(fastapi, Edge(inference, keys, observed))
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:

@@ -57,6 +57,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError("a port, 0 to 65535")
+    return value
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -206,16 +213,23 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
+class AdminSettings:
+    host: str = var("ADMIN_HOST", "127.0.0.1", "the address that ADMIN_PORT is opened on")
+    port: int = var("ADMIN_PORT", "0", "where /metrics is; 0: at the gateway's own port, for its own machine", _port)
+
+
+@dataclass(frozen=True)
 class Settings:
     bus: BusSettings
     gateway: GatewaySettings
     worker: WorkerSettings
     models: ModelSettings
     logs: LogSettings
+    admin: AdminSettings
     environment: Mapping[str, str] = field(repr=False)  # where MODELS_FILE's token names are looked up
 
 
-SECTIONS: tuple[type, ...] = (BusSettings, GatewaySettings, WorkerSettings, ModelSettings, LogSettings)
+SECTIONS: tuple[type, ...] = (BusSettings, GatewaySettings, WorkerSettings, ModelSettings, LogSettings, AdminSettings)
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
@@ -232,6 +246,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         _read(WorkerSettings, environment),
         _read(ModelSettings, environment),
         _read(LogSettings, environment),
+        _read(AdminSettings, environment),
         environment,
     )
 

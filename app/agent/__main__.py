@@ -17,6 +17,7 @@ from app.errors import SettingsError
 from app.runtime import tune_collector
 from app.settings import Settings
 from app.telemetry import logs
+from app.telemetry.exposed import exposed
 
 logger = logging.getLogger("app.agent")
 
@@ -27,11 +28,12 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
-    starting = asyncio.create_task(_start(bus, fleet))
-    await stopped.wait()
-    starting.cancel()
-    await asyncio.gather(starting, return_exceptions=True)
-    await fleet.drain()
+    async with exposed(settings.admin):
+        starting = asyncio.create_task(_start(bus, fleet))
+        await stopped.wait()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await fleet.drain()
     await bus.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from asyncio import Task
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from app.agent.takeover import SUSPECT_DEATHS, Takeover
 from app.contracts.envelope import Control, Request
 from app.contracts.seen import Seen
 from app.errors import UndecodableRecord
+from app.telemetry.metrics import DEAD_LETTERS
 
 logger = logging.getLogger("app.agent")
 
@@ -88,7 +90,8 @@ class Desk:
         if request.model not in self._names or self._control.is_cancelled(request.id):
             self._intake.done(taken)  # another model's, on a topic that two share; or nobody waits for it any more
             return False
-        if taken.redelivery or request.maybe_duplicate or request.id in self._mine or self._peers.runs(request.id):
+        late = request.deadline < time.time() * 1000  # it may have expired in the log, though no cancel has come here yet
+        if late or taken.redelivery or request.maybe_duplicate or request.id in self._mine or self._peers.runs(request.id):
             self._spawn(self._settle(request, taken))
             return False
         self._mine[request.id] = asyncio.Event()
@@ -179,6 +182,7 @@ class Desk:
         origin = (record.topic, record.partition, record.offset)
         logger.error("undecodable record at %s[%d]@%d: %s", *origin, why)
         await dead_letter(self._context.bus, self._context.topics.dlq, origin, record.headers, record.value, why)
+        DEAD_LETTERS.labels(self._context.entry.id).inc()
         self._intake.done(taken)
 
     def on_control(self, control: Control) -> None:

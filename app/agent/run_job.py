@@ -17,6 +17,7 @@ from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
 from app.contracts.seen import Seen
 from app.contracts.sse import EventSplitter, count_events
 from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
+from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
 logger = logging.getLogger("app.agent.job")
 
@@ -66,9 +67,11 @@ class JobRun:
             try:
                 return await self._attempt(deadline)
             except EngineBroken as error:
+                self._count_error("broken")
                 if not left:
                     raise WorkerLost(f"the model's reply broke off: {error}") from None
                 logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
+            UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
             await self._writer.settled()
             self._seen = await self._context.lookup.look(self._request)
             self._writer = self._new_writer(self._seen)
@@ -85,9 +88,12 @@ class JobRun:
         try:
             answer = await self._context.engine.call(self._job(planned.body, deadline))
         except EngineUnreachable as error:
+            self._count_error("unreachable")
             if planned.goes_on:
                 raise WorkerLost(f"the upstream that wrote this stream is gone: {error}") from None
             raise
+        if answer.status >= 400:
+            self._count_error("5xx" if answer.status >= 500 else "4xx")
         try:
             if planned.goes_on and answer.status >= 400:
                 raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
@@ -147,6 +153,9 @@ class JobRun:
         else:
             self._writer.start(error.status, error.head())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes(b""))
+
+    def _count_error(self, kind: str) -> None:
+        UPSTREAM_ERRORS.labels(self._context.entry.id, kind).inc()
 
     def _renamed(self, block: bytes) -> bytes:
         if self._request.model == self._context.entry.upstream_name:

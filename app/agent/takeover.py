@@ -17,6 +17,7 @@ from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
 from app.contracts.seen import Seen
 from app.errors import BusError, BusFull, DeadLettered
+from app.telemetry.metrics import DEAD_LETTERS, TAKEOVERS
 
 logger = logging.getLogger("app.agent.takeover")
 
@@ -70,6 +71,8 @@ class Takeover:
         found = await self._patiently(partial(self._context.tails.look_past, request, place.offset))
         if found.fold.outcome or found.fold.writer != owner:
             return None
+        if superseded:
+            TAKEOVERS.labels(self._context.entry.id).inc()
         logger.info("took over from %s", superseded or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts})
         return found
 
@@ -86,6 +89,7 @@ class Takeover:
         where = f"{origin[0]}[{origin[1]}]@{origin[2]}"
         reason = f"{seen.deaths} workers in a row died while they ran it"
         await dead_letter(self._context.bus, self._context.topics.dlq, origin, headers, request.body, reason)
+        DEAD_LETTERS.labels(self._context.entry.id).inc()
         logger.error("dead letter from %s", where, extra={"request_id": request.id})
         error = DeadLettered("this request ended every worker that ran it; it lies in the dead letters")
         writer = self._context.writer(request, seq=seen.fold.next_seq)

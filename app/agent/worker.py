@@ -26,6 +26,7 @@ from app.contracts.presence import WorkerBeat
 from app.contracts.topics import Topics
 from app.errors import BusError
 from app.settings import BusSettings, WorkerSettings
+from app.telemetry.metrics import REBALANCES
 
 logger = logging.getLogger("app.agent")
 
@@ -63,6 +64,7 @@ class Worker:
         self._engine_is_open = False
         self._not_ready = "starting"
         self._gone = False
+        self._had: tuple[int, ...] = ()  # partitions
 
     async def start(self) -> None:
         """Makes its topics known, waits for its upstream, joins its group."""
@@ -135,6 +137,9 @@ class Worker:
 
     def _changed(self) -> None:
         """Partitions came or went: others act on that, so they hear of it at once."""
+        if self._intake.partitions != self._had:
+            self._had = self._intake.partitions
+            REBALANCES.labels(self._card.model).inc()
         self._desk.pump()
         self._beats.soon()
 

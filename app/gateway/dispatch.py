@@ -30,6 +30,7 @@ from app.gateway.inbox import Inbox
 from app.gateway.placement import Placement
 from app.gateway.submission import Submission, Ticket
 from app.telemetry.logs import Throttle
+from app.telemetry.metrics import ENDED
 
 logger = logging.getLogger("app.gateway.dispatch")
 logger.addFilter(Throttle())
@@ -94,6 +95,7 @@ class Dispatcher:
 
     def end(self, call: Call, outcome: str) -> None:
         """Writes a `cancelled` or `expired` end. The log decides whether it came first; the call is fed what it says."""
+        ENDED.labels(call.model, outcome).inc()
         final = self._final(call, self._error(call, outcome), outcome)
         key = call.id.encode()
         cancel = Control(call.id, Control.CANCEL, owner=self.owner)

@@ -2,17 +2,21 @@
 
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeAlias
 
 from app.errors import GatewayError, InternalError
 from app.gateway.asgi import App, ClientGone, Message, Receive, Scope, Send, header, send_error
 from app.gateway.auth import Keys
 
+Observe: TypeAlias = Callable[[str, int, dict[str, object]], None]
+
 logger = logging.getLogger("app.gateway")
 access = logging.getLogger("app.access")
 
-_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # no key asked
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/metrics")  # no key asked; metrics only for this machine
 _SHOWN = 300  # characters of a path in the access line
-_UNLOGGED = ("/healthz", "/readyz")
+_UNLOGGED = ("/healthz", "/readyz", "/metrics")
 
 
 class Entrance:
@@ -38,19 +42,21 @@ class Edge:
     """Wraps an application.
 
     It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
-    it has taken of the caller's limits.
+    it has taken of the caller's limits. `observe` is told of each request at its end: its path, its status (0: none was sent),
+    its line.
     """
 
-    def __init__(self, app: App, keys: Keys) -> None:
+    def __init__(self, app: App, keys: Keys, observe: Observe | None = None) -> None:
         self._app = app
         self._keys = keys
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
         state = scope.setdefault("state", {})
+        state["began"] = began = time.monotonic()
         line: dict[str, object] = {}
         state["line"] = line
         status = 0
@@ -92,4 +98,6 @@ class Edge:
         line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
         if client_id:
             line["client_request_id"] = client_id[:128]
+        if self._observe is not None:
+            self._observe(scope["path"], status, line)
         access.info("%s %s %s", scope["method"], scope["path"][:_SHOWN], status or "-", extra=line)

@@ -1,6 +1,7 @@
 """Writes a reply to its client: whole, or as server-sent events."""
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -99,6 +100,7 @@ class EventStream:
         self._place = place
         self._next_event = 1
         self._begun = False
+        self.first_at = 0.0  # by the monotonic clock, when the first part of the reply was there
 
     async def run(self) -> Reply:
         """Returns the reply's last record. Raises ClientGone."""
@@ -157,6 +159,8 @@ class EventStream:
         return parts[-1]
 
     async def _write(self, events: bytes) -> None:
+        if not self.first_at:
+            self.first_at = time.monotonic()
         if self._ids or self._seen:
             first, self._next_event = self._next_event, self._next_event + count_events(events)
             events = after(events, first, self._seen)

@@ -11,12 +11,14 @@ import jsonschema
 import pytest
 import yaml
 
-from app.settings import BusSettings, GatewaySettings, LogSettings, WorkerSettings
+from app.settings import AdminSettings, BusSettings, GatewaySettings, LogSettings, WorkerSettings
+from app.telemetry.metrics import DECLARED
 
 TOP = Path(__file__).parents[2]
 ALL, KAFKA, LLM = "docker-compose.yml", "docker-compose.k8s.yml", "docker-compose.llm.yml"
 FROM_KAFKA = {"kafka", "kafka-ui"}
-FROM_LLM = {"nginx", "main", "redis", "qwen-worker", "chatgpt-worker", "vllm"}
+MONITORING = {"prometheus", "grafana"}
+FROM_LLM = {"nginx", "main", "redis", "qwen-worker", "chatgpt-worker", "vllm", *MONITORING}
 WORKERS = ["qwen-worker", "chatgpt-worker"]
 
 
@@ -113,7 +115,30 @@ def test_the_page_of_the_broker_is_at_port_8080_of_this_machine() -> None:
 def test_only_nginx_is_published_and_for_this_machine_unless_it_is_told_otherwise() -> None:
     published = {name: service["ports"] for name, service in compose(LLM)["services"].items() if "ports" in service}
     assert [default_of(port) for port in published.pop("nginx")] == ["127.0.0.1:8000:8080"]
-    assert published == {}
+    assert set(published) == MONITORING  # only with their profile
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_prometheus_asks_the_gateway_and_every_worker_at_the_port_where_their_metrics_are() -> None:
+    scraped = yaml.safe_load((TOP / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
+    asked = {(name, dns["port"]) for job in scraped for dns in job["dns_sd_configs"] for name in dns["names"]}
+    assert asked == {(name, llm(name)["environment"]["ADMIN_PORT"]) for name in ("main", *WORKERS)}
+
+
+def test_what_monitoring_mounts_is_there() -> None:
+    mounted = [volume.split(":")[0] for name in MONITORING for volume in llm(name)["volumes"] if volume.startswith("./")]
+    assert mounted
+    assert [path for path in mounted if not (TOP / path).exists()] == []
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "grafana/dashboards/llm-gateway.json"])
+def test_what_looks_at_metrics_names_those_that_there_are(file: str) -> None:
+    named = set(re.findall(r"\b(?:llm_gateway|gen_ai)_\w+", (TOP / "deploy/monitoring" / file).read_text()))
+    declared = {metric.name: metric.kind for metric in DECLARED}
+    known = set(declared) | {"gen_ai_request_model"}
+    known |= {f"{name}_{end}" for name, kind in declared.items() if kind == "histogram" for end in ("bucket", "sum", "count")}
+    assert named
+    assert named <= known
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -163,8 +188,8 @@ def names_of(*sections: type) -> set[str]:
 @pytest.mark.parametrize(
     ("service", "sections"),
     [
-        ("main", (BusSettings, GatewaySettings, LogSettings)),
-        *((name, (BusSettings, WorkerSettings, LogSettings)) for name in WORKERS),
+        ("main", (BusSettings, GatewaySettings, LogSettings, AdminSettings)),
+        *((name, (BusSettings, WorkerSettings, LogSettings, AdminSettings)) for name in WORKERS),
     ],
 )
 def test_every_setting_reaches_the_container_that_reads_it(service: str, sections: tuple[type, ...]) -> None:

@@ -12,6 +12,8 @@ from app.contracts.fold import CLAIM, FINAL
 from app.contracts.openai import ANY, CHECKS
 from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat
 from app.settings import SECTIONS
+from app.telemetry import exposed
+from app.telemetry.metrics import DECLARED
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -96,6 +98,18 @@ def test_every_page_is_in_the_index() -> None:
     index = TOP / "docs/README.md"
     linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)", index.read_text())}
     assert {page for page in PAGES if page != index} <= linked
+
+
+def test_every_metric_is_documented_as_it_is_declared() -> None:
+    documented = [tuple(row) for row in table(read("docs/operating/metrics.md"), "metric")]
+    declared = [(metric.name, metric.kind, ", ".join(metric.labels), metric.sentence.replace("`", "")) for metric in DECLARED]
+    assert documented == declared
+
+
+def test_every_metric_is_at_metrics_under_its_name() -> None:
+    named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", exposed.text().decode(), re.MULTILINE))
+    counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}  # a gateway's collector has those
+    assert {name: kind for name, kind in named.items() if not name.startswith("process_")} == counted
 
 
 def test_every_header_that_is_written_is_in_the_wire_format() -> None:

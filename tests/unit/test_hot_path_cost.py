@@ -23,14 +23,15 @@ from app.gateway.asgi import App, Message
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
+from app.gateway.observed import Observed
 from app.gateway.routes.inference import Inference
 from app.settings import load
 from app.stores.memory import MemoryStore
 from tests.unit.scene import until
 
 # Instructions by version of Python, as each has its own.
-REQUEST = {(3, 11): 5421}
-TOKEN = {(3, 11): 946}  # of a stream, each in a record of its own
+REQUEST = {(3, 11): 5776}
+TOKEN = {(3, 11): 955}  # of a stream, each in a record of its own
 ALLOWED = 1.15
 
 APP = Path(__file__).parents[2] / "app"
@@ -73,7 +74,7 @@ async def served() -> tuple[App, Gateway, Worker]:
     await worker.start()
     await gateway.start()
     await until(lambda: any(known.serving and known.serving[0].partitions for known in gateway.catalog.all()))
-    edge = Edge(Inference(gateway), Keys(settings.gateway))
+    edge = Edge(Inference(gateway), Keys(settings.gateway), Observed(gateway.catalog))
     return Entrance(edge, edge), gateway, worker
 
 

@@ -22,6 +22,7 @@ from app.agent.engines.http_answer import HttpAnswer, reason
 from app.agent.engines.retry import RETRIED, asked_wait, wait_before_retry
 from app.catalog import ModelEntry
 from app.settings import WorkerSettings
+from app.telemetry.metrics import UPSTREAM_RETRIES
 
 # What lives beside /v1 on vLLM, llama.cpp or text-embeddings-inference. OpenAI has none of these, so /v1 is tried first.
 ROOT_PATHS = frozenset(
@@ -144,6 +145,7 @@ class HttpEngine:
                 if wait is None:
                     return answer
                 await answer.close()
+            UPSTREAM_RETRIES.labels(self._entry.id).inc()
             await self._pause(wait)
             done += 1
 

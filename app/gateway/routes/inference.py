@@ -119,7 +119,12 @@ class Inference:
         ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        return await EventStream(call, send, settings, ids=ids, seen=seen, place=place).run()
+        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place)
+        final = await stream.run()
+        if stream.first_at:
+            state = scope["state"]
+            state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
+        return final
 
     def _place(self, call: Call) -> Callable[[], bytes]:
         known = self._gateway.admission.model(call.model)

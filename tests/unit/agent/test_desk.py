@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from app.contracts.envelope import Control, Reply, Request
-from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, FINAL
+from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, EXPIRED, FINAL
 from tests.numbered import tokens
+from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.agent.workshop import Workshop
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, log_of, replies, send_reply, send_request, text_of, until
@@ -65,6 +66,7 @@ async def test_another_models_request_on_a_shared_topic_is_passed_over(shop):
 
 
 async def test_what_cannot_be_decoded_is_a_dead_letter_and_the_partition_goes_on(shop):
+    letters = counted("dead_letters")
     await shop.worker(ScriptedEngine())
     await shop.bus.send(REQUESTS, b"\xff\x00", key=b"k", headers=[("v", b"9"), ("odd", b"\xff")], partition=0)
     assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
@@ -73,6 +75,7 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_and_the_partition_goes_on
     headers = dict(letter.headers)
     assert (letter.value, headers["dlq-origin"], headers["odd"]) == (b"\xff\x00", b"llm.requests.m/0/0", b"\xff")
     assert b"not UTF-8" in headers["dlq-reason"]
+    assert counted("dead_letters") == letters + 1
 
 
 async def test_a_dead_letter_that_the_log_does_not_take_is_sent_again(shop):
@@ -93,6 +96,20 @@ async def test_what_was_cancelled_before_anybody_saw_it_is_never_run(shop):
     await shop.signal(Control(later.id, Control.CANCEL, "g"))
     await shop.committed(1)
     assert asked.id not in [job.id for job in engine.jobs]
+
+
+async def test_what_expired_in_the_queue_is_never_run_though_no_cancel_has_come_yet(shop):
+    engine = ScriptedEngine(slow())
+    await shop.worker(engine, concurrency=1)
+    first = await shop.ask()
+    await reached(engine)
+    late = await shop.ask(seconds=1)
+    await asyncio.sleep(1.5)  # within the leeway for clocks that differ
+    await send_reply(shop.bus, Reply(late.id, "g", FINAL, outcome=EXPIRED, by_gateway=True))
+    hold_of(engine.given[0]).released.set()
+    await shop.ended(first)
+    await shop.committed(2)
+    assert [job.id for job in engine.jobs] == [first.id]
 
 
 async def test_a_cancel_ends_the_upstreams_work_and_frees_the_slot(shop):

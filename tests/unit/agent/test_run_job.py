@@ -20,6 +20,7 @@ from app.contracts.openai import EMBEDDINGS
 from app.contracts.seen import Seen
 from app.contracts.sse import DONE
 from tests.numbered import sse, tokens
+from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.scene import (
     HELD,
@@ -222,6 +223,19 @@ async def test_elsewhere_than_in_a_chat_a_clean_end_is_the_end():
     at = await shop(ScriptedAnswer(pieces))
     seen = await at.run(asked(path="/responses"))
     assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+
+
+async def test_what_the_upstream_did_wrong_is_counted_by_its_kind():
+    kinds = ("4xx", "5xx", "unreachable", "broken")
+    before = [counted("upstream_errors", kind=kind) for kind in kinds]
+    retries = counted("upstream_retries")
+    broken = ScriptedAnswer([*stream(PLAIN)[:2], BROKEN])
+    answers = [ScriptedAnswer([b"{}"], status=status, headers=JSON) for status in (404, 500)]
+    for answer in (*answers, EngineUnreachable("nobody listens")):
+        await (await shop(answer)).run(asked())
+    await (await shop(broken)).run(asked(body=body(stream=True, max_tokens=4)))
+    assert [counted("upstream_errors", kind=kind) for kind in kinds] == [number + 1 for number in before]
+    assert counted("upstream_retries") == retries + 1
 
 
 async def test_what_is_left_without_its_blank_line_is_passed_on():

@@ -12,6 +12,7 @@ from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, FAILED, FINAL
 from app.contracts.sse import DONE
 from app.errors import BusError
 from tests.numbered import tokens
+from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.agent.workshop import GROUP, Workshop
 from tests.unit.scene import LATE, LOST, MODEL, TOPICS, body, log_of, replies, request, send_reply, send_request, text_of, until
@@ -38,11 +39,12 @@ async def test_what_nobody_has_begun_is_claimed_and_run(shop):
 
 
 async def test_what_a_dead_worker_has_begun_is_continued_behind_its_last_token(shop):
-    asked = await shop.ask(body=LIMITED)
+    asked, takeovers = await shop.ask(body=LIMITED), counted("takeovers")
     await shop.writes(asked, "dead", begun(1), *(begun(3)[len(begun(1)) :],))
     engine = ScriptedEngine()
     await shop.worker(engine)
     seen = await shop.ended(asked)
+    assert counted("takeovers") == takeovers + 1
     assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
     assert [body["max_tokens"] for body in engine.bodies()] == [2]
     assert seen.text.count(b'"role"') == 1

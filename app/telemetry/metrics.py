@@ -1,0 +1,147 @@
+"""Every metric, declared once with its sentence; docs/operating/metrics.md lists them, and a test holds the two together.
+
+Names follow OpenTelemetry's conventions where there is one
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), ours begin with llm_gateway_. No label has a value that a
+client chooses: a model is the model's id, an endpoint one of a few.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+
+from app.telemetry.tally import TallyCounter, TallyHistogram
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each of ours, which nobody looks at
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+# Seconds: from what a small model needs, or none at all, to the longest deadlines.
+_WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_QUEUE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# As the conventions advise, without their finest steps.
+_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120)
+_EACH = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+
+
+@dataclass(frozen=True)
+class Declared:
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    sentence: str
+
+
+DECLARED: list[Declared] = []
+
+
+def _counter(name: str, sentence: str, *labels: str) -> Counter:
+    DECLARED.append(Declared(name, "counter", labels, sentence))
+    return Counter(name, sentence, labels, registry=REGISTRY)
+
+
+def _tally(name: str, sentence: str, *labels: str) -> TallyCounter:
+    """A counter of each request."""
+    DECLARED.append(Declared(name, "counter", labels, sentence))
+    tally = TallyCounter(name, sentence, labels)
+    REGISTRY.register(tally)
+    return tally
+
+
+def _histogram(name: str, sentence: str, bounds: Sequence[float], *labels: str) -> TallyHistogram:
+    DECLARED.append(Declared(name, "histogram", labels, sentence))
+    tally = TallyHistogram(name, sentence, labels, bounds)
+    REGISTRY.register(tally)
+    return tally
+
+
+def _gauge(name: str, sentence: str, *labels: str) -> Declared:
+    """One that is read when somebody asks; `family` makes it what a collector yields."""
+    declared = Declared(name, "gauge", labels, sentence)
+    DECLARED.append(declared)
+    return declared
+
+
+def family(gauge: Declared) -> GaugeMetricFamily:
+    return GaugeMetricFamily(gauge.name, gauge.sentence, labels=gauge.labels)
+
+
+# The gateway: each request, at its end.
+
+REQUESTS = _tally(
+    "llm_gateway_requests_total",
+    "Requests that have been answered, or whose client has left (status 499); outcome is the request's own, or `refused` "
+    "(an error of the gateway's), `left` (its client) or `other`.",
+    "model",
+    "endpoint",
+    "status",
+    "outcome",
+)
+REFUSALS = _counter(
+    "llm_gateway_refusals_total",
+    "Requests that the gateway answered with an error of its own, by the error's code: rate_limit_exceeded is a key's limit, "
+    "queue_full a model's.",
+    "code",
+)
+DURATION = _histogram(
+    "gen_ai_server_request_duration_seconds",
+    "From a request's head to the end of its reply.",
+    _WHOLE,
+    "gen_ai_request_model",
+)
+FIRST_TOKEN = _histogram(
+    "gen_ai_server_time_to_first_token_seconds",
+    "From a streamed request's head to the first part of its reply, the queue included.",
+    _FIRST,
+    "gen_ai_request_model",
+)
+OUTPUT_TOKEN = _histogram(
+    "gen_ai_server_time_per_output_token_seconds",
+    "Of a completed stream whose usage is known: the time after its first part, divided by the tokens after the first.",
+    _EACH,
+    "gen_ai_request_model",
+)
+QUEUE = _histogram(
+    "llm_gateway_queue_seconds",
+    "From the moment a request was written to the log until a worker began it.",
+    _QUEUE,
+    "model",
+)
+TOKENS = _tally(
+    "llm_gateway_tokens_total",
+    "Tokens of completed requests whose usage is known; type is input or output.",
+    "model",
+    "type",
+)
+ENDED = _counter(
+    "llm_gateway_ended_total",
+    "Requests that this gateway ended: cancelled because the client left or asked for it, expired at their deadline.",
+    "model",
+    "outcome",
+)
+
+# The gateway: what it knows of the models, whenever it is asked.
+
+QUEUE_DEPTH = _gauge("llm_gateway_queue_depth", "Requests that wait for a worker of the model.", "model")
+WORKERS = _gauge("llm_gateway_workers", "Workers of the model that take requests.", "model")
+CAPACITY = _gauge("llm_gateway_capacity", "Requests that those workers run at once.", "model")
+IN_FLIGHT = _gauge("llm_gateway_in_flight", "Requests that the model's workers run now.", "model")
+
+# The worker.
+
+TAKEOVERS = _counter("llm_gateway_takeovers_total", "Requests that this worker took over from another.", "model")
+UPSTREAM_RETRIES = _counter(
+    "llm_gateway_upstream_retries_total",
+    "Tries after the first of a request: the upstream was busy, out of reach, or broke off.",
+    "model",
+)
+UPSTREAM_ERRORS = _counter(
+    "llm_gateway_upstream_errors_total",
+    "What the upstream did wrong, retries apart: kind is 4xx or 5xx (its status), unreachable, or broken (it broke off).",
+    "model",
+    "kind",
+)
+DEAD_LETTERS = _counter("llm_gateway_dead_letters_total", "Records that this worker put into the dead letters.", "model")
+REBALANCES = _counter("llm_gateway_rebalances_total", "Changes of the partitions that this worker has.", "model")

@@ -1,0 +1,81 @@
+"""/metrics of real processes: on ADMIN_PORT, or on the gateway's own port for its own machine."""
+
+import httpx2
+import pytest
+
+from tests.acceptance.asking import HELLO, text_of
+from tests.acceptance.processes import until
+from tests.acceptance.stack import Stack
+from tests.nginx import free_port
+
+Samples = dict[str, float]
+
+
+async def scraped(port: int, **headers: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(verify=False, headers=headers) as http:
+        return await http.get(f"http://127.0.0.1:{port}/metrics")
+
+
+def samples(response: httpx2.Response) -> Samples:
+    """What each line says, by its name and labels as they stand there."""
+    assert response.status_code == 200
+    pairs = [line.rpartition(" ") for line in response.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
+
+
+def counted(found: Samples, **labels: str) -> float:
+    """Requests with these labels."""
+    wanted = {f'{name}="{value}"' for name, value in labels.items()}
+    named = {name: value for name, value in found.items() if name.startswith("llm_gateway_requests_total{")}
+    return sum(value for name, value in named.items() if all(label in name for label in wanted))
+
+
+async def test_after_a_streamed_and_a_whole_reply_the_admin_port_tells_of_both(memory_stack: Stack) -> None:
+    upstream, port = await memory_stack.upstream(), free_port()
+    gateway = await memory_stack.gateway(
+        FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=upstream.url, ADMIN_PORT=str(port), HEARTBEAT_SECONDS="0.2"
+    )
+    async with gateway.openai() as sdk:
+        await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=4)
+        usage = {"include_usage": True}
+        await text_of(
+            await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=4, stream=True, stream_options=usage)
+        )
+
+    async def both() -> bool:
+        return counted(samples(await scraped(port)), model="sim") == 2
+
+    await until(both, "both to be counted")
+    found = samples(await scraped(port))
+    assert counted(found, model="sim", endpoint="chat/completions", status="200", outcome="completed") == 2
+    assert found['gen_ai_server_request_duration_seconds_count{gen_ai_request_model="sim"}'] == 2
+    assert found['gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model="sim"}'] == 1
+    assert found['gen_ai_server_time_per_output_token_seconds_count{gen_ai_request_model="sim"}'] == 1
+    assert found['llm_gateway_queue_seconds_count{model="sim"}'] == 2
+    assert found['llm_gateway_tokens_total{model="sim",type="output"}'] == 8
+    assert found['llm_gateway_workers{model="sim"}'] == 1
+    assert (await scraped(gateway.port)).status_code == 404  # it has a port of its own
+
+
+async def test_without_an_admin_port_metrics_are_for_the_gateways_own_machine(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(API_KEYS="sk-of-the-first-1")
+    assert "llm_gateway_workers" in (await scraped(gateway.port)).text
+    for header in ({"x-forwarded-for": "203.0.113.7"}, {"x-real-ip": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}):
+        refused = await scraped(gateway.port, **header)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_an_admin_port_that_is_taken_is_said_and_stops_nobody(memory_stack: Stack) -> None:
+    port = free_port()
+    await memory_stack.gateway(ADMIN_PORT=str(port))
+    second = await memory_stack.gateway(ADMIN_PORT=str(port))
+    await until(lambda: "no /metrics at 127.0.0.1" in second.log, "the warning")
+    assert samples(await scraped(port))
+
+
+@pytest.mark.servers
+async def test_a_worker_has_metrics_at_its_admin_port(stack: Stack) -> None:
+    upstream, port = await stack.upstream(), free_port()
+    await stack.gateway()
+    await stack.worker("sim", upstream, ADMIN_PORT=str(port))
+    assert samples(await scraped(port))['llm_gateway_rebalances_total{model="sim"}'] >= 1
