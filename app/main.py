@@ -24,6 +24,7 @@ from app.catalog import configured
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
+from app.gateway.cors import with_cors
 from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
@@ -91,7 +92,7 @@ def make_application(settings: Settings) -> App:
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
     fastapi.add_middleware(Edge, keys=keys, observe=observed)
-    return Entrance(fastapi, Edge(inference, keys, observed))
+    return with_cors(Entrance(fastapi, Edge(inference, keys, observed)), settings.gateway.cors_origins)
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:

@@ -5,6 +5,7 @@ A `.env` file in the working directory is read too; the environment wins over it
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -92,6 +93,14 @@ def _weakness(key: str) -> str:
     return ""
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    for name in names:
+        if name != "*" and not re.fullmatch(r"https?://[^/\s]+", name):
+            raise ValueError("origins such as https://app.example.com, without a path")
+    return names
+
+
 def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(name, strict=False) for name in _names(text))
 
@@ -165,6 +174,9 @@ class GatewaySettings:
     redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys and limits; empty: nowhere", secret=True)
     trusted_proxies: tuple[Network, ...] = var(
         "TRUSTED_PROXIES", "127.0.0.0/8,::1", "whose X-Proxy-Request-Id is believed: addresses, with commas between", _networks
+    )
+    cors_origins: tuple[str, ...] = var(
+        "CORS_ORIGINS", "", "web pages that may call from a browser: https://a.example, with commas between; *: any", _origins
     )
     limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", _switch)
     api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", _own_keys, secret=True)

@@ -32,8 +32,7 @@ class KafkaGroupReader(ReaderThread):
             **{"group.id": group, "fetch.wait.max.ms": 20, "queued.min.messages": 1000, "on_commit": self._committed},
             **protocol_properties(protocol),
         )
-        super().__init__(f"kafka-group-{group}", lambda: Consumer(conf))
-        self._topic = topic
+        super().__init__(f"kafka-group-{group}", topic, lambda: Consumer(conf))
         self._listener = listener
         self._buffer = buffer
         self._handed: defaultdict[int, int] = defaultdict(int)  # written by the thread only

@@ -73,8 +73,7 @@ class KafkaLogReader(ReaderThread):
     """Reads given partitions of a topic without a group."""
 
     def __init__(self, settings: BusSettings, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> None:
-        super().__init__(f"kafka-reader-{topic}", lambda: Consumer(consumer_properties(settings)))
-        self._topic = topic
+        super().__init__(f"kafka-reader-{topic}", topic, lambda: Consumer(consumer_properties(settings)))
         self._partitions = partitions
         self._from = begin
         self._on_records = on_records

@@ -26,7 +26,8 @@ class ReaderThread:
     was fenced), librdkafka may forget them all and never ask again (https://github.com/confluentinc/librdkafka/issues/5301).
     """
 
-    def __init__(self, name: str, make: Callable[[], Consumer]) -> None:
+    def __init__(self, name: str, topic: str, make: Callable[[], Consumer]) -> None:
+        self._topic = topic
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -113,7 +114,7 @@ class ReaderThread:
         if time.monotonic() < self._next_probe:
             return
         try:
-            consumer.list_topics(timeout=_PROBE_TIMEOUT)
+            consumer.list_topics(self._topic, timeout=_PROBE_TIMEOUT)
             self._misses = 0
         except KafkaException:
             self._misses += 1

@@ -15,6 +15,7 @@ logger = logging.getLogger("app.gateway")
 access = logging.getLogger("app.access")
 
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/metrics")  # no key asked; metrics only for this machine
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # a model may write HTML; no browser is to take a reply for a page
 _SHOWN = 300  # characters of a path in the access line
 _UNLOGGED = ("/healthz", "/readyz", "/metrics")
 
@@ -65,8 +66,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = message["headers"]
                 if "grant" in state:
-                    message["headers"] = state["grant"].headed(message["headers"])
+                    headers = state["grant"].headed(headers)
+                message = {**message, "headers": [*headers, _NO_SNIFFING]}
             await send(message)
 
         try:

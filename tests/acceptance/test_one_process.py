@@ -3,6 +3,7 @@
 import asyncio
 import signal
 
+import aiohttp
 import openai
 import pytest
 
@@ -48,6 +49,22 @@ async def test_two_models_from_the_environment_are_served(memory_stack: Stack) -
             await sdk.chat.completions.create(model=model, messages=HELLO)
     assert ((await first.stats()).completed, (await second.stats()).completed) == (1, 2)
     assert (await second.last()).headers["authorization"] == "Bearer sk-second"
+
+
+async def test_web_pages_of_the_origins_that_are_set_may_call(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(CORS_ORIGINS="https://a.example,https://b.example", API_KEYS="sk-of-the-first-1")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    async with aiohttp.ClientSession() as browser:
+        for origin, allowed in (("https://b.example", True), ("https://c.example", False)):
+            async with browser.options(gateway.root + CHAT, headers={"Origin": origin, **asked}) as told:
+                assert (told.status, told.headers.get("access-control-allow-origin") == origin) == (
+                    200 if allowed else 400,
+                    allowed,
+                )
+            async with browser.post(gateway.root + CHAT, json=chat(), headers={"Origin": origin}) as told:
+                assert told.status == 401  # a page of an origin that may call needs a key all the same, and may read why
+                assert (told.headers.get("access-control-allow-origin") == origin) == allowed
+                assert told.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_with_keys_only_their_owners_are_served(memory_stack: Stack) -> None:

@@ -16,6 +16,7 @@ ASSETS = {
     "favicon-32x32.png": "image/png",
 }
 _KEPT = {"cache-control": "public, max-age=3600"}
+_UNFRAMED = {"x-frame-options": "DENY", "content-security-policy": "frame-ancestors 'none'"}  # it has a field for the key
 _PARAMETERS = {
     "tryItOutEnabled": True,
     "displayRequestDuration": True,
@@ -39,7 +40,7 @@ def routes(document: Callable[[], dict[str, Any]]) -> list[BaseRoute]:
 
 async def _page(_: Request) -> Response:
     # Relative addresses: the page also works where a proxy serves it below a path of its own.
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="LLM gateway",
         swagger_js_url="docs/swagger-ui-bundle.js",
@@ -47,6 +48,8 @@ async def _page(_: Request) -> Response:
         swagger_favicon_url="docs/favicon-32x32.png",
         swagger_ui_parameters=_PARAMETERS,
     )
+    page.headers.update(_UNFRAMED)
+    return page
 
 
 def _asset(name: str, kind: str) -> Callable[[Request], Any]:

@@ -1,0 +1,23 @@
+"""Which web pages may call the API from a browser: https://fetch.spec.whatwg.org/#http-cors-protocol"""
+
+from collections.abc import Sequence
+
+from starlette.middleware.cors import CORSMiddleware
+
+from app.gateway.asgi import App
+
+_MAX_AGE = 600  # seconds that a browser may remember the answer to its question
+
+
+def with_cors(app: App, origins: Sequence[str]) -> App:
+    """The application for pages of these origins too (`*`: of any). A page sends its key itself, so no cookies are allowed."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["*"],
+        max_age=_MAX_AGE,
+    )
