@@ -81,6 +81,8 @@ class KafkaAdmin:
         new = [NewTopic(spec.name, spec.partitions, self._settings.replication, config=spec.config) for spec in missing]
         for topic, future in (self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}).items():
             self._made(topic, future)
+        for spec in missing:
+            self._await(spec.name)
         existing = [spec for spec in specs if spec not in missing]
         return [line for spec in existing for line in shortfalls(spec, self._config(ResourceType.TOPIC, spec.name))]
 
@@ -139,6 +141,14 @@ class KafkaAdmin:
                 raise BusError(f"topic {topic}: {reason(error)}") from None
         except TimeoutError:
             raise BusError(f"topic {topic}: no answer from the broker in time") from None
+
+    def _await(self, topic: str) -> None:
+        """A topic that was made a moment ago is not in every broker's metadata yet."""
+        end = time.monotonic() + _TIMEOUT
+        while not self.partitions(topic):
+            if time.monotonic() > end:
+                raise BusError(f"topic {topic} was made, and no broker knows it")
+            time.sleep(_AGAIN)
 
     def _config(self, kind: ResourceType, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
