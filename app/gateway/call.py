@@ -36,7 +36,8 @@ class Call:
     _parts: deque[Reply] = field(default_factory=deque)
     _wake: "asyncio.Future[None] | None" = None
     _wake_at: float = 0.0  # by the loop's clock: who waits is woken then, though nothing came
-    _timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.Handle | None = None  # of uvloop no TimerHandle where its moment is near, so it has no `when`
+    _timer_at: float = math.inf
 
     @property
     def id(self) -> str:
@@ -96,6 +97,7 @@ class Call:
             if left is not None and left <= 0:
                 return None
             await self._wait(left)
+        self._stop_timer()
         return list(self._parts)
 
     async def next(self, timeout: float | None) -> Reply | None:
@@ -120,7 +122,7 @@ class Call:
             raise ClientGone
         loop = asyncio.get_running_loop()
         self._wake_at = loop.time() + timeout if timeout else math.inf
-        if self._timer is None or self._timer.when() > self._wake_at:
+        if self._wake_at < self._timer_at:
             self._set_timer(loop)
         self._wake = loop.create_future()
         try:
@@ -133,19 +135,18 @@ class Call:
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """One for all waits: a timer for each token, nearly always cancelled, is as dear as the token's way through here."""
         self._stop_timer()
-        if self._wake_at < math.inf:
-            self._timer = loop.call_at(self._wake_at, self._tick, loop)
+        self._timer, self._timer_at = loop.call_at(self._wake_at, self._tick, loop), self._wake_at
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, math.inf
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         if loop.time() >= self._wake_at:
             self._wake_up()
-        elif self._wake is not None:
+        elif self._wake is not None and self._wake_at < math.inf:
             self._set_timer(loop)
 
     def _wake_up(self) -> None:

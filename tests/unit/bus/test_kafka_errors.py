@@ -173,8 +173,9 @@ def admin(monkeypatch, clock) -> KafkaAdmin:
 
 
 def none_there(admin: KafkaAdmin) -> None:
-    """Makes a topic on a broker that has none."""
-    admin._metadata = lambda _topic: SimpleNamespace(topics={})  # type: ignore[method-assign]
+    """Makes a topic on a broker that has none before."""
+    made = SimpleNamespace(partitions={0: None}, error=None)
+    admin._metadata = lambda topic: SimpleNamespace(topics={topic: made} if topic else {})  # type: ignore[method-assign]
     admin.ensure([TopicSpec("t", 1)])
 
 
@@ -210,6 +211,13 @@ def test_a_broker_that_does_not_answer_in_time_is_one_of_our_errors(admin, monke
 def test_a_topic_that_another_process_has_made_meanwhile_is_no_error(admin, monkeypatch):
     monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
     none_there(admin)
+
+
+def test_a_topic_that_was_made_and_that_no_broker_knows_is_named(admin, monkeypatch, clock):
+    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
+    admin._metadata = lambda _topic: SimpleNamespace(topics={})
+    with pytest.raises(BusError, match="topic t "):
+        admin.ensure([TopicSpec("t", 1)])
 
 
 def test_a_group_whose_session_cannot_be_set_keeps_the_brokers(admin, monkeypatch):
