@@ -16,7 +16,7 @@ from app.settings import BusSettings
 logger = logging.getLogger("app.bus.librdkafka")
 
 _BATCH = 500
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.04  # how long closing may wait for a poll to end: a look-up closes its reader before it answers
 _CALL_SECONDS = 10.0
 
 

@@ -35,7 +35,7 @@ class ReaderThread:
         self._under_way = threading.Semaphore(_BATCHES_UNDER_WAY)
         self._go = threading.Event()  # the caller has its reader; no record comes before that
         self._misses = 0
-        self._next_probe = 0.0
+        self._next_probe = time.monotonic() + _PROBE_SECONDS
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     async def start(self) -> None:
