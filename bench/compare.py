@@ -8,7 +8,6 @@ environment.
 """
 
 import argparse
-import asyncio
 import os
 import re
 import sys
@@ -20,14 +19,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import uvloop
-
 from app import __version__
 from bench.__main__ import add_outputs, finish
 from bench.comparison import between_markers, error_lines, markdown_table, medians
 from bench.deployments import Deployment, on_kafka, straight
 from bench.figures import Row
-from bench.processes import ROOT, BenchError, Process, end_in_order, free_port
+from bench.processes import ROOT, Process, end_in_order, free_port, status_of
 from bench.question import question
 from bench.report import Report, cpu_table, machine, memory_list, speed_table
 from bench.rivals import LITELLM, VLLM_ROUTER, fetch, litellm, vllm_router
@@ -150,13 +147,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    try:
-        return uvloop.run(run(arguments()))
-    except (BenchError, ValueError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    except asyncio.CancelledError:  # told to end
-        return 130
+    return status_of(run(arguments()))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import uvloop
 
 ROOT = Path(__file__).parents[1]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -22,6 +25,17 @@ _GRACE = 15.0  # seconds between SIGTERM and SIGKILL
 
 class BenchError(Exception):
     """A process that cannot be measured; the message says which and why."""
+
+
+def status_of(work: Coroutine[Any, Any, int]) -> int:
+    """Runs it to its exit status: 2, with a line, where something cannot be measured; 130 where it was told to end."""
+    try:
+        return uvloop.run(work)
+    except (BenchError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except asyncio.CancelledError:
+        return 130
 
 
 def end_in_order() -> None:

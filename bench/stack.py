@@ -8,7 +8,6 @@ Read from the environment: DURATION (seconds of each case), QUICK=1 (the shortes
 """
 
 import argparse
-import asyncio
 import os
 import sys
 import tempfile
@@ -18,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-import uvloop
-
 from bench.__main__ import add_outputs, counts, finish
 from bench.deployments import Deployment, Measured, on_kafka, on_memory, straight, upstream
 from bench.figures import Row
 from bench.load import Amount, measure
-from bench.processes import ROOT, BenchError, end_in_order, peak_mib
+from bench.processes import ROOT, end_in_order, peak_mib, status_of
 from bench.question import Question, question
 from bench.report import Report, cost_table, cpu_table, machine, memory_list, speed_table
 from bench.upstream import MODEL, text_of
@@ -131,13 +128,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    try:
-        return uvloop.run(run(arguments()))
-    except (BenchError, ValueError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    except asyncio.CancelledError:  # told to end
-        return 130
+    return status_of(run(arguments()))
 
 
 if __name__ == "__main__":

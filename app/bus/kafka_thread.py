@@ -113,6 +113,7 @@ class ReaderThread:
         """Now and then asks for metadata, as a consumer that is cut off says nothing. Raises the last of some errors in a row."""
         if time.monotonic() < self._next_probe:
             return
+        self._next_probe = time.monotonic() + _PROBE_SECONDS
         try:
             consumer.list_topics(self._topic, timeout=_PROBE_TIMEOUT)
             self._misses = 0
@@ -121,7 +122,6 @@ class ReaderThread:
             if self._misses == _MISSES:
                 self._misses = 0
                 raise
-        self._next_probe = time.monotonic() + _PROBE_SECONDS
 
 
 def _set_ready(future: "asyncio.Future[None]", error: BusError | None = None) -> None:

@@ -12,11 +12,12 @@ class ReplyLookup:
         self._topic = topic
 
     async def look(self, request: Request) -> Seen:
-        """Everything that lies in the log when this is called is seen. Raises BusError."""
+        """Everything that lies in the log when this is called is seen, up to the reply's end. Raises BusError."""
         seen = Seen()
 
-        def visit(record: Record) -> None:
+        def visit(record: Record) -> bool:
             seen.read(record.headers, record.value)
+            return bool(seen.fold.outcome)  # nothing behind it counts
 
         low = await self._scanner.look(self._topic, request.reply_partition, request.id, request.reply_offset, visit)
         seen.truncated = low > request.reply_offset

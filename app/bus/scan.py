@@ -15,8 +15,9 @@ class _Wanted:
     id: bytes
     begin: int
     until: int | None
-    visit: Callable[[Record], None]
+    visit: Callable[[Record], object]
     first_kept: "Future[int]"
+    has_all: bool = False
 
 
 class Scanner:
@@ -28,9 +29,11 @@ class Scanner:
         self._tasks: set[Task[None]] = set()
 
     async def look(
-        self, topic: str, partition: int, id_: str, begin: int, visit: Callable[[Record], None], *, until: int | None = None
+        self, topic: str, partition: int, id_: str, begin: int, visit: Callable[[Record], object], *, until: int | None = None
     ) -> int:
         """Shows `visit` each record of the id from `begin` to the log's end at this moment (or before `until`).
+
+        Once `visit` has answered with something true it has all it wants, and the pass goes on for others only.
 
         Returns the first offset that the partition still keeps. Raises BusError.
         """
@@ -63,11 +66,12 @@ class Scanner:
         begin = min(one.begin for one in wanted)
         until = None if any(one.until is None for one in wanted) else max(one.until or 0 for one in wanted)
 
-        def seen(records: Sequence[Record]) -> None:
+        def seen(records: Sequence[Record]) -> bool:
             for record in records:
                 for one in by_id.get(record_id(record.headers), ()):
-                    if one.begin <= record.offset and (one.until is None or record.offset < one.until):
-                        one.visit(record)
+                    if one.begin <= record.offset and (one.until is None or record.offset < one.until) and not one.has_all:
+                        one.has_all = bool(one.visit(record))
+            return all(one.has_all for one in wanted)
 
         low = await read_stretch(self._bus, topic, partition, begin, until, seen)
         for one in wanted:
@@ -76,16 +80,18 @@ class Scanner:
 
 
 async def read_stretch(
-    bus: Bus, topic: str, partition: int, begin: int, until: int | None, seen: Callable[[Sequence[Record]], None]
+    bus: Bus, topic: str, partition: int, begin: int, until: int | None, seen: Callable[[Sequence[Record]], object]
 ) -> int:
-    """Hands over the records from `begin` to before `until`, at most to the end of this moment. Returns the first one kept."""
+    """Hands over the records from `begin` to before `until`, at most to the end of this moment, or until `seen` answers with
+    something true. Returns the first one kept."""
     ended = asyncio.Event()
     end = 1 << 62
 
     def on_records(records: Sequence[Record]) -> None:
-        if not ended.is_set():
-            seen([record for record in records if record.offset < end] if records[-1].offset >= end else records)
-        if records[-1].offset + 1 >= end:
+        if ended.is_set():
+            return
+        within = [record for record in records if record.offset < end] if records[-1].offset >= end else records
+        if seen(within) or records[-1].offset + 1 >= end:
             ended.set()
 
     reader = await bus.log_reader(topic, [partition], At(begin), on_records)

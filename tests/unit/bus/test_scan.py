@@ -202,3 +202,23 @@ async def test_whoever_asks_whenever_sees_exactly_its_own(written, asked):
         stretch = range(begin, min(len(written), len(written) if until is None else until))
         assert one.offsets == [offset for offset in stretch if written[offset] == id_]
     assert bus.open == 0
+
+
+async def test_a_pass_ends_when_all_who_wait_have_what_they_want(bus):
+    await bus.write(*["a", "a", "b"], *["c"] * 5000)
+    scanner, seen = Scanner(bus), []
+
+    def visit(record: Record) -> bool:
+        seen.append(record.offset)
+        return True
+
+    await asyncio.gather(*[scanner.look(TOPICS.replies, 0, id_, 0, visit) for id_ in ("a", "b")])
+    assert sorted(seen) == [0, 2]
+
+
+async def test_a_stretch_is_read_no_further_than_its_reader_wants(bus):
+    await bus.write(*["a"] * 5000)
+    batches: list[int] = []
+    await read_stretch(bus, TOPICS.replies, 0, 0, None, lambda records: batches.append(len(records)) or True)
+    assert len(batches) == 1
+    assert batches[0] < 5000
