@@ -108,7 +108,7 @@ async def test_requests_wait_for_a_worker_and_expire_where_none_comes(site: Site
     expired = await site.post(chat(), x_request_timeout="1").end()
     assert (expired.status, expired.error["code"]) == (504, "deadline_exceeded")
     left = site.post(chat(), x_request_timeout="50")
-    await until(lambda: waiting(site, 4), "all to be there")
+    await until(lambda: waiting(site, 5), "all to be there, the expired one too")
     await left.leave()
     await site.start_worker()
     for told in await ends(streams):
