@@ -122,7 +122,7 @@ def _properties(text: str) -> dict[str, str]:
 def one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError("one of " + ", ".join(words))
+            raise ValueError("one of " + ", ".join(filter(None, words)))
         return text.lower()
 
     return parse
@@ -145,8 +145,22 @@ class BusSettings:
     group_protocol: str = var(
         "KAFKA_GROUP_PROTOCOL", "auto", "auto, consumer (KIP-848) or classic", one_of("auto", "consumer", "classic")
     )
+    security_protocol: str = var(
+        *("KAFKA_SECURITY_PROTOCOL", "", "how to reach the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+        one_of("", "plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
+    )
+    sasl_mechanism: str = var(
+        *("KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+        one_of("", "plain", "scram-sha-256", "scram-sha-512"),
+    )
+    sasl_username: str = var("KAFKA_SASL_USERNAME", "", "who we are at the brokers")
+    sasl_password: str = var("KAFKA_SASL_PASSWORD", "", "the password for it", secret=True)
+    ssl_ca_location: str = var("KAFKA_SSL_CA_LOCATION", "", "authorities of the brokers' certificates (PEM); empty: the system's")
+    ssl_certificate_location: str = var("KAFKA_SSL_CERTIFICATE_LOCATION", "", "our own certificate (PEM), where one is wanted")
+    ssl_key_location: str = var("KAFKA_SSL_KEY_LOCATION", "", "its private key (PEM)")
+    ssl_key_password: str = var("KAFKA_SSL_KEY_PASSWORD", "", "the password of that key", secret=True)
     properties: dict[str, str] = var(
-        "KAFKA_PROPERTIES", "", "any librdkafka property, name=value;name=value (SASL, TLS)", _properties, secret=True
+        "KAFKA_PROPERTIES", "", "any other librdkafka property, name=value;name=value", _properties, secret=True
     )
     admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", _seconds)
     max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", _count)
@@ -252,15 +266,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     if environment is None:
         from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
         environment = {**from_file, **os.environ}
-    return Settings(
-        _read(BusSettings, environment),
-        _read(GatewaySettings, environment),
-        _read(WorkerSettings, environment),
-        _read(ModelSettings, environment),
-        _read(LogSettings, environment),
-        _read(AdminSettings, environment),
-        environment,
-    )
+    sections: list[Any] = [_read(section, environment) for section in SECTIONS]
+    return Settings(*[*sections, environment])
 
 
 def _read(section: type[Section], environment: Mapping[str, str]) -> Section:

@@ -4,6 +4,7 @@
 #
 # KAFKA_HOME_DIR (default .kafka) holds jars and data; KAFKA_PORT (9093) and KAFKA_CONTROLLER_PORT (KAFKA_PORT + 1)
 # are its ports on 127.0.0.1; KAFKA_DATA (default KAFKA_HOME_DIR/data-KAFKA_PORT) is kept between starts.
+# KAFKA_EXTRA_PROPERTIES are further lines of server.properties, which win over ours: other listeners, TLS, SASL.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 HOME_DIR=$(realpath -m "${KAFKA_HOME_DIR:-$HERE/.kafka}")
@@ -102,5 +103,5 @@ case "${1:-}" in
   stop) stop TERM ;;
   kill) stop KILL ;;
   status) running && say "running, pid $(cat "$PID_FILE")" || { say "not running"; exit 1; } ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

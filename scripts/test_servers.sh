@@ -11,7 +11,7 @@ export KAFKA_PORT=${KAFKA_PORT:-9093} VLLM_PORT=${VLLM_PORT:-8011}
 
 # program=package; programs of every kind that the scripts below and the tests call
 PROGRAMS="java=default-jre-headless mvn=maven nginx=nginx redis-server=redis-server docker-compose=docker-compose
-  curl=curl gcc=gcc readelf=binutils promtool=prometheus"
+  curl=curl gcc=gcc openssl=openssl readelf=binutils promtool=prometheus"
 
 say() { echo "test_servers.sh: $*" >&2; }
 die() { say "$*"; exit 3; }

@@ -9,6 +9,7 @@ from app.bus.kafka_client import KafkaAdmin, logger
 from app.bus.kafka_group import KafkaGroupReader
 from app.bus.kafka_producer import KafkaProducer
 from app.bus.kafka_reader import KafkaLogReader
+from app.bus.kafka_security import check_security
 from app.contracts.envelope import Headers
 from app.errors import BusError
 from app.settings import BusSettings
@@ -20,6 +21,8 @@ class KafkaBus:
     """One producer for the process, one thread per reader."""
 
     def __init__(self, settings: BusSettings) -> None:
+        """Raises SettingsError for security settings that no client can be made with."""
+        check_security(settings)
         self._settings = settings
         self._protocol = settings.group_protocol
         self.deployment = ""
@@ -47,7 +50,7 @@ class KafkaBus:
             try:
                 return await asyncio.to_thread(self._admin.cluster)
             except BusError as error:
-                logger.warning("no broker answers at %s: %s", self._settings.servers, error)
+                logger.warning("no broker answers at %s: %s", self._settings.servers, self._producer.refusal or error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from app.bus.base import TopicSpec, shortfalls
+from app.bus.kafka_security import security_properties
 from app.errors import BusError
 from app.settings import BusSettings
 from app.telemetry.logs import Throttle
@@ -43,6 +44,7 @@ def properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 1000,
         "log.connection.close": False,
         "logger": client_logger,
+        **security_properties(settings),
         **ours,
         **settings.properties,
     }

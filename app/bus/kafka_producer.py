@@ -19,6 +19,7 @@ from app.settings import BusSettings
 logger = logging.getLogger("app.bus.kafka")
 
 _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
+_REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
@@ -52,6 +53,7 @@ class KafkaProducer:
         self._under_way = 0  # records sent and not acknowledged
         self._heard = 0.0  # when the last one was acknowledged, or the first of those under way sent
         self._unreachable = ""
+        self.refusal = ""  # why a broker was reached and would not have us, or we not it; empty since one last took a record
         self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
         self._thread.start()
 
@@ -87,8 +89,10 @@ class KafkaProducer:
         """librdkafka's notice, from any of its clients; in a thread."""
         if error.fatal():
             self._fatal = True
+        if error.code() in _REFUSALS:
+            self.refusal = self._unreachable = reason(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._unreachable = "no broker can be reached"
+            self._unreachable = self.refusal or "no broker can be reached"
 
     # In the poll thread from here on.
 
@@ -126,7 +130,7 @@ class KafkaProducer:
         self._under_way -= len(acks)
         for future, error, partition, offset in acks:
             if error is None:
-                self._heard, self._unreachable = self._loop.time(), ""
+                self._heard, self._unreachable, self.refusal = self._loop.time(), "", ""
             if future.done():
                 continue
             if error is None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.acceptance.stack import ROOT
 from tests.nginx import free_port
 
 _SCRIPT = ROOT / "scripts" / "kafka.sh"
+_KINDS = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SSL": "SSL", "SASL_SSL": "SASL_SSL"}  # of listeners
 _PATIENCE = 60.0
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 
@@ -21,11 +23,17 @@ class Broker:
 
     name = "kafka"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *properties: str, listeners: Sequence[str] = ()) -> None:
+        """`properties` are further lines of server.properties, `listeners` further listeners, such as SSL://127.0.0.1:9193."""
         self._data = directory / "kafka"
-        port = free_port()
+        port, controller = str(free_port()), str(free_port())
         self.servers = f"127.0.0.1:{port}"
-        own = {"KAFKA_PORT": str(port), "KAFKA_CONTROLLER_PORT": str(free_port()), "KAFKA_DATA": str(self._data)}
+        own = {"KAFKA_PORT": port, "KAFKA_CONTROLLER_PORT": controller, "KAFKA_DATA": str(self._data)}
+        if listeners:
+            all_ = ",".join((f"PLAINTEXT://{self.servers}", *listeners))
+            properties += (f"listeners={all_},CONTROLLER://127.0.0.1:{controller}", f"advertised.listeners={all_}")
+            properties += ("listener.security.protocol.map=" + ",".join(f"{name}:{kind}" for name, kind in _KINDS.items()),)
+        own["KAFKA_EXTRA_PROPERTIES"] = "\n".join(properties)
         self._environment = {**os.environ, **own}
 
     async def start(self) -> None:

@@ -19,6 +19,8 @@ TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 # Not ours: docker compose reads them itself.
 OF_COMPOSE = {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+# Kafka's words, no settings.
+OF_KAFKA = {"SASL_PLAINTEXT", "SASL_SSL"}
 # Behind "=" it is a value.
 _VARIABLE = re.compile(r"(?<![=\w])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(_\*)?")
 
@@ -45,11 +47,11 @@ def table(text: str, first_cell: str) -> list[list[str]]:
 
 
 def settings() -> set[str]:
-    """Every variable that something of ours reads: the application, the scripts, make and compose."""
+    """Every variable that something of ours reads, and what looks like one: the application, the scripts, make and compose."""
     names = {item.metadata["name"] for section in SECTIONS for item in fields(section)}
     names |= set(re.findall(r"^#?([A-Z_]+)=", read(".env.example"), re.MULTILINE))
     scripts = "".join(read(name) for name in ("nginx/start.sh", "scripts/kafka.sh", "scripts/test_servers.sh"))
-    return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE
+    return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA
 
 
 def anchors(page: Path) -> set[str]:
