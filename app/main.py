@@ -34,12 +34,14 @@ from app.gateway.routes import docs, health, metrics, models
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
+from app.gateway.traced import Traced
 from app.runtime import tune_collector
 from app.settings import BusSettings, Settings
 from app.stores.base import Store
 from app.stores.memory import MemoryStore
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
+from app.telemetry.tracing import make_tracer
 
 logger = logging.getLogger("app.main")
 
@@ -57,14 +59,17 @@ def make_application(settings: Settings) -> App:
     """The ASGI application. Nothing is opened before its lifespan begins. Raises SettingsError."""
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
-    gateway = Gateway(bus, make_store(settings), settings)
+    tracer = make_tracer(settings.traces, "llm-gateway")
+    gateway = Gateway(bus, make_store(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
-    fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
+    fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         logs.set_up(settings.logs)
+        if tracer is not None:
+            tracer.start()
         tune_collector()
         keys.warn()
         running = asyncio.gather(_start(bus, gateway, fleet), keys_file.watch())
@@ -76,10 +81,18 @@ def make_application(settings: Settings) -> App:
         await gateway.close()
         await fleet.drain()
         await bus.close()
+        if tracer is not None:
+            await tracer.close()
 
     inference, observed = Inference(gateway), Observed(gateway.catalog)
     fastapi = FastAPI(
-        title="LLM gateway", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="LLM gateway",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # ours sees the hot path too
     )
     fastapi.router.routes += [
         *Requests(gateway).routes(),
@@ -92,7 +105,8 @@ def make_application(settings: Settings) -> App:
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
     fastapi.add_middleware(Edge, keys=keys, observe=observed)
-    return with_cors(Entrance(fastapi, Edge(inference, keys, observed)), settings.gateway.cors_origins)
+    entrance = Entrance(fastapi, Edge(inference, keys, observed))
+    return with_cors(Traced(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins)
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:

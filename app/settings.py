@@ -15,26 +15,10 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from app.errors import SettingsError
+from app.weak_keys import weakness
 
 Section = TypeVar("Section")
 Network: TypeAlias = IPv4Network | IPv6Network
-
-_SHORTEST_KEY = 16  # characters
-_FEWEST_LETTERS = 5  # different ones
-_PLACEHOLDERS = (
-    *("changeme", "changethis", "replaceme", "replacethis", "placeholder", "password", "yourkey", "yourapikey", "yoursecret"),
-    *(
-        "apikeyhere",
-        "keyhere",
-        "secretkey",
-        "mysecret",
-        "insertkey",
-        "exampleapikey",
-        "examplekey",
-        "dummykey",
-        "0123456789abcdef",
-    ),
-)
 
 
 def _seconds(text: str) -> float:
@@ -58,6 +42,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("a share, 0 to 1")
+    return value
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
@@ -78,19 +69,9 @@ def _switch(text: str) -> bool:
 def _own_keys(text: str) -> tuple[str, ...]:
     keys = _names(text)
     for number, key in enumerate(keys, 1):
-        if fault := _weakness(key):
+        if fault := weakness(key):
             raise ValueError(f"key {number} {fault}; `openssl rand -hex 24` makes a good one")
     return keys
-
-
-def _weakness(key: str) -> str:
-    """Why a key of our own can be guessed; empty if nothing is seen."""
-    if len(key) < _SHORTEST_KEY:
-        return f"is shorter than {_SHORTEST_KEY} characters"
-    letters = "".join(char for char in key.lower() if char.isalnum())
-    if len(set(letters)) < _FEWEST_LETTERS or any(word in letters for word in _PLACEHOLDERS):
-        return "is a placeholder"
-    return ""
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -170,6 +151,10 @@ class BusSettings:
     def on_kafka(self) -> bool:
         return self.kind == "kafka" or (self.kind == "" and bool(self.servers))
 
+    @property
+    def system(self) -> str:
+        return "kafka" if self.on_kafka else "memory"
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -245,6 +230,18 @@ class AdminSettings:
 
 
 @dataclass(frozen=True)
+class TraceSettings:
+    endpoint: str = var("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go: an OTLP/HTTP collector; empty: nowhere", _url)
+    headers: str = var("OTEL_EXPORTER_OTLP_HEADERS", "", "HTTP headers for it: name=value,name=value", secret=True)
+    service: str = var("OTEL_SERVICE_NAME", "", "what we are called in traces; empty: llm-gateway, llm-worker")
+    sampler: str = var(
+        *("OTEL_TRACES_SAMPLER", "parentbased_always_on", "which traces that begin here are kept; parentbased: and the client's"),
+        one_of(*(each + kind for each in ("parentbased_", "") for kind in ("always_on", "always_off", "traceidratio"))),
+    )
+    share: float = var("OTEL_TRACES_SAMPLER_ARG", "1", "of traceidratio: the share of them, 0 to 1", _share)
+
+
+@dataclass(frozen=True)
 class Settings:
     bus: BusSettings
     gateway: GatewaySettings
@@ -252,10 +249,13 @@ class Settings:
     models: ModelSettings
     logs: LogSettings
     admin: AdminSettings
+    traces: TraceSettings
     environment: Mapping[str, str] = field(repr=False)  # where MODELS_FILE's token names are looked up
 
 
-SECTIONS: tuple[type, ...] = (BusSettings, GatewaySettings, WorkerSettings, ModelSettings, LogSettings, AdminSettings)
+SECTIONS: tuple[type, ...] = (
+    *(BusSettings, GatewaySettings, WorkerSettings, ModelSettings, LogSettings, AdminSettings, TraceSettings),
+)
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

@@ -18,13 +18,17 @@ from app.runtime import tune_collector
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
+from app.telemetry.tracing import make_tracer
 
 logger = logging.getLogger("app.agent")
 
 
 async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None:
     """Works until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
-    fleet = Fleet(bus, settings, entries)
+    tracer = make_tracer(settings.traces, "llm-worker")
+    if tracer is not None:
+        tracer.start()
+    fleet = Fleet(bus, settings, entries, tracer)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
@@ -35,6 +39,8 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
         await asyncio.gather(starting, return_exceptions=True)
         await fleet.drain()
     await bus.close()
+    if tracer is not None:
+        await tracer.close()
 
 
 async def _start(bus: Bus, fleet: Fleet) -> None:

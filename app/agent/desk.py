@@ -15,6 +15,7 @@ from app.agent.peers import Peers
 from app.agent.run_job import JobRun
 from app.agent.slots import Slots
 from app.agent.takeover import SUSPECT_DEATHS, Takeover
+from app.agent.traced import JobTraces
 from app.contracts.envelope import Control, Request
 from app.contracts.seen import Seen
 from app.errors import UndecodableRecord
@@ -45,6 +46,7 @@ class Desk:
         control: ControlReader,
         group: str,
         changed: Callable[[], None],
+        traces: JobTraces | None = None,
     ) -> None:
         self._context = context
         self._intake = intake
@@ -53,6 +55,7 @@ class Desk:
         self._control = control
         self._group = group
         self._changed = changed  # what runs has changed
+        self._traces = traces
         self._takeover = Takeover(context, peers)
         self._names = {context.entry.id, *context.entry.aliases}
         self._mine: dict[str, asyncio.Event] = {}  # ids that this worker claims or runs; set when it lets go of one
@@ -100,7 +103,8 @@ class Desk:
 
     def _run(self, request: Request, taken: Taken, seen: Seen) -> None:
         job = JobRun(self._context, request, seen)
-        task = asyncio.create_task(job.run())
+        traces = self._traces
+        task = asyncio.create_task(job.run() if traces is None else traces.run(job, request, taken.record, seen))
         running = self._running[request.id] = _Running(request, taken, task)
         self._idle.clear()
         task.add_done_callback(lambda done: self._ended(running, job, done))

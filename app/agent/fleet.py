@@ -9,15 +9,16 @@ from app.agent.worker import Worker
 from app.bus.base import Bus
 from app.catalog import ModelEntry
 from app.settings import Settings
+from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")
 
 
 class Fleet:
-    def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry]) -> None:
+    def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry], tracer: Tracer | None = None) -> None:
         self._drain_seconds = settings.worker.drain
         self._workers = [
-            Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker)) for entry in entries
+            Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker), tracer) for entry in entries
         ]
         self._starting: list[asyncio.Task[None]] = []
 

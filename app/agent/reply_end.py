@@ -14,7 +14,7 @@ _ERROR = re.compile(rb'data: ?\{"error"')
 
 def is_finished(tail: bytes) -> bool:
     """Whether a chat's or a completion's events came to their end."""
-    return bool(_members(_FINISHED, tail)) or _DONE.search(tail) is not None
+    return bool(members(_FINISHED, tail)) or _DONE.search(tail) is not None
 
 
 def has_error(tail: bytes) -> bool:
@@ -23,9 +23,10 @@ def has_error(tail: bytes) -> bool:
 
 def usage(tail: bytes) -> str:
     """The last `usage` object, as JSON; empty if there is none."""
-    found = _members(_USAGE, tail)
+    found = members(_USAGE, tail)
     return found[-1][1].decode(errors="replace") if found else ""
 
 
-def _members(pattern: re.Pattern[bytes], tail: bytes) -> list[re.Match[bytes]]:
+def members(pattern: re.Pattern[bytes], tail: bytes) -> list[re.Match[bytes]]:
+    """Where a pattern that begins with a member's name is found outside of texts."""
     return [found for found in pattern.finditer(tail) if tail[found.start() - 1 : found.start()] != b"\\"]

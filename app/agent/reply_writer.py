@@ -41,6 +41,7 @@ class ReplyWriter:
         self._under_way = False
         self._abandoned = False
         self.begun = False  # this writer has sent something
+        self.final: Reply | None = None  # what it ended with
 
     def start(self, status: int, head: tuple[tuple[str, str], ...]) -> None:
         """The status and headers that the client gets; they go with the first record."""
@@ -61,7 +62,7 @@ class ReplyWriter:
         """Writes the end, with `value` as its last bytes, and waits until the log has it."""
         for start in range(0, len(value), MAX_REPLY_BYTES):
             self._pending.append((value[start : start + MAX_REPLY_BYTES], 0))
-        self._last = Reply(self._id, self._owner, FINAL, outcome=outcome, code=code, notes=notes)
+        self.final = self._last = Reply(self._id, self._owner, FINAL, outcome=outcome, code=code, notes=notes)
         self._idle.clear()
         if not self._under_way:
             self._send_next()

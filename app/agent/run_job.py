@@ -11,7 +11,7 @@ from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.plan import Finish, plan
 from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
 from app.agent.reply_writer import ReplyWriter
-from app.contracts.envelope import Request
+from app.contracts.envelope import Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
 from app.contracts.seen import Seen
@@ -57,6 +57,11 @@ class JobRun:
         except Exception:  # a fault of ours: the caller hears of it, and the log has the trace
             logger.exception("a job failed", extra={"request_id": self._request.id})
             await self._fail(InternalError("the worker failed; its log says why"))
+
+    @property
+    def final(self) -> Reply | None:
+        """How it ended; None where it was stopped before."""
+        return self._writer.final
 
     def abandon(self) -> None:
         self._writer.abandon()

@@ -17,6 +17,7 @@ from app.agent.intake import Intake
 from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
+from app.agent.traced import JobTraces, TracedEngine
 from app.bus.base import Bus, GroupReader
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
@@ -27,6 +28,7 @@ from app.contracts.topics import Topics
 from app.errors import BusError
 from app.settings import BusSettings, WorkerSettings
 from app.telemetry.metrics import REBALANCES
+from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")
 
@@ -38,12 +40,20 @@ _LEAST_BUFFER = 8  # records per partition
 class Worker:
     """`start`, then it works by itself until `drain`."""
 
-    def __init__(self, bus: Bus, bus_settings: BusSettings, settings: WorkerSettings, entry: ModelEntry, engine: Engine) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        bus_settings: BusSettings,
+        settings: WorkerSettings,
+        entry: ModelEntry,
+        engine: Engine,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._bus = bus
         self._bus_settings = bus_settings
         self._interval = settings.heartbeat
         self._entry = entry
-        self._engine = engine
+        self._engine = engine = engine if tracer is None else TracedEngine(engine, entry, tracer)
         self.owner = secrets.token_hex(8)
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
@@ -57,9 +67,9 @@ class Worker:
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
         )
-        self._desk = Desk(
-            self._context, self._intake, self._slots, self._peers, self._control, self._card.group, self._beats.soon
-        )  # fmt: skip
+        group = self._card.group
+        traces = JobTraces(tracer, self.owner, group, bus_settings.system) if tracer else None
+        self._desk = Desk(self._context, self._intake, self._slots, self._peers, self._control, group, self._beats.soon, traces)
         self._group: GroupReader | None = None
         self._engine_is_open = False
         self._not_ready = "starting"

@@ -126,7 +126,19 @@ class LogReader(Protocol):
     async def close(self) -> None: ...
 
 
-class Bus(Protocol):
+class Sender(Protocol):
+    """Writes records."""
+
+    def send(
+        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+    ) -> "Future[Place]":
+        """Queues a record; the future ends when all in-sync replicas have it, or with NotDelivered.
+
+        Order per partition is the order of the calls. Raises BusFull when the local queue is full.
+        """
+
+
+class Bus(Sender, Protocol):
     """A connection to the log. Raises BusError kinds only (app.errors)."""
 
     deployment: str  # names the log itself: the same for every process on it
@@ -138,14 +150,6 @@ class Bus(Protocol):
 
     def healthy(self) -> str:
         """Empty when the log is within reach, else why not."""
-
-    def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
-    ) -> "Future[Place]":
-        """Queues a record; the future ends when all in-sync replicas have it, or with NotDelivered.
-
-        Order per partition is the order of the calls. Raises BusFull when the local queue is full.
-        """
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Makes the topics that are missing. What an existing one has too little of comes back, a line each."""

@@ -8,7 +8,7 @@ from asyncio import TimerHandle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.bus.base import Bus, Place
+from app.bus.base import Place, Sender
 from app.catalog import Known
 from app.contracts.address import new_id
 from app.contracts.envelope import Control, Reply, Request
@@ -40,7 +40,7 @@ class Dispatcher:
     """One per process. `open` begins a call; its reply is read from the call itself; `close` ends it."""
 
     def __init__(
-        self, bus: Bus, topics: Topics, admission: Admission, inbox: Inbox, placement: Placement, admit_timeout: float
+        self, bus: Sender, topics: Topics, admission: Admission, inbox: Inbox, placement: Placement, admit_timeout: float
     ) -> None:
         self._bus = bus
         self._topics = topics

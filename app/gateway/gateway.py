@@ -23,9 +23,11 @@ from app.gateway.placement import Placement
 from app.gateway.presence import Presence
 from app.gateway.replies import ReplyReader
 from app.gateway.resources import Resources
+from app.gateway.traced import TracedSender
 from app.settings import Settings
 from app.stores.base import Store
 from app.stores.counts import Counts
+from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.gateway")
 
@@ -33,7 +35,7 @@ _RETRY_SECONDS = 1.0
 
 
 class Gateway:
-    def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
+    def __init__(self, bus: Bus, store: Store, settings: Settings, tracer: Tracer | None = None) -> None:
         self.settings = settings.gateway
         self.max_body = settings.bus.max_body
         self._bus = bus
@@ -46,7 +48,8 @@ class Gateway:
         self.admission = Admission(self.catalog, self._inbox, settings.gateway.max_queue_depth)
         counts = Counts(settings.gateway.redis_url, settings.bus.prefix)
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
-        self.dispatcher = Dispatcher(bus, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
+        sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
+        self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
         self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
         scanner = Scanner(bus)
         self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from app.settings import AdminSettings, BusSettings, GatewaySettings, LogSettings, WorkerSettings
+from app.settings import AdminSettings, BusSettings, GatewaySettings, LogSettings, TraceSettings, WorkerSettings
 from app.telemetry.metrics import DECLARED
 
 TOP = Path(__file__).parents[2]
@@ -188,8 +188,8 @@ def names_of(*sections: type) -> set[str]:
 @pytest.mark.parametrize(
     ("service", "sections"),
     [
-        ("main", (BusSettings, GatewaySettings, LogSettings, AdminSettings)),
-        *((name, (BusSettings, WorkerSettings, LogSettings, AdminSettings)) for name in WORKERS),
+        ("main", (BusSettings, GatewaySettings, LogSettings, AdminSettings, TraceSettings)),
+        *((name, (BusSettings, WorkerSettings, LogSettings, AdminSettings, TraceSettings)) for name in WORKERS),
     ],
 )
 def test_every_setting_reaches_the_container_that_reads_it(service: str, sections: tuple[type, ...]) -> None:

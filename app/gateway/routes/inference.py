@@ -24,7 +24,7 @@ HOPS_HEADER = b"x-llm-gateway-hops"
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
 
 # Headers of the client that change what an upstream does; all others stay here.
-_PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta"})
+_PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
 
 
 class Inference:

@@ -14,6 +14,7 @@ from app.contracts.envelope import Control, Reply, Request
 from app.contracts.fold import CLAIM, DATA
 from app.contracts.presence import WorkerBeat, encode
 from app.contracts.seen import Seen
+from app.telemetry.tracing import Tracer
 from tests.unit.agent.scripted_engine import ScriptedEngine
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, request, send_reply, send_request, settings, started_bus, turns
 
@@ -54,10 +55,12 @@ class Workshop:
         self.peers: list[Peer] = []
         self._lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
 
-    async def worker(self, engine: ScriptedEngine, *, concurrency: int = 4, group: str = GROUP, join: bool = True) -> Worker:
+    async def worker(
+        self, engine: ScriptedEngine, *, concurrency: int = 4, group: str = GROUP, join: bool = True, tracer: Tracer | None = None
+    ) -> Worker:
         ours = settings()
         entry = ModelEntry(id=MODEL, host="http://up", concurrency=concurrency, group=group)
-        worker = Worker(self.bus, ours.bus, ours.worker, entry, engine)
+        worker = Worker(self.bus, ours.bus, ours.worker, entry, engine, tracer)
         self.workers.append(worker)
         if join:
             await worker.start()

@@ -1,0 +1,62 @@
+"""Spans as a collector gets them, by the real SDK over HTTP."""
+
+import asyncio
+import logging
+
+import pytest
+
+from app.settings import load
+from app.telemetry.tracing import CLIENT, SERVER, Tracer
+from tests.nginx import free_port
+from tests.otlp_receiver import receiving
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def tracer(endpoint: str, **environment: str) -> Tracer:
+    made = Tracer(load({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment}).traces, "ours")
+    made.start()
+    return made
+
+
+async def test_a_collector_gets_each_span_as_it_was_told() -> None:
+    with receiving() as receiver:
+        ours = tracer(receiver.url, OTEL_EXPORTER_OTLP_HEADERS="api-key=of%20the%20collector,x=y")
+        outer = ours.begin(PARENT)
+        inner = ours.begin(outer.traceparent)
+        ours.end(inner, CLIENT, "chat m", {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ("stop", "length")})
+        ours.end(outer, SERVER, "POST /", {"http.route": "/"}, error="500", ended=outer.began + 5)
+        await ours.close()
+    (first, second) = sorted(receiver.spans, key=lambda span: span.kind)
+    assert (first.service, first.kind, first.name, first.failed) == ("ours", "CLIENT", "chat m", False)
+    assert first.attributes == {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ["stop", "length"]}
+    assert (first.trace, first.id, first.parent) == (inner.trace, inner.id, outer.id)
+    assert (second.kind, second.parent, second.failed) == ("SERVER", outer.parent, True)
+    assert (second.began, second.ended) == (outer.began, outer.began + 5)
+    assert second.attributes == {"http.route": "/", "error.type": "500"}
+    assert receiver.heads[0]["api-key"] == "of the collector"
+
+
+async def test_the_service_may_be_called_otherwise_and_the_endpoint_may_be_whole() -> None:
+    with receiving() as receiver:
+        ours = tracer(f"{receiver.url}/v1/traces", OTEL_SERVICE_NAME="theirs")
+        ours.end(ours.begin(""), SERVER, "POST /", {})
+        await ours.close()
+    (span,) = receiver.spans
+    assert (span.service, span.parent) == ("theirs", "")
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_collector_that_does_not_take_them_costs_a_line_and_keeps_nobody(
+    answers: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiving(status=400) as receiver:
+        ours = tracer(receiver.url if answers else f"http://127.0.0.1:{free_port()}", OTEL_EXPORTER_OTLP_HEADERS="k=secret-word")
+        caplog.set_level(logging.INFO)
+        for _ in range(2000):
+            ours.end(ours.begin(""), SERVER, "POST /", {})
+            await asyncio.sleep(0)
+        await ours.close()
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
+    assert 1 <= len(said) <= 4
+    assert "secret-word" not in caplog.text

@@ -1,0 +1,99 @@
+"""Traces go on from what a traceparent says, and begin where it says nothing."""
+
+import pytest
+
+from app.settings import TraceSettings, load
+from app.telemetry.tracing import SERVER, Tracer, make_tracer, operation
+from tests.unit.kept_spans import Kept
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
+
+
+def settings(**environment: str) -> TraceSettings:
+    return load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", **environment}).traces
+
+
+def tracer(**environment: str) -> Tracer:
+    made = make_tracer(settings(**environment), "test")
+    assert made is not None
+    return made
+
+
+def test_without_an_endpoint_there_is_no_tracer() -> None:
+    assert make_tracer(load({}).traces, "test") is None
+
+
+def test_a_span_is_the_child_of_what_the_header_names() -> None:
+    span = tracer().begin(SAMPLED)
+    assert (span.trace, span.parent, span.sampled) == (TRACE, PARENT, True)
+    assert span.traceparent == f"00-{TRACE}-{span.id}-01"
+    assert span.id != PARENT
+
+
+def test_a_trace_that_the_client_does_not_keep_is_not_kept() -> None:
+    span = tracer().begin(UNSAMPLED)
+    assert not span.sampled
+    assert span.traceparent == f"00-{TRACE}-{span.id}-00"
+
+
+def test_other_flags_go_on_as_they_came() -> None:
+    assert tracer().begin(f"00-{TRACE}-{PARENT}-03").traceparent.endswith("-03")
+
+
+def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
+    assert tracer().begin(f"01-{TRACE}-{PARENT}-01-more").trace == TRACE
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "nonsense", f"ff-{TRACE}-{PARENT}-01", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{'0' * 16}-01"),
+        *(SAMPLED.upper().replace("-01", "-0g"), f"00-{TRACE}-{PARENT}", f" {SAMPLED}", f"{SAMPLED}\n"),
+    ],
+)
+def test_a_header_that_names_nothing_begins_a_trace(header: str) -> None:
+    span = tracer().begin(header)
+    assert span.trace != TRACE
+    assert (span.parent, span.sampled) == ("", True)
+    assert len({tracer().begin(header).trace for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [("0", 0, 0), ("1", 1000, 1000), ("0.3", 200, 400)])
+def test_a_share_of_the_traces_that_begin_here_is_kept(share: str, least: int, most: int) -> None:
+    sampling = tracer(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG=share)
+    assert least <= sum(sampling.begin("").sampled for _ in range(1000)) <= most
+    assert sampling.begin(SAMPLED).sampled
+
+
+@pytest.mark.parametrize(
+    ("sampler", "client_keeps", "client_does_not"),
+    [("parentbased_always_off", True, False), ("always_on", True, True), ("always_off", False, False)],
+)
+def test_whether_the_client_is_asked_is_the_samplers_name(sampler: str, client_keeps: bool, client_does_not: bool) -> None:
+    sampling = tracer(OTEL_TRACES_SAMPLER=sampler)
+    assert sampling.begin(SAMPLED).sampled is client_keeps
+    assert sampling.begin(UNSAMPLED).sampled is client_does_not
+
+
+async def test_what_is_kept_is_exported_without_what_has_no_value() -> None:
+    kept, ours = Kept(), tracer()
+    ours.end(ours.begin(""), SERVER, "before the start", {})
+    ours.start(kept)
+    ours.end(ours.begin(UNSAMPLED), SERVER, "not kept", {})
+    span = ours.begin(SAMPLED)
+    ours.end(span, SERVER, "POST /", {"a": 1, "b": "", "c": False, "d": ()}, error="timeout")
+    await ours.close()
+    ours.end(span, SERVER, "after the end", {})
+    told = kept.one(SERVER)
+    assert (told.span, told.name, told.error) == (span, "POST /", "timeout")
+    assert told.attributes == {"a": 1, "c": False, "error.type": "timeout"}
+    assert kept.closed
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/v1/chat/completions", "chat"), ("/completions?x=1", "text_completion"), ("/embeddings", "embeddings"), ("/rerank", "")],
+)
+def test_operations_have_the_names_of_the_conventions(path: str, name: str) -> None:
+    assert operation(path) == name
