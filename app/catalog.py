@@ -31,6 +31,7 @@ class ModelEntry(BaseModel):
     connect_timeout: float = Field(default=5, gt=0)  # seconds
     read_timeout: float = Field(default=300, gt=0)  # seconds without a byte from the upstream
     continues: bool | Literal["auto"] = "auto"
+    ask_usage: bool = True  # for the usage of a stream whose client has not
     topic: str = ""
     group: str = ""
 

@@ -23,6 +23,7 @@ class JobContext:
     tails: ReplyTails
     retries: int  # of an upstream that breaks off
     continues: bool = False  # the upstream can go on from a text
+    usage_refused: bool = False  # the upstream does not know `stream_options`
 
     def writer(self, request: Request, *, seq: int = 0, event: int = 1) -> ReplyWriter:
         return ReplyWriter(self.bus, self.topics.replies, request.reply_partition, request.id, self.owner, seq=seq, event=event)

@@ -8,9 +8,10 @@ from collections import deque
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
-from app.agent.plan import Finish, plan
+from app.agent.plan import Finish, Run, plan
 from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
 from app.agent.reply_writer import ReplyWriter
+from app.agent.usage import USAGE, asking, refuses, without_usage
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
@@ -90,8 +91,23 @@ class JobRun:
             raise planned
         if isinstance(planned, Finish):
             return await self._writer.finish(COMPLETED, planned.events, notes=self._notes(b""))
+        asked = asking(planned.body) if self._wants_usage() else None
+        answer = await self._called(planned, asked or planned.body, deadline)
         try:
-            answer = await self._context.engine.call(self._job(planned.body, deadline))
+            again = not await self._pass(answer, planned, strip=asked is not None)
+        finally:
+            await answer.close()
+        if again:
+            await self._attempt(deadline)
+
+    def _wants_usage(self) -> bool:
+        context, request = self._context, self._request
+        wanted = request.stream and context.entry.ask_usage and not context.usage_refused
+        return wanted and request.path.partition("?")[0] in _MUST_FINISH
+
+    async def _called(self, planned: Run, body: bytes, deadline: float) -> Answer:
+        try:
+            answer = await self._context.engine.call(self._job(body, deadline))
         except EngineUnreachable as error:
             self._count_error("unreachable")
             if planned.goes_on:
@@ -99,16 +115,25 @@ class JobRun:
             raise
         if answer.status >= 400:
             self._count_error("5xx" if answer.status >= 500 else "4xx")
-        try:
-            if planned.goes_on and answer.status >= 400:
-                raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
+        return answer
+
+    async def _pass(self, answer: Answer, planned: Run, *, strip: bool) -> bool:
+        """False: the upstream refuses what we added. `strip`: we have asked for the usage, so it is not the client's."""
+        if answer.is_stream and answer.status < 400:
             self._writer.start(answer.status, answer.headers)
-            if answer.is_stream and answer.status < 400:
-                await self._pass_events(answer, planned.joiner)
-            else:
-                await self._pass_body(answer)
-        finally:
-            await answer.close()
+            await self._pass_events(answer, planned.joiner, strip=strip)
+            return True
+        body = await answer.read()
+        if strip and refuses(answer.status, body):
+            self._context.usage_refused = True
+            logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
+            return False
+        if planned.goes_on and answer.status >= 400:
+            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
+        self._writer.start(answer.status, answer.headers)
+        body = self._renamed(body)
+        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-TAIL_BYTES:]))
+        return True
 
     def _job(self, body: bytes, deadline: float) -> Job:
         request, entry = self._request, self._context.entry
@@ -119,11 +144,7 @@ class JobRun:
         head = (*request.head, *traced, (HOPS_HEADER, hops))
         return Job(id=request.id, path=request.path, body=body, stream=request.stream, head=head, deadline=deadline)
 
-    async def _pass_body(self, answer: Answer) -> None:
-        body = self._renamed(await answer.read())
-        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-TAIL_BYTES:]))
-
-    async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
+    async def _pass_events(self, answer: Answer, joiner: Joiner | None, *, strip: bool) -> None:
         """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
         splitter, latest, last = EventSplitter(), deque[bytes](maxlen=_TAIL_BLOCKS), b""
         try:
@@ -134,6 +155,8 @@ class JobRun:
                 if joiner is not None:
                     block = joiner.join(block)
                 latest.append(block)
+                if strip and USAGE in block:
+                    block = without_usage(block)
                 if b"[DONE]" in block[-_DONE_BYTES:]:
                     last += self._renamed(block)
                 elif block:

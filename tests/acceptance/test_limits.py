@@ -73,9 +73,11 @@ async def test_beyond_its_requests_a_minute_a_key_is_429_and_told_when_to_come_b
 
 async def test_tokens_are_corrected_by_what_the_reply_cost(memory_stack: Stack) -> None:
     upstream = await memory_stack.upstream()
-    gateway = await served(memory_stack, upstream, **keys_file(memory_stack, tpm=FOREVER))
+    models = memory_stack.directory / "models.yaml"
+    models.write_text(f"models: [{{id: unasked, host: '{upstream.url}', upstream_model: sim, ask_usage: false}}]")
+    gateway = await served(memory_stack, upstream, MODELS_FILE=str(models), **keys_file(memory_stack, tpm=FOREVER))
     async with gateway.http() as http:
-        for body in (chat(max_tokens=1000), chat(max_tokens=1000, stream=True)):
+        for body in (chat(max_tokens=1000), chat(max_tokens=1000, stream=True), chat("unasked", max_tokens=1000, stream=True)):
             response = await http.post(CHAT, json=body)
             limit, remaining = left(response, "tokens")
             assert limit == FOREVER
@@ -83,7 +85,9 @@ async def test_tokens_are_corrected_by_what_the_reply_cost(memory_stack: Stack) 
         assert left(await http.post(CHAT, json=chat(model="sim", max_tokens=1)), "tokens")[1] <= FOREVER - 1
     lines = [line for line in gateway.log.splitlines() if "tokens_counted" in line]
     assert "tokens_counted=1001" in lines[0]  # the upstream's usage: 1 and 1000
-    assert "tokens_estimated=True" in lines[1]
+    assert "tokens_counted=1001" in lines[1]  # of a stream too, though its client did not ask
+    assert "tokens_estimated" not in lines[0] + lines[1]
+    assert "tokens_estimated=True" in lines[2]  # where the model's entry says that the upstream is not asked
 
 
 async def test_as_many_run_at_once_as_may_and_a_client_that_leaves_makes_room(memory_stack: Stack) -> None:

@@ -53,6 +53,25 @@ async def test_the_reply_reaches_the_client_byte_for_byte(
     assert response.headers["content-type"] == direct.headers["content-type"]
 
 
+@pytest.mark.parametrize(("path", "asked"), [(CHAT, {"messages": HELLO}), ("/v1/completions", {"prompt": "hello"})])
+async def test_a_stream_whose_client_asks_for_no_usage_is_what_the_upstream_sends_to_it(
+    site: Site, http: httpx2.AsyncClient, path: str, asked: dict
+) -> None:
+    body = {"model": "sim", **asked, "stream": True, "max_tokens": 4, "stream_options": {"include_obfuscation": False}}
+    response = await http.post(path, json=body)
+    seen = await site.upstream.last()
+    assert seen.json == {**body, "stream_options": {"include_usage": True, "include_obfuscation": False}}
+    async with httpx2.AsyncClient() as client:
+        heads = {"x-request-id": seen.headers["x-request-id"]}
+        assert response.content == (await client.post(site.upstream.url + path, json=body, headers=heads)).content
+    await until(lambda: "completion_tokens=4" in line_of(site, response), "its line in the log, with the usage")
+
+
+def line_of(site: Site, response: httpx2.Response) -> str:
+    """What the gateway's log says of a request."""
+    return next((line for line in site.gateway.log.splitlines() if response.headers["x-request-id"] in line), "")
+
+
 async def test_every_field_of_the_sdk_arrives(site: Site, sdk: AsyncOpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}

@@ -1,0 +1,118 @@
+"""Asking for usage changes the one member of a body; taking it out again leaves the stream that would have come unasked."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.agent.usage import asking, refuses, without_usage
+from app.contracts.sse import DONE
+from tests.numbered import Generation, sse
+
+ODD = b' { "metadata":{"stream":1, "n": 123456789012345678901234567890}, "model" : "m",\t"x":"{\\"stream_options\\":1}", "t":1.0}'
+SWITCH = {"include_usage": True}
+
+
+def after(body: bytes) -> Any:
+    asked = asking(body)
+    assert asked is not None
+    return json.loads(asked)
+
+
+def test_a_body_without_options_gets_them_and_no_other_byte_is_changed() -> None:
+    asked = asking(ODD)
+    assert asked is not None
+    assert asked.replace(b'"stream_options":{"include_usage":true},', b"") == ODD
+    assert json.loads(asked) == {**json.loads(ODD), "stream_options": SWITCH}
+
+
+@pytest.mark.parametrize(
+    ("options", "then"),
+    [
+        (b"null", SWITCH),
+        (b" { } ", SWITCH),
+        (b'{"include_usage" : false}', SWITCH),
+        (b'{"include_usage":null,"a":false}', {**SWITCH, "a": False}),
+        (b'{\n"include_obfuscation":false}', {**SWITCH, "include_obfuscation": False}),
+    ],
+)
+def test_options_that_do_not_ask_get_the_switch(options: bytes, then: dict[str, Any]) -> None:
+    body = b'{"a":[{"b":{}}],"stream_options" :' + options + b',"c":{"d":null},"n":123456789012345678901234567890}'
+    assert after(body) == {**json.loads(body), "stream_options": then}
+
+
+def test_options_deeper_inside_are_somebody_elses() -> None:
+    body = b'{"tools":[{"stream_options":{"include_usage":false}}]}'
+    assert after(body) == {**json.loads(body), "stream_options": SWITCH}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"stream_options":{"include_usage":true}}',
+        b'{"x":{"stream_options":{}},"stream_options":{}}',
+    ],
+)
+def test_a_client_that_asks_itself_and_one_that_cannot_be_told_apart_are_left_alone(body: bytes) -> None:
+    assert asking(body) is None
+
+
+members = st.dictionaries(
+    st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), st.lists), max_size=4
+)
+
+
+@given(members, st.sampled_from([None, {}, {"include_usage": False}, {"x": {}}, ...]), st.booleans())
+def test_whatever_else_a_body_has_stays(others: dict[str, Any], options: Any, spaced: bool) -> None:
+    body = {"model": "m", **others, **({} if options is ... else {"stream_options": options}), **others}
+    found = after(json.dumps(body, indent=1 if spaced else None, ensure_ascii=spaced).encode())
+    assert found == {**body, "stream_options": {**(body.get("stream_options") or {}), **SWITCH}}
+
+
+def generation() -> Generation:
+    return Generation("1", "m", True, 0, 3, "stop", 1)
+
+
+def events(*, usage: bool) -> list[bytes]:
+    run = generation()
+    return [run.opening(), *(run.token(number) for number in range(3)), run.closing(usage)]
+
+
+def test_the_chunk_with_the_usage_is_taken_out() -> None:
+    assert b"".join(map(without_usage, events(usage=True))) == b"".join(events(usage=False))
+    assert without_usage(b"".join(events(usage=True))) == b"".join(events(usage=False))
+
+
+@pytest.mark.parametrize("null", [b',"usage":null', b', "usage": null'])
+@pytest.mark.parametrize("behind", [b"", b',"obfuscation":"x"'])
+def test_the_nulls_that_come_with_it_are_taken_out(null: bytes, behind: bytes) -> None:
+    plain = b'data: {"choices":[{"delta":{"content":"a"}}]' + behind + b"}\n\n"
+    assert without_usage(plain.replace(b"]" + behind, b"]" + null + behind)) == plain
+    first = b'data: {"usage":null,"choices":[]}\n\n'
+    assert without_usage(first) == b'data: {"choices":[]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        sse({"choices": [{"delta": {"content": 'he said "usage": null, and ,"usage":null'}}]}),
+        sse({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}),  # it sends that to everybody
+        sse({"choices": [], "prompt_filter_results": [], "usage_of": 1}),
+        b': "usage" "choices":[]\n\n',
+        b'data: {"choices":[], "usage": broken\n\n',
+        sse({"error": {"message": "no usage"}}),
+        DONE,
+    ],
+)
+def test_all_else_passes_as_it_came(event: bytes) -> None:
+    assert without_usage(event) == event
+
+
+def test_an_error_that_names_the_option_is_about_our_asking() -> None:
+    assert refuses(400, orjson.dumps({"error": {"message": "Unknown field: stream_options"}}))
+    assert refuses(422, b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}')
+    assert not refuses(400, b'{"error":{"message":"temperature is too high"}}')
+    assert not refuses(500, b"stream_options")
