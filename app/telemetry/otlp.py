@@ -1,6 +1,7 @@
 """OpenTelemetry's SDK, by which spans get to a collector; imported only where there is one."""
 
 import logging
+import threading
 from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -19,6 +20,7 @@ from app.telemetry.tracing import CONSUMER, SERVER, Attributes, Span
 
 _PATH = "/v1/traces"
 _LOG_SECONDS = 10.0
+_CLOSE_SECONDS = 4.0  # then no try is made again
 _LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 _REMOTE = (SERVER, CONSUMER)  # their parents are other processes' spans
 
@@ -42,12 +44,12 @@ class OtlpExporter:
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(Throttle(_LOG_SECONDS))
         headers = parse_env_headers(settings.headers, liberal=True)
-        sender = OTLPSpanExporter(_address(settings.endpoint), headers=headers or None)
+        self._sender = OTLPSpanExporter(_address(settings.endpoint), headers=headers or None)
         resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
         self._ids = _Given()
         # Ours alone, not the process's global one: nobody else's spans go through it, and it ends when we say so.
         self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False, id_generator=self._ids)
-        self._provider.add_span_processor(BatchSpanProcessor(sender))
+        self._provider.add_span_processor(BatchSpanProcessor(self._sender))
         self._tracer = self._provider.get_tracer("llm-gateway", __version__)
 
     def export(self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int) -> None:
@@ -59,7 +61,10 @@ class OtlpExporter:
         made.end(ended)
 
     def close(self) -> None:
+        giving_up = threading.Timer(_CLOSE_SECONDS, self._sender.shutdown)
+        giving_up.start()
         self._provider.shutdown()
+        giving_up.cancel()
 
 
 def _parent(span: Span, kind: str) -> SpanContext:

@@ -246,12 +246,8 @@ async def test_what_is_left_without_its_blank_line_is_passed_on():
 
 async def test_an_alias_names_the_upstreams_model_on_the_way_in_and_the_clients_on_the_way_out():
     at = await shop(upstream_model="org/real", aliases=("nick",))
-    options = b'"stream_options": {"include_usage": true}'
-    raw = (
-        b'{"stream": true, '
-        + options
-        + b', "model" : "nick", "messages":[{"role":"user","content":"say \\"model\\":\\"nick\\""}]}'
-    )
+    asks = b'{"stream": true, "stream_options": {"include_usage": true}, '
+    raw = asks + b'"model" : "nick", "messages":[{"role":"user","content":"say \\"model\\":\\"nick\\""}]}'
     seen = await at.run(asked(model="nick", body=raw))
     assert at.engine.jobs[0].body == raw.replace(b'"model" : "nick"', b'"model" : "org/real"')
     assert {chunk["model"] for chunk in chunks(seen.text)} == {"nick"}
