@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.agent.outbox import Outbox
 from app.agent.reply_writer import ReplyWriter
 from app.contracts.envelope import MAX_REPLY_BYTES, Reply
 from app.contracts.fold import COMPLETED, FAILED
@@ -17,7 +18,7 @@ ID, OWNER = "00", "a"
 
 
 def writer(bus: ScriptedBus, **begin: int) -> ReplyWriter:
-    return ReplyWriter(bus, TOPICS.replies, 0, ID, OWNER, **begin)
+    return ReplyWriter(Outbox(bus, TOPICS.replies, lambda: True), 0, ID, OWNER, **begin)
 
 
 def event(number: int, size: int = 0) -> bytes:

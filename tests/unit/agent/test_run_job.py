@@ -9,6 +9,7 @@ import pytest
 
 from app.agent.context import JobContext
 from app.agent.engines.base import EngineUnreachable
+from app.agent.outbox import Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.run_job import DEADLINE_LEEWAY, JobRun
 from app.bus.lookup import ReplyLookup
@@ -58,6 +59,7 @@ class Shop:
             owner="worker-1",
             lookup=self.lookup,
             tails=ReplyTails(bus, TOPICS.replies, self.lookup),
+            outbox=Outbox(bus, TOPICS.replies, lambda: True),
             retries=retries,
         )
 
