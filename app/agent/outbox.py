@@ -1,10 +1,12 @@
 """Writes replies to the reply log. Under load those of several requests that go to one gateway share a record.
 
-The first records to a partition go out as they come. While so many of them are not acknowledged, what comes waits, and goes out
-in one record with the next acknowledgement: light load is immediate, heavy load cheap.
+What begins a reply goes out at once, and what waits goes along. What goes on with one waits for a few milliseconds if a record
+has just gone to that gateway; and everything waits while too many records are not acknowledged. So one stream never waits, the
+first token of any stream hardly, and a record that costs three processes a wake-up each has many tokens when there are many.
 """
 
-from asyncio import Future
+import asyncio
+from asyncio import Future, TimerHandle
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from app.errors import BusFull
 Acknowledged: TypeAlias = Callable[[Reply, BaseException | None], None]
 
 _UNDER_WAY = 2  # records of a partition that are not acknowledged
+PACE_SECONDS = 0.004  # between two records of tokens; 32 streams of 50 tokens/s took half the CPU with 0.003 than with none
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class _Lane:
     partition: int
     under_way: int = 0
     gathering: bool = False
+    urgent: bool = False  # a reply's beginning waits
+    pace: TimerHandle | None = None  # while a record has just gone
     waiting: deque[tuple[Reply, Acknowledged]] = field(default_factory=deque)
 
 
@@ -44,10 +49,23 @@ class Outbox:
         lane = self._lanes.get(partition)
         if lane is None:
             lane = self._lanes[partition] = _Lane(partition)
-        if (lane.under_way >= _UNDER_WAY or lane.gathering) and self._may_join():
-            lane.waiting.append((reply, acknowledged))
-        else:
+        if not self._may_join():
             self._write(lane, [(reply, acknowledged)])
+            return
+        lane.waiting.append((reply, acknowledged))
+        lane.urgent = lane.urgent or not reply.seq
+        self._write_what_may_go(lane)
+
+    def _write_what_may_go(self, lane: _Lane) -> None:
+        while lane.waiting and lane.under_way < _UNDER_WAY and not lane.gathering and (lane.urgent or lane.pace is None):
+            lane.urgent = False
+            self._write(lane, _gather(lane.waiting))
+            if lane.pace is None:
+                lane.pace = asyncio.get_running_loop().call_later(PACE_SECONDS, self._go_on, lane)
+
+    def _go_on(self, lane: _Lane) -> None:
+        lane.pace = None
+        self._write_what_may_go(lane)
 
     def _write(self, lane: _Lane, batch: list[tuple[Reply, Acknowledged]]) -> None:
         first = batch[0][0]
@@ -68,8 +86,7 @@ class Outbox:
         lane.gathering = True  # what these send in turn goes out together
         _tell(batch, future.exception())
         lane.gathering = False
-        while lane.waiting and lane.under_way < _UNDER_WAY:
-            self._write(lane, _gather(lane.waiting))
+        self._write_what_may_go(lane)
 
 
 def _tell(batch: list[tuple[Reply, Acknowledged]], error: BaseException | None) -> None:

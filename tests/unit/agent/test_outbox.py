@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.outbox import Outbox
+from app.agent.outbox import PACE_SECONDS, Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.reply_writer import ReplyWriter
 from app.bus.lookup import ReplyLookup
@@ -32,9 +32,9 @@ class Post:
         self.outbox = Outbox(bus, TOPICS.replies, lambda: may_join)
         self.told: list[tuple[str, bool]] = []
 
-    def send(self, *numbers: int, size: int = 10, partition: int = 0) -> None:
+    def send(self, *numbers: int, size: int = 10, partition: int = 0, seq: int = 0) -> None:
         for number in numbers:
-            reply = Reply(IDS[number], "w", DATA, 0, b"%d" % number * size)
+            reply = Reply(IDS[number], "w", DATA, seq, b"%d" % number * size)
             self.outbox.send(partition, reply, lambda one, error: self.told.append((one.id, error is None)))
 
     async def records(self, partition: int = 0) -> list[list[int]]:
@@ -57,25 +57,45 @@ async def test_the_first_records_go_out_as_they_come_and_what_comes_then_goes_ou
 async def test_what_the_acknowledged_send_in_turn_goes_out_together():
     post = Post(await started_bus())
     post.bus.script.extend([HELD, HELD, HELD])
-    post.send(0, 1, 2, 3)
-    for _ in range(2):
-        post.bus.release()
-    await turns()
-    again = [Reply(IDS[number], "w", DATA, 1, b"x") for number in (2, 3)]
-    pending = iter(again)
-    post.outbox.send(0, Reply(IDS[4], "w", DATA, 0, b""), lambda *_: None)  # the second place under way
-    post.told.clear()
 
-    def sends_again(one: Reply, error: BaseException | None) -> None:
-        post.outbox.send(0, next(pending), lambda *_: None)
+    def goes_on(reply: Reply, error: BaseException | None) -> None:
+        post.outbox.send(0, Reply(reply.id, "w", DATA, 1), lambda *_: None)
 
-    post.bus.script.extend([HELD])
-    post.outbox.send(0, Reply(IDS[5], "w", DATA, 0, b""), sends_again)
-    post.outbox.send(0, Reply(IDS[6], "w", DATA, 0, b""), sends_again)
+    post.send(0, 1)
+    for number in (2, 3):
+        post.outbox.send(0, Reply(IDS[number], "w", DATA, 0), goes_on)
     while post.bus.held:
         post.bus.release()
-        await turns()
-    assert (await post.records())[-2:] == [[5, 6], [2, 3]]
+        await asyncio.sleep(PACE_SECONDS)
+    assert await post.records() == [[0], [1], [2, 3], [2, 3]]
+
+
+async def test_what_goes_on_waits_for_a_moment_after_a_record():
+    post = Post(await started_bus())
+    post.send(0, seq=1)
+    await turns()
+    post.send(1, 2, seq=1)
+    await turns()
+    assert await post.records() == [[0]]
+    await asyncio.sleep(PACE_SECONDS)
+    assert await post.records() == [[0], [1, 2]]
+
+
+async def test_what_begins_a_reply_does_not_wait_and_takes_along_what_does():
+    post = Post(await started_bus())
+    post.send(0, seq=1)
+    await turns()
+    post.send(1, seq=1)
+    post.send(2)
+    assert await post.records() == [[0], [1, 2]]
+
+
+async def test_one_stream_alone_does_not_wait():
+    post = Post(await started_bus())
+    for seq in range(3):
+        post.send(0, seq=seq)
+        assert len(await post.records()) == seq + 1
+        await asyncio.sleep(PACE_SECONDS)
 
 
 async def test_partitions_do_not_wait_for_each_other():
@@ -100,7 +120,7 @@ async def test_a_record_is_no_larger_than_a_reply_s_may_be():
     post.send(2, 3, 4, size=MAX_REPLY_BYTES // 2)
     post.send(5, size=MAX_REPLY_BYTES)
     post.bus.release()
-    await turns()
+    await asyncio.sleep(3 * PACE_SECONDS)
     assert await post.records() == [[0], [1], [2, 3], [4], [5]]
 
 
