@@ -65,10 +65,10 @@ class Observed:
         known = self._catalog.find(str(line.get("model", "")))
         model = known.card.model if known else ""
         ended = str(outcome) if outcome else _without(line)
-        endpoint, status = endpoint_of(path), status or _LEFT_STATUS
-        self._count((model, endpoint, status, ended))
+        labels = (model, _BY_PATH.get(path, OTHER), status or _LEFT_STATUS, ended)
+        self._count(labels)
         if "model" in line:
-            self.recent.keep((time.time(), model, endpoint, status, ended, line))
+            self.recent.keep((time.time(), labels, line))
         if "code" in line:
             metrics.REFUSALS.labels(str(line["code"] or "")).inc()
         if outcome:

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-# When it ended (Unix time), the model's id, the endpoint, the status, the outcome, its access line.
-Ended: TypeAlias = tuple[float, str, str, int, str, Mapping[str, object]]
+# When it ended (Unix time); the model's id, the endpoint, the status and the outcome; its access line.
+Ended: TypeAlias = tuple[float, tuple[str, str, int, str], Mapping[str, object]]
 
 _KEPT = 200
 _NUMBERS = ("queue_ms", "ttft_ms", "upstream_ms", "total_ms", "prompt_tokens", "completion_tokens")
@@ -23,8 +23,9 @@ class Recent:
         return [_described(*ended) for ended in reversed(self._ended)]
 
 
-def _described(when: float, model: str, endpoint: str, status: int, outcome: str, line: Mapping[str, object]) -> dict[str, Any]:
-    """Only what is named here: nothing else that a line may have comes to be shown. `model` is an id, not what a client wrote."""
+def _described(when: float, labels: tuple[str, str, int, str], line: Mapping[str, object]) -> dict[str, Any]:
+    """Only what is named here: nothing else that a line may have comes to be shown. The model is an id, no client's word."""
+    model, endpoint, status, outcome = labels
     return {
         "id": line.get("request_id", ""),
         "model": model,

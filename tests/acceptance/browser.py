@@ -7,8 +7,8 @@ import asyncio
 import base64
 import json
 import os
-import subprocess
 import tempfile
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,7 +76,9 @@ class Page:
 
     async def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript; of a promise what it becomes."""
-        found = await self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True)
+        found = await self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         assert "exceptionDetails" not in found, f"{expression}: {found['exceptionDetails']}"
         return found["result"].get("value")
 
@@ -131,16 +133,14 @@ class Page:
 
     async def looks(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """The size of the window, and what the system says of light and dark."""
-        await self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+        await self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     async def screenshot(self, path: Path) -> None:
         """The whole page, also what is below the window."""
         shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
 
 class Browser:
@@ -183,11 +183,11 @@ async def running_browser() -> AsyncIterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         environment = {**os.environ, "HOME": profile}
         command = ["chromium", *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=DEVNULL, stderr=DEVNULL)
         try:
             told = Path(profile) / "DevToolsActivePort"
-            await until(lambda: process.poll() is not None or (told.exists() and told.read_text().count("\n") > 0), "chromium")
-            assert process.poll() is None, f"chromium ended with status {process.returncode}"
+            await until(lambda: process.returncode is not None or (told.exists() and "\n" in told.read_text()), "chromium")
+            assert process.returncode is None, f"chromium ended with status {process.returncode}"
             port, path = told.read_text().split()
             url = f"ws://127.0.0.1:{port}{path}"
             async with aiohttp.ClientSession() as http, http.ws_connect(url, max_msg_size=0) as socket:
@@ -197,4 +197,4 @@ async def running_browser() -> AsyncIterator[Browser]:
                 listening.cancel()
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            await process.wait()
