@@ -18,7 +18,7 @@ access = logging.getLogger("app.access")
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # a model may write HTML; no browser is to take a reply for a page
 _SHOWN = 300  # characters of a path in the access line
-_UNLOGGED = ("/healthz", "/readyz", "/metrics", "/admin")
+_UNLOGGED = ("/healthz", "/readyz", "/metrics", "/admin", "/ui/")
 
 
 class Entrance:

@@ -38,9 +38,10 @@ _OPTIONS = (
 class Page:
     """One tab. `requested`: the addresses that it has asked for; `faults`: what its console says is wrong."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, session: str) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, session: str = "", context: str = "") -> None:
         self.requested: list[str] = []
         self.faults: list[str] = []
+        self.context = context
         self._socket = socket
         self._session = session
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -148,7 +149,7 @@ class Browser:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._root = Page(socket, "")
+        self._root = Page(socket)
         self._pages: dict[str, Page] = {}
 
     async def listen(self) -> None:
@@ -164,7 +165,7 @@ class Browser:
         own = (await self._ask("Target.createBrowserContext"))["browserContextId"]
         target = (await self._ask("Target.createTarget", url="about:blank", browserContextId=own))["targetId"]
         session = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
-        page = self._pages[session] = Page(self._socket, session)
+        page = self._pages[session] = Page(self._socket, session, own)
         for domain in ("Page", "Runtime", "Network", "Log"):
             await page.send(f"{domain}.enable")
         rights = ["clipboardReadWrite", "clipboardSanitizedWrite"]
@@ -172,6 +173,9 @@ class Browser:
         await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
         await page.looks(**looks)
         return page
+
+    async def close(self, page: Page) -> None:
+        await self._ask("Target.disposeBrowserContext", browserContextId=page.context)
 
     async def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         return await self._root.send(method, **parameters)
