@@ -58,17 +58,17 @@ const MODELS = [
 
 const WORKERS = [
   ["Worker", (worker) => cut(worker.id), "code cut"],
-  ["Model", (worker) => worker.model],
-  ["Host", (worker) => worker.host || "–"],
-  ["State", (worker) => (worker.ready ? chip("ready", "good") : chip(worker.reason || "starting", "warn"))],
+  ["Model", (worker) => cut(worker.model), "cut"],
+  ["Host", (worker) => worker.host || "–", "whole"],
+  ["State", (worker) => readiness(worker)],
   ["Partitions", (worker) => `${worker.partitions}`, "number"],
   ["Taken, not begun", (worker) => `${worker.waiting}`, "number"],
   ["Load", (worker) => load(worker)],
 ];
 
 const REQUESTS = [
-  ["When", (request) => ago(request.now - (request.ended_at ?? request.created_at)), "soft"],
-  ["Model", (request) => request.model || "unknown"],
+  ["When", (request) => ago(request.now - (request.ended_at ?? request.created_at)), "soft whole"],
+  ["Model", (request) => cut(request.model || "unknown"), "cut"],
   ["Outcome", (request) => outcome(request)],
   ["Timeline", (request) => timeline(request), "line"],
   ["Tenant", (request) => cut(request.tenant), "cut soft"],
@@ -78,7 +78,7 @@ const REQUESTS = [
 ];
 
 const LETTERS = [
-  ["When", (letter) => ago(letter.now - letter.at), "soft"],
+  ["When", (letter) => ago(letter.now - letter.at), "soft whole"],
   ["Offset", (letter) => `${letter.offset}`, "number"],
   ["Model", (letter) => letter.model],
   ["Reason", (letter) => letter.reason],
@@ -89,6 +89,11 @@ const LETTERS = [
 function wait({ queue_depth: depth, estimated_wait_seconds: seconds }) {
   if (!depth) return "none";
   return seconds === null ? "not known" : duration(seconds * 1000);
+}
+
+function readiness({ ready, reason }) {
+  if (ready) return chip("ready", "good");
+  return make("span", {}, chip("not ready", "warn"), ` ${reason || "it has just started"}`);
 }
 
 function load({ in_flight: busy, capacity }) {
@@ -127,7 +132,8 @@ const drawn = (parts, text) => make("div", {}, bar(parts), make("div", { class: 
 function bar(parts) {
   const shown = parts.filter(([, length]) => length > 0);
   const made = make("div", { class: "bar" }, ...shown.map(([name]) => make("i", { class: name })));
-  shown.forEach(([, length], index) => (made.children[index].style.flexGrow = length));
+  const whole = shown.reduce((sum, [, length]) => sum + length, 0);
+  shown.forEach(([, length], index) => (made.children[index].style.flexGrow = length / whole));
   made.setAttribute("aria-hidden", "true");
   return made;
 }
