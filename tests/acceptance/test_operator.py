@@ -2,10 +2,11 @@
 
 import httpx2
 import pytest
+from confluent_kafka import Producer
 
 from tests.acceptance.asking import CHAT, chat, error_of
 from tests.acceptance.processes import until
-from tests.acceptance.stack import Stack
+from tests.acceptance.stack import SERVERS, Stack
 from tests.nginx import free_port
 
 VIEWS = ["/metrics", "/admin/overview"]
@@ -97,3 +98,24 @@ async def test_the_admin_port_has_nothing_else(memory_stack: Stack, path: str) -
     port = free_port()
     await memory_stack.gateway(ADMIN_PORT=str(port))
     assert (await asked(port, path)).status_code == 404
+
+
+@pytest.mark.servers
+async def test_on_kafka_dead_letters_are_counted_as_they_come(stack: Stack) -> None:
+    upstream = await stack.upstream()
+    gateway = await stack.gateway()
+    await stack.worker("sim", upstream)
+    assert (await asked(gateway.port, "/admin/overview")).json()["dead_letters"] == {"count": 0, "last": [], "error": None}
+    producer = Producer({"bootstrap.servers": SERVERS})
+    for number in range(3):
+        producer.produce(f"{stack.prefix}.requests.sim", SECRET.encode(), b"key", number, headers=[("model", b"sim")])
+    assert producer.flush(10) == 0
+
+    async def three() -> bool:
+        return bool((await asked(gateway.port, "/admin/overview")).json()["dead_letters"]["count"] == 3)
+
+    await until(three, "the dead letters")
+    found = await asked(gateway.port, "/admin/overview")
+    assert [letter["offset"] for letter in found.json()["dead_letters"]["last"]] == [2, 1, 0]
+    assert {letter["model"] for letter in found.json()["dead_letters"]["last"]} == {"sim"}
+    assert SECRET not in found.text
