@@ -2,14 +2,14 @@
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
 import orjson
 
-from app.agent.engines.base import Answer, Engine, EngineBroken, EngineUnreachable, Job
+from app.agent.engines.base import Answer, Engine, EngineBroken, EngineUnreachable, Job, Take
 from app.agent.reply_end import TAIL_BYTES, members, usage
 from app.agent.run_job import JobRun
 from app.bus.base import Record
@@ -131,12 +131,15 @@ class TracedAnswer:
         self._saw(body)
         return body
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Raises EngineBroken."""
+    async def relay(self, take: Take) -> None:
+        """Raises EngineBroken, and what `take` raises."""
+
+        def seen(piece: bytes) -> Awaitable[None] | None:
+            self._saw(piece)
+            return take(piece)
+
         try:
-            async for chunk in self._answer.chunks():
-                self._saw(chunk)
-                yield chunk
+            await self._answer.relay(seen)
         except EngineBroken:
             self._error = "broken"
             raise

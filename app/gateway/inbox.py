@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from app.bus.base import Bus, LogReader, Record, Start
-from app.contracts.envelope import Reply, record_id
+from app.contracts.envelope import Reply
 from app.contracts.fold import Step
+from app.contracts.joined import replies_of
 from app.errors import BusError, UndecodableRecord
 from app.gateway.call import Call
 
@@ -76,17 +77,19 @@ class Inbox:
 
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
-            call = self._calls.get(record_id(record.headers))
-            if call is not None and not call.from_log:
-                self._feed(call, record)
+            try:
+                replies = replies_of(record.headers, record.value, self._calls)
+            except UndecodableRecord as error:
+                logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
+                continue
+            for reply in replies:
+                call = self._calls.get(reply.id.encode())
+                if call is not None and not call.from_log:
+                    self._feed(call, reply, record.offset)
 
-    def _feed(self, call: Call, record: Record) -> None:
+    def _feed(self, call: Call, reply: Reply, offset: int) -> None:
         began = call.answered
-        try:
-            step = call.feed(Reply.decode(record.headers, record.value), record.offset)
-        except UndecodableRecord as error:
-            logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
-            return
+        step = call.feed(reply, offset)
         if call.answered and not began:
             self.unanswered[call.model] -= 1
         if step is Step.ENDED:

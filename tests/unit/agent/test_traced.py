@@ -83,7 +83,7 @@ async def called(engine: Engine, *, stream: bool = False, path: str = "/chat/com
     try:
         answer = await TracedEngine(engine, ENTRY, tracer).call(job)
         try:
-            _ = [chunk async for chunk in answer.chunks()] if stream else await answer.read()
+            await answer.relay(lambda piece: None) if stream else await answer.read()
         except type(BROKEN):
             pass
         await answer.close()
