@@ -43,7 +43,7 @@ class Gateway:
         self.catalog = Catalog()
         placement = Placement()
         self._inbox = Inbox(bus, topics.replies)
-        self.admission = Admission(self.catalog, self._inbox, settings.gateway.max_queue_depth)
+        self.admission = Admission(self.catalog, self._inbox, settings.gateway)
         counts = Counts(settings.gateway.redis_url, settings.bus.prefix)
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         self.dispatcher = Dispatcher(bus, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
