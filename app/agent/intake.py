@@ -104,12 +104,15 @@ class Intake:
     def take(self, *, quiet: bool = True, crowd: bool = True) -> Taken | None:
         """The next record to start, of the half and the partition whose turn it is; None if nothing waits in those asked for."""
         others, crowds = self._turns
-        quiet, crowd = quiet and bool(others), crowd and bool(crowds)
-        if self._reader is None or not (quiet or crowd):
+        if self._reader is None or not (others or crowds):
             return None
-        half = crowd and (self._crowds_turn or not quiet)
+        half = self._crowds_turn if others and crowds else not others
+        if not (crowd if half else quiet):
+            half = not half
+            if not self._turns[half] or not (crowd if half else quiet):
+                return None
         self._crowds_turn = not half
-        turns = crowds if half else others
+        turns = self._turns[half]
         partition = turns.popleft()
         lane = self._lanes[partition]
         record = lane.buffer.popleft()
