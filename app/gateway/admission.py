@@ -69,7 +69,8 @@ class Admission:
         if depth <= 0:
             return low
         # What of it runs is not known, but no more than this gateway's share of the model's slots.
-        waiting = self._inbox.of_tenants[known.card.model, submission.tenant] - capacity // self._catalog.gateways
+        unanswered = self._inbox.of_tenants[known.card.model, submission.tenant]
+        waiting = min(depth, unanswered - capacity // self._catalog.gateways)
         if waiting >= self._most_of_tenant:
             over = waiting - int(self._most_of_tenant)
             raise TenantQueueFull(
