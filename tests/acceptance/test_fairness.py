@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 FLOOD = 1000
 PARTITIONS = 8
 SLOTS = 2
-SERVICE = 0.4  # seconds
+SERVICE = 1.0  # seconds
 TENANTS: dict[str, dict[str, Any]] = {"flood": {}, "other": {}, "late": {"priority": "low"}}
 FILES = 2 * FLOOD + 500  # that a process must be able to open
 
