@@ -30,7 +30,9 @@ from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
 from app.gateway.observed import ModelsCollector, Observed
 from app.gateway.openapi import document
-from app.gateway.routes import docs, health, metrics, models
+from app.gateway.operator_port import OperatorPort
+from app.gateway.overview import Overview
+from app.gateway.routes import docs, health, models, operator, ui
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
@@ -60,6 +62,8 @@ def make_application(settings: Settings) -> App:
     gateway = Gateway(bus, make_store(settings), settings)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
+    observed = Observed(gateway.catalog)
+    overview = Overview(gateway, observed.recent)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings))
 
     @asynccontextmanager
@@ -69,7 +73,7 @@ def make_application(settings: Settings) -> App:
         keys.warn()
         running = asyncio.gather(_start(bus, gateway, fleet), keys_file.watch())
         drain_on_signal(gateway.drain)
-        async with exposed(settings.admin, [ModelsCollector(gateway.catalog)]):
+        async with exposed(settings.admin, [ModelsCollector(gateway.catalog)], OperatorPort(overview)):
             yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -77,7 +81,7 @@ def make_application(settings: Settings) -> App:
         await fleet.drain()
         await bus.close()
 
-    inference, observed = Inference(gateway), Observed(gateway.catalog)
+    inference = Inference(gateway)
     fastapi = FastAPI(
         title="LLM gateway", version=__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
     )
@@ -85,8 +89,9 @@ def make_application(settings: Settings) -> App:
         *Requests(gateway).routes(),
         *models.routes(gateway),
         *health.routes(gateway),
-        *metrics.routes(settings),
+        *operator.routes(settings, overview),
         Route("/v1/{path:path}", inference, methods=["POST"]),  # Entrance takes these; here they say what is allowed
+        *ui.routes(),
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)

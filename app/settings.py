@@ -187,6 +187,9 @@ class GatewaySettings:
     limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", _switch)
     api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", _own_keys, secret=True)
     api_keys_file: str = var("API_KEYS_FILE", "", "keys with tenants and limits, as YAML (docs/operating/keys.md)")
+    operator_keys: tuple[str, ...] = var(
+        "OPERATOR_KEYS", "", "keys for /metrics and /admin at the gateway's own port, with commas between", _own_keys, secret=True
+    )
     allow_anonymous: bool = var("ALLOW_ANONYMOUS", "0", "1: where there are no keys, serve other machines too", _switch)
 
 
@@ -233,7 +236,7 @@ class LogSettings:
 @dataclass(frozen=True)
 class AdminSettings:
     host: str = var("ADMIN_HOST", "127.0.0.1", "the address that ADMIN_PORT is opened on")
-    port: int = var("ADMIN_PORT", "0", "where /metrics is; 0: at the gateway's own port, for its own machine", _port)
+    port: int = var("ADMIN_PORT", "0", "where the operator's views are; 0: at the gateway's own port, for its own machine", _port)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command with the real servers that the tests want: Kafka (scripts/kafka.sh), a model server (scripts/vllm.sh),
-# and Debian's nginx and redis-server, which the tests start by themselves. What it started it stops; what ran already stays.
+# and Debian's nginx, redis-server and chromium, which the tests start by themselves. What it started it stops; what ran already stays.
 # usage: test_servers.sh COMMAND...     as root on Debian it installs by apt-get what is missing
 #
 # KAFKA_PORT (9093) and VLLM_PORT (8011) are their ports on 127.0.0.1; COMMAND gets BOOTSTRAP_SERVERS and VLLM_URL.
@@ -11,7 +11,7 @@ export KAFKA_PORT=${KAFKA_PORT:-9093} VLLM_PORT=${VLLM_PORT:-8011}
 
 # program=package; programs of every kind that the scripts below and the tests call
 PROGRAMS="java=default-jre-headless mvn=maven nginx=nginx redis-server=redis-server docker-compose=docker-compose
-  curl=curl gcc=gcc readelf=binutils promtool=prometheus"
+  curl=curl gcc=gcc readelf=binutils promtool=prometheus chromium=chromium"
 
 say() { echo "test_servers.sh: $*" >&2; }
 die() { say "$*"; exit 3; }

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
+from app.contracts import dead_letters
 from app.contracts.address import Address, fingerprint, new_id
-from app.contracts.envelope import Headers, Request
+from app.contracts.envelope import Request
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
@@ -35,17 +36,11 @@ async def _letter(bus: Bus, topics: Topics, offset: int) -> Record | None:
     return found
 
 
-def _split(record: Record) -> tuple[dict[str, str], Headers]:
-    """What was said of it when it was put aside, and its own headers."""
-    ours = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith("dlq-")}
-    return ours, [pair for pair in record.headers if not pair[0].startswith("dlq-")]
-
-
 def _line(record: Record) -> str:
-    ours, own = _split(record)
-    model = next((value.decode(errors="replace") for name, value in own if name == "model"), "?")
+    said, own = dead_letters.split(record.headers)
+    model = dead_letters.own(own, "model")
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
-    return f"{record.offset} {when} model={model} origin={ours.get('dlq-origin')} reason={ours.get('dlq-reason')}"
+    return f"{record.offset} {when} model={model} origin={said.get(dead_letters.ORIGIN)} reason={said.get(dead_letters.REASON)}"
 
 
 async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -61,7 +56,7 @@ async def show_one(bus: Bus, topics: Topics, _settings: Settings, arguments: arg
     if record is None:
         return 1
     print(_line(record))
-    for name, value in _split(record)[1]:
+    for name, value in dead_letters.split(record.headers)[1]:
         print(f"  {name}: {value.decode(errors='backslashreplace')}")
     print((record.value or b"").decode(errors="backslashreplace"))
     return 0
@@ -75,8 +70,8 @@ async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argpar
     record = await _letter(bus, topics, arguments.offset)
     if record is None:
         return 1
-    ours, own = _split(record)
-    topic = ours["dlq-origin"].split("/")[0]
+    said, own = dead_letters.split(record.headers)
+    topic = said[dead_letters.ORIGIN].split("/")[0]
     try:
         request = Request.decode(own, record.value)
     except UndecodableRecord:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.agent.engines.base import Engine
+from app.agent.outbox import Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.reply_writer import ReplyWriter
 from app.bus.base import Bus
@@ -21,8 +22,9 @@ class JobContext:
     owner: str
     lookup: ReplyLookup
     tails: ReplyTails
+    outbox: Outbox
     retries: int  # of an upstream that breaks off
     continues: bool = False  # the upstream can go on from a text
 
     def writer(self, request: Request, *, seq: int = 0, event: int = 1) -> ReplyWriter:
-        return ReplyWriter(self.bus, self.topics.replies, request.reply_partition, request.id, self.owner, seq=seq, event=event)
+        return ReplyWriter(self.outbox, request.reply_partition, request.id, self.owner, seq=seq, event=event)

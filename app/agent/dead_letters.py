@@ -3,6 +3,7 @@
 import asyncio
 
 from app.bus.base import Bus
+from app.contracts.dead_letters import ORIGIN, REASON
 from app.contracts.envelope import Headers
 from app.errors import BusError
 
@@ -14,7 +15,7 @@ async def dead_letter(
 ) -> None:
     """Returns once the log has it. `origin`: topic, partition, offset. The record's own headers are kept."""
     where = f"{origin[0]}/{origin[1]}/{origin[2]}"
-    ours: Headers = [("dlq-origin", where.encode()), ("dlq-reason", reason.encode())]
+    ours: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]
     while True:
         try:
             await bus.send(topic, value, key=where.encode(), headers=[*ours, *headers])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from app.bus.base import Bus, Record, Since
 from app.bus.follow import Follower
+from app.contracts.envelope import READS
 from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat
 from app.errors import UndecodableRecord
 
@@ -29,7 +30,8 @@ class Peers:
         self._interval = interval
         self._own = own
         self._peers: dict[str, _Peer] = {}
-        self._gateways: dict[str, tuple[str, float]] = {}  # the reply topic each reads, and when it is taken for dead
+        self._gateways: dict[str, tuple[GatewayBeat, float]] = {}  # with when each is taken for dead
+        self._versions = frozenset(READS)  # of records that all who live read
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -67,8 +69,11 @@ class Peers:
 
     def reply_topics(self) -> set[str]:
         """What the gateways that live read."""
-        now = time.monotonic()
-        return {topic for topic, silent_at in self._gateways.values() if silent_at > now}
+        return {beat.replies for beat in self._beats() if isinstance(beat, GatewayBeat)}
+
+    def read(self, version: int) -> bool:
+        """Everybody who lives, gateways and workers, reads records of this version."""
+        return version in self._versions
 
     async def change(self) -> None:
         """Returns after the next heartbeat, or when one that is due has not come."""
@@ -79,6 +84,12 @@ class Peers:
                 await self._changed.wait()
         except TimeoutError:
             return
+
+    def _beats(self) -> list[WorkerBeat | GatewayBeat]:
+        """The last ones of all who live."""
+        now = time.monotonic()
+        gateways = [beat for beat, silent_at in self._gateways.values() if silent_at > now]
+        return [*gateways, *(peer.beat for peer in self._living())]
 
     def _living(self) -> list[_Peer]:
         now = time.monotonic()
@@ -93,10 +104,11 @@ class Peers:
             age = max(0.0, time.time() - record.timestamp / 1000)
             silent_at = time.monotonic() + _SILENT_INTERVALS * beat.interval - age
             if isinstance(beat, GatewayBeat):
-                self._gateways[beat.gateway] = (beat.replies, silent_at)
+                self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:
                 self._heard(beat, silent_at)
         self._forget_the_dead()
+        self._versions = frozenset(READS).intersection(*(beat.reads for beat in self._beats()))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

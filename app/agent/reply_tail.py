@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from app.bus.base import At, Bus, LogReader, Record
 from app.bus.lookup import ReplyLookup
-from app.contracts.envelope import Request, record_id
+from app.contracts.envelope import Request
+from app.contracts.joined import ids_of
 from app.contracts.seen import Seen
 from app.errors import BusError
 
@@ -56,12 +57,12 @@ class _Tail:
 
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
-            id_ = record_id(record.headers)
-            seen = self.watched.get(id_)
-            if seen is None:
-                self.ids.add(id_)
-            else:
-                seen.read(record.headers, record.value)
+            for id_ in ids_of(record.headers):
+                seen = self.watched.get(id_)
+                if seen is None:
+                    self.ids.add(id_)
+                else:
+                    seen.read(record.headers, record.value, id_)
         self._position = records[-1].offset + 1
         reached = [future for offset, future in self._waiting if offset <= self._position and not future.done()]
         self._waiting = [(offset, future) for offset, future in self._waiting if offset > self._position]

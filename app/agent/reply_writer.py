@@ -6,13 +6,12 @@ order is kept, and no more than a record waits for the broker.
 
 import asyncio
 import logging
-from asyncio import Future
 
-from app.bus.base import Bus, Place
+from app.agent.outbox import Outbox
 from app.contracts.envelope import MAX_REPLY_BYTES, Reply
 from app.contracts.fold import DATA, FINAL
 from app.contracts.sse import count_events
-from app.errors import BusError, BusFull
+from app.errors import BusFull
 from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.agent.replies")
@@ -24,9 +23,8 @@ _RETRY_SECONDS = 0.05
 class ReplyWriter:
     """One writer's part of one reply. `seq` and `event` go on from a prefix that another writer left."""
 
-    def __init__(self, bus: Bus, topic: str, partition: int, id_: str, owner: str, *, seq: int = 0, event: int = 1) -> None:
-        self._bus = bus
-        self._topic = topic
+    def __init__(self, outbox: Outbox, partition: int, id_: str, owner: str, *, seq: int = 0, event: int = 1) -> None:
+        self._outbox = outbox
         self._partition = partition
         self._id = id_
         self._owner = owner
@@ -103,26 +101,15 @@ class ReplyWriter:
         return (blocks[0] if taken == 1 else b"".join(blocks)), events
 
     def _send(self, reply: Reply) -> None:
-        if self._abandoned:
-            return
-        try:
-            future = self._bus.send(
-                self._topic, reply.value, key=reply.id.encode(), headers=reply.headers(), partition=self._partition
-            )
-        except BusFull:
-            self._again(reply)
-            return
-        future.add_done_callback(lambda done: self._acknowledged(reply, done))
+        if not self._abandoned:
+            self._outbox.send(self._partition, reply, self._acknowledged)
 
-    def _again(self, reply: Reply) -> None:
-        """The same record with the same number: if the first try was in the log after all, readers ignore the second."""
-        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send, reply)
-
-    def _acknowledged(self, reply: Reply, future: "Future[Place]") -> None:
-        error = future.exception()
-        if isinstance(error, BusError):
-            logger.warning("a reply record was not taken and is sent again: %s", error, extra={"request_id": self._id})
-            self._again(reply)
+    def _acknowledged(self, reply: Reply, error: BaseException | None) -> None:
+        if error is not None:
+            # The same record with the same number: if it is in the log after all, readers ignore the second.
+            if not isinstance(error, BusFull):
+                logger.warning("a reply record was not taken and is sent again: %s", error, extra={"request_id": self._id})
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send, reply)
             return
         self._under_way = False
         if self._pending or self._last is not None:

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections import deque
 
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
+from app.agent.event_relay import EventRelay
 from app.agent.plan import Finish, plan
 from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
 from app.agent.reply_writer import ReplyWriter
@@ -15,7 +15,7 @@ from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
 from app.contracts.seen import Seen
-from app.contracts.sse import EventSplitter, count_events
+from app.contracts.sse import count_events
 from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
@@ -24,8 +24,6 @@ logger = logging.getLogger("app.agent.job")
 HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
-_TAIL_BLOCKS = 16  # the last reads from the upstream, which hold that much and more where it matters
-_DONE_BYTES = 24
 _MUST_FINISH = (CHAT, COMPLETIONS)  # elsewhere a clean end of the body is the end
 
 
@@ -107,7 +105,7 @@ class JobRun:
 
     def _job(self, body: bytes, deadline: float) -> Job:
         request, entry = self._request, self._context.entry
-        if request.model != entry.upstream_name:
+        if not self._is_named_alike:
             body = with_model(body, request.model, entry.upstream_name)
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
         traced = (("traceparent", request.traceparent),) if request.traceparent else ()
@@ -119,31 +117,18 @@ class JobRun:
         await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-TAIL_BYTES:]))
 
     async def _pass_events(self, answer: Answer, joiner: Joiner | None) -> None:
-        """Whole events as they come; the block with [DONE] goes into the final record, one record less."""
-        splitter, latest, last = EventSplitter(), deque[bytes](maxlen=_TAIL_BLOCKS), b""
+        relay = EventRelay(self._writer, joiner, None if self._is_named_alike else self._renamed)
         try:
-            async for chunk in answer.chunks():
-                block = splitter.feed(chunk)
-                if not block:
-                    continue
-                if joiner is not None:
-                    block = joiner.join(block)
-                latest.append(block)
-                if b"[DONE]" in block[-_DONE_BYTES:]:
-                    last += self._renamed(block)
-                elif block:
-                    self._writer.write(self._renamed(block))
-                    # What comes meanwhile is read in one piece and is the next record: a wake-up per record, not per token.
-                    await self._writer.settled()
+            await answer.relay(relay.take)
         except EngineBroken:
-            if not last:  # else nothing is missing: [DONE] was there
+            if not relay.last:  # else nothing is missing: [DONE] was there
                 raise
-        tail = b"".join(latest)[-TAIL_BYTES:]
+        tail = relay.tail
         if self._request.path.partition("?")[0] in _MUST_FINISH and not is_finished(tail):
             if has_error(tail):
                 return await self._writer.finish(FAILED, notes=self._notes(tail))
             raise EngineBroken("it ended without a finish reason")
-        await self._writer.finish(COMPLETED, last + splitter.flush(), notes=self._notes(tail))
+        await self._writer.finish(COMPLETED, relay.end(), notes=self._notes(tail))
 
     async def _fail(self, error: GatewayError, outcome: str = FAILED) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
@@ -157,8 +142,12 @@ class JobRun:
     def _count_error(self, kind: str) -> None:
         UPSTREAM_ERRORS.labels(self._context.entry.id, kind).inc()
 
+    @property
+    def _is_named_alike(self) -> bool:
+        return self._request.model == self._context.entry.upstream_name
+
     def _renamed(self, block: bytes) -> bytes:
-        if self._request.model == self._context.entry.upstream_name:
+        if self._is_named_alike:
             return block
         return rename_model(block, self._context.entry.upstream_name, self._request.model)
 

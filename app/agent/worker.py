@@ -14,6 +14,7 @@ from app.agent.control import ControlReader
 from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
+from app.agent.outbox import Outbox
 from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
@@ -22,6 +23,7 @@ from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.bus.specs import request_spec, shared_specs
 from app.catalog import ModelEntry
+from app.contracts.joined import JOINED
 from app.contracts.presence import WorkerBeat
 from app.contracts.topics import Topics
 from app.errors import BusError
@@ -53,7 +55,8 @@ class Worker:
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
-        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, tails, settings.upstream_retries)
+        outbox = Outbox(bus, topics.replies, lambda: self._peers.read(JOINED))
+        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, tails, outbox, settings.upstream_retries)
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
         )

@@ -13,10 +13,10 @@ class ReplyLookup:
 
     async def look(self, request: Request) -> Seen:
         """Everything that lies in the log when this is called is seen, up to the reply's end. Raises BusError."""
-        seen = Seen()
+        seen, id_ = Seen(), request.id.encode()
 
         def visit(record: Record) -> bool:
-            seen.read(record.headers, record.value)
+            seen.read(record.headers, record.value, id_)
             return bool(seen.fold.outcome)  # nothing behind it counts
 
         low = await self._scanner.look(self._topic, request.reply_partition, request.id, request.reply_offset, visit)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.bus.base import At, Bus, Record
-from app.contracts.envelope import record_id
+from app.contracts.joined import ids_of
 from app.errors import BusError
 
 
@@ -68,7 +68,7 @@ class Scanner:
 
         def seen(records: Sequence[Record]) -> bool:
             for record in records:
-                for one in by_id.get(record_id(record.headers), ()):
+                for one in [one for id_ in ids_of(record.headers) for one in by_id.get(id_, ())]:
                     if one.begin <= record.offset and (one.until is None or record.offset < one.until) and not one.has_all:
                         one.has_all = bool(one.visit(record))
             return all(one.has_all for one in wanted)

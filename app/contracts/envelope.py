@@ -16,7 +16,7 @@ from app.errors import UndecodableRecord
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 VERSION = b"1"
-READS = (1,)
+READS = (1, 2)  # 2: replies joined in one record (joined.py)
 MAX_REPLY_BYTES = 512 * 1024  # of one reply record's value; a longer reply is several records
 
 
@@ -27,7 +27,7 @@ def header_map(headers: Headers | None) -> dict[str, str]:
     except (UnicodeDecodeError, AttributeError) as error:
         raise UndecodableRecord(f"headers are not UTF-8: {error}") from None
     if found.get("v") != "1":
-        raise UndecodableRecord(f"version {found.get('v')!r} is not one of {READS}")
+        raise UndecodableRecord(f"version {found.get('v')!r} is not 1")
     return found
 
 

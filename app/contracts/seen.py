@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from app.contracts.envelope import Headers, Reply
 from app.contracts.fold import Fold, Step
+from app.contracts.joined import replies_of
 from app.errors import UndecodableRecord
 
 
@@ -27,10 +28,11 @@ class Seen:
             self.parts.append(reply)
         return step
 
-    def read(self, headers: Headers, value: bytes | None) -> None:
-        """Takes a record as it lies in the log; one that is not in our format is not there for a reader."""
+    def read(self, headers: Headers, value: bytes | None, id_: bytes) -> None:
+        """Takes what a record says of this reply; one that is not in our format is not there for a reader."""
         try:
-            self.add(Reply.decode(headers, value))
+            for reply in replies_of(headers, value, (id_,)):
+                self.add(reply)
         except UndecodableRecord:
             return
 

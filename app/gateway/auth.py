@@ -94,9 +94,8 @@ class Keys:
             logger.warning("no API keys: clients on this machine are served, others get 403 (API_KEYS_FILE, API_KEYS)")
 
     def _known(self, authorization: str) -> Caller:
-        scheme, _, rest = authorization.partition(" ")
-        key = rest.strip(" \t").encode("latin-1", "replace")  # the bytes that were sent
-        if scheme.lower() != "bearer" or not key:
+        key = bearer(authorization)
+        if not key:
             raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
         caller = self._callers.get(_digest(key))
         if caller is None:
@@ -117,6 +116,12 @@ def caller_of(entry: KeyEntry) -> Caller:
         priority=entry.priority,
         until=entry.expires.timestamp() if entry.expires else math.inf,
     )
+
+
+def bearer(authorization: str) -> bytes:
+    """The key in an Authorization header, the bytes that were sent; empty if there is none."""
+    scheme, _, rest = authorization.partition(" ")
+    return rest.strip(" \t").encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
 
 
 def _of_its_own(key: str) -> Caller:

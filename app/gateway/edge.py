@@ -14,10 +14,11 @@ Observe: TypeAlias = Callable[[str, int, dict[str, object]], None]
 logger = logging.getLogger("app.gateway")
 access = logging.getLogger("app.access")
 
-_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/metrics")  # no key asked; metrics only for this machine
+# No key of a caller's asked. What is the operator's asks by itself who comes.
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # a model may write HTML; no browser is to take a reply for a page
 _SHOWN = 300  # characters of a path in the access line
-_UNLOGGED = ("/healthz", "/readyz", "/metrics")
+_UNLOGGED = ("/healthz", "/readyz", "/metrics", "/admin", "/ui/")
 
 
 class Entrance:

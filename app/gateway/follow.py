@@ -10,7 +10,7 @@ from asyncio import Task
 from collections.abc import Callable, Sequence
 
 from app.bus.base import At, Bus, LogReader, Record
-from app.contracts.envelope import record_id
+from app.contracts.joined import ids_of
 from app.errors import BusError
 
 _GATHER_SECONDS = 0.02  # those who come together share a sweep
@@ -49,7 +49,7 @@ class _Sweep:
     def on_records(self, records: Sequence[Record]) -> None:
         self.position = records[-1].offset + 1
         for record in records:
-            for follower in self.followers.get(record_id(record.headers), ()):
+            for follower in [one for id_ in ids_of(record.headers) for one in self.followers.get(id_, ())]:
                 if record.offset >= follower.next:
                     follower.next = record.offset + 1
                     if not follower.feed(record):

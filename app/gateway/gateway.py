@@ -14,6 +14,8 @@ from app.contracts.presence import GatewayBeat
 from app.contracts.topics import Topics
 from app.errors import BusError, GatewayDraining
 from app.gateway.admission import Admission
+from app.gateway.call import Call
+from app.gateway.dead_letters import DeadLetters
 from app.gateway.dispatch import Dispatcher
 from app.gateway.follow import ReplyFollowers
 from app.gateway.idempotency import Idempotency
@@ -50,6 +52,7 @@ class Gateway:
         self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
         scanner = Scanner(bus)
         self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)
+        self.dead_letters = DeadLetters(bus, topics.dlq)
         self._followers = ReplyFollowers(bus, topics.replies)
         self.reader = ReplyReader(self._followers, self.dispatcher)
         ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)
@@ -79,7 +82,7 @@ class Gateway:
         self.admission.draining = True
         logger.info("draining: %d requests run", len(self._inbox))
         await self._inbox.empty(self.settings.drain)
-        for call in {*self._inbox.calls(), *self.reader.calls()}:
+        for call in self.calls():
             gone_on = f"this gateway is being stopped; the request {call.public_id} goes on and its reply is kept"
             self.dispatcher.let_go(call, GatewayDraining(gone_on))
 
@@ -96,6 +99,14 @@ class Gateway:
         reasons = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
         found = [f"{name}: {why}" for name, why in reasons if why]
         return [*found, "draining"] if self.admission.draining else found
+
+    def calls(self) -> set[Call]:
+        """The requests that are being answered here."""
+        return {*self._inbox.calls(), *self.reader.calls()}
+
+    def gateways(self) -> list[GatewayBeat]:
+        """The gateways that live."""
+        return self._presence.gateways()
 
     def _describe(self) -> GatewayBeat:
         return GatewayBeat(

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Sequence
 
 from app.bus.base import Bus, LogReader, Record, Start
-from app.contracts.envelope import Reply, record_id
+from app.contracts.envelope import Reply
 from app.contracts.fold import Step
+from app.contracts.joined import replies_of
 from app.errors import BusError, UndecodableRecord
 from app.gateway.call import Call
 
@@ -95,21 +96,24 @@ class Inbox:
         return list(self._calls.values())
 
     def _on_records(self, records: Sequence[Record]) -> None:
+        wanted = ChainMap(self._calls, self._let_go) if self._let_go else self._calls
         for record in records:
-            id_ = record_id(record.headers)
-            call = self._calls.get(id_)
-            if call is None:
-                self._begun(id_)
-            elif not call.from_log:
-                self._feed(call, record)
+            try:
+                replies = replies_of(record.headers, record.value, wanted)
+            except UndecodableRecord as error:
+                logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
+                continue
+            for reply in replies:
+                id_ = reply.id.encode()
+                call = self._calls.get(id_)
+                if call is None:
+                    self._begun(id_)
+                elif not call.from_log:
+                    self._feed(call, reply, record.offset)
 
-    def _feed(self, call: Call, record: Record) -> None:
+    def _feed(self, call: Call, reply: Reply, offset: int) -> None:
         began = call.answered
-        try:
-            step = call.feed(Reply.decode(record.headers, record.value), record.offset)
-        except UndecodableRecord as error:
-            logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
-            return
+        step = call.feed(reply, offset)
         if call.answered and not began:
             self._count(call, -1)
         if step is Step.ENDED:

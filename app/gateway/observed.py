@@ -1,5 +1,9 @@
-"""What the metrics say of requests and models: each request once, at its end, from its access line; models when asked."""
+"""What the metrics say of requests and models: each request once, at its end, from its access line; models when asked.
 
+The operator's view has the last requests from here too.
+"""
+
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from app.catalog import Catalog
 from app.contracts.fold import COMPLETED
+from app.gateway.recent import Recent
 from app.telemetry import metrics
 from app.telemetry.tally import Count, Spread
 
@@ -41,11 +46,17 @@ class _OfModel(NamedTuple):
         )
 
 
+def endpoint_of(path: str) -> str:
+    """One of ENDPOINTS, or OTHER; `path` begins with /v1."""
+    return _BY_PATH.get(path, OTHER)
+
+
 class Observed:
-    """Counts requests. Called with a path, a status (0: none was sent) and the access line's members."""
+    """Counts requests, and keeps the last. Called with a path, a status (0: none was sent) and the access line's members."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self.recent = Recent()
         self._requests: dict[tuple[str, str, int, str], Count] = {}
         self._models: dict[str, _OfModel] = {}
 
@@ -54,7 +65,10 @@ class Observed:
         known = self._catalog.find(str(line.get("model", "")))
         model = known.card.model if known else ""
         ended = str(outcome) if outcome else _without(line)
-        self._count((model, _BY_PATH.get(path, OTHER), status or _LEFT_STATUS, ended))
+        labels = (model, _BY_PATH.get(path, OTHER), status or _LEFT_STATUS, ended)
+        self._count(labels)
+        if "model" in line:
+            self.recent.keep((time.time(), labels, line))
         if "code" in line:
             metrics.REFUSALS.labels(str(line["code"] or "")).inc()
         if outcome:

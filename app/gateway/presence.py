@@ -67,6 +67,10 @@ class Presence:
         own = self._describe().gateway
         return [beat.partition for beat in self._gateways.values() if beat.gateway != own]
 
+    def gateways(self) -> list[GatewayBeat]:
+        """The gateways that live, this one too, as their last heartbeats say."""
+        return sorted(self._gateways.values(), key=lambda beat: beat.gateway)
+
     async def _run(self) -> None:
         while True:
             await self._beat()

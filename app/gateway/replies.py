@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.bus.base import Record
-from app.contracts.envelope import Reply
 from app.contracts.fold import Step
+from app.contracts.joined import replies_of
 from app.errors import BusError, BusUnavailable, UndecodableRecord
 from app.gateway.call import Call
 from app.gateway.dispatch import Dispatcher
@@ -37,14 +37,14 @@ class ReplyReader:
         """Feeds the call from where it stopped, until it has enough or the reply ends. Raises BusUnavailable."""
         self.release(call)
         call.refill, call.from_log, call.behind = self.refill, True, False
-        request = call.request
+        request, wanted = call.request, (call.id.encode(),)
 
         def feed(record: Record) -> bool:
             try:
-                step = call.feed(Reply.decode(record.headers, record.value), record.offset)
+                steps = [call.feed(reply, record.offset) for reply in replies_of(record.headers, record.value, wanted)]
             except UndecodableRecord:
                 return True
-            return step is not Step.ENDED and not call.behind
+            return Step.ENDED not in steps and not call.behind
 
         try:
             follower = await self._followers.follow(request.reply_partition, call.next_offset, request.id, feed)

@@ -1,15 +1,19 @@
-"""/metrics: on the admin port, or the text of it for a port that is somebody else's."""
+"""/metrics: on the admin port, beside what else is put there, or the text of it for a port that is somebody else's."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app, start_http_server
 from prometheus_client.registry import Collector
 
 from app.settings import AdminSettings
 from app.telemetry.metrics import REGISTRY
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger("app.telemetry")
 
@@ -22,19 +26,24 @@ def text() -> bytes:
 
 
 @asynccontextmanager
-async def exposed(settings: AdminSettings, collectors: Iterable[Collector] = ()) -> AsyncIterator[None]:
-    """Meanwhile the collectors are asked too, and ADMIN_PORT, where it is set, answers, from a thread of its own."""
+async def exposed(
+    settings: AdminSettings, collectors: Iterable[Collector] = (), others: "WSGIApplication | None" = None
+) -> AsyncIterator[None]:
+    """Meanwhile the collectors are asked too, and ADMIN_PORT, where it is set, answers, from threads of its own.
+
+    `others`: has every path there but /metrics; without it there is nothing else.
+    """
     async with AsyncExitStack() as stack:
         for collector in collectors:
             REGISTRY.register(collector)
             stack.callback(REGISTRY.unregister, collector)
         if settings.port:
-            await stack.enter_async_context(_served(settings))
+            await stack.enter_async_context(_served(settings, others))
         yield
 
 
 @asynccontextmanager
-async def _served(settings: AdminSettings) -> AsyncIterator[None]:
+async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> AsyncIterator[None]:
     """A port that is taken stops nobody: of several processes with one environment the first has it."""
     try:
         server, _ = start_http_server(settings.port, settings.host, REGISTRY)
@@ -42,9 +51,18 @@ async def _served(settings: AdminSettings) -> AsyncIterator[None]:
         logger.warning("no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, error)
         yield
         return
+    if others is not None:
+        server.set_app(_beside(make_wsgi_app(REGISTRY), others))
     logger.info("/metrics at %s port %d", settings.host, settings.port)
     try:
         yield
     finally:
         await asyncio.to_thread(server.shutdown)  # waits for its loop's next turn
         server.server_close()
+
+
+def _beside(metrics: "WSGIApplication", others: "WSGIApplication") -> "WSGIApplication":
+    def chosen(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        return (metrics if environ["PATH_INFO"] == "/metrics" else others)(environ, start_response)
+
+    return chosen

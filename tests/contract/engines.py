@@ -54,10 +54,29 @@ async def echo_over_http(exchange: Exchange) -> None:
     asked = job(exchange.target.removeprefix("/v1"), stream=stream, body=exchange.body)
     answer = await EchoEngine(ECHO, worker_settings(), pause=0).call(asked)
     await exchange.send(head(answer.status, **dict(answer.headers), transfer_encoding="chunked"))
-    async for piece in answer.chunks():
-        await exchange.send(chunk(piece))
+    await answer.relay(lambda piece: exchange.send(chunk(piece)))
     await exchange.send(LAST_CHUNK)
 
 
 async def collect(answer: Answer) -> bytes:
-    return b"".join([piece async for piece in answer.chunks()])
+    pieces: list[bytes] = []
+    await answer.relay(pieces.append)
+    return b"".join(pieces)
+
+
+class Reading:
+    """An answer whose pieces are taken one by one; `end` returns at the stream's end, or raises as it does."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self._task = asyncio.create_task(answer.relay(self._pieces.put_nowait))
+
+    async def next(self) -> bytes:
+        async with asyncio.timeout(10):
+            return await self._pieces.get()
+
+    async def end(self) -> bytes:
+        """The pieces that nobody has taken."""
+        async with asyncio.timeout(10):
+            await self._task
+        return b"".join([self._pieces.get_nowait() for _ in range(self._pieces.qsize())])

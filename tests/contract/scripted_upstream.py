@@ -92,8 +92,8 @@ class ScriptedUpstream:
         try:
             while not writer.transport.is_closing():
                 await self._answer(await read_request(connection, reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has left
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client has left, or `stop`: of a cancelled handler asyncio 3.11 logs a trace
         finally:
             writer.close()
 

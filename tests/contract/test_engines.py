@@ -1,7 +1,7 @@
 """The contract of an engine, over the echo model and over HTTP. An upstream's own habits: test_http_engine*.py."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import orjson
@@ -83,11 +83,49 @@ async def test_many_requests_at_once_each_get_their_own_answer(engine: Engine) -
 
 async def test_an_answer_closed_in_its_middle_ends_and_the_engine_goes_on(engine: Engine) -> None:
     answer = await engine.call(job(stream=True))
-    pieces = answer.chunks()
-    await anext(pieces)
-    await answer.close()
+    pieces: list[bytes] = []
+
+    async def closes(piece: bytes) -> None:
+        pieces.append(piece)
+        await answer.close()
+
+    with pytest.raises(EngineBroken):
+        await answer.relay(closes)
+    assert len(pieces) == 1
     with pytest.raises(EngineBroken):
         await collect(answer)
+    assert (await (await engine.call(job())).read()).startswith(b"{")
+
+
+async def test_nothing_is_read_while_what_was_taken_is_not_done_with(engine: Engine) -> None:
+    held, pieces = asyncio.Event(), list[bytes]()
+
+    def take(piece: bytes) -> Awaitable[None] | None:
+        pieces.append(piece)
+        return held.wait() if len(pieces) == 1 else None  # type: ignore[return-value]
+
+    answer = await engine.call(job(stream=True))
+    relaying = asyncio.create_task(answer.relay(take))
+    whole = await (await engine.call(job(stream=True))).read()  # that long
+    assert len(pieces) == 1
+    held.set()
+    await relaying
+    assert contents(b"".join(pieces)) == contents(whole)
+
+
+async def test_what_goes_wrong_in_taking_is_the_relays_to_raise(engine: Engine) -> None:
+    class Mine(Exception):
+        pass
+
+    async def later(_piece: bytes) -> None:
+        raise Mine
+
+    def at_once(_piece: bytes) -> None:
+        raise Mine
+
+    for take in (at_once, later):
+        with pytest.raises(Mine):
+            await (await engine.call(job(stream=True))).relay(take)
     assert (await (await engine.call(job())).read()).startswith(b"{")
 
 

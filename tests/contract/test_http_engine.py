@@ -9,7 +9,7 @@ import pytest
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable
 from app.contracts.sse import EventSplitter, split_events
-from tests.contract.engines import collect, http_engine, job
+from tests.contract.engines import Reading, collect, http_engine, job
 from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, chunk, head, replies, sends
 
 EVENTS = [
@@ -35,10 +35,10 @@ async def test_a_stream_cut_at_any_byte_comes_as_it_was_sent(cut: int) -> None:
 
     splitter = EventSplitter()
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
-        pieces = (await engine.call(job(stream=True))).chunks()
-        first = await anext(pieces)
+        reading = Reading(await engine.call(job(stream=True)))
+        first = await reading.next()
         first_part_is_here.set()
-        whole = [splitter.feed(first), *[splitter.feed(piece) async for piece in pieces]]
+        whole = [splitter.feed(first), splitter.feed(await reading.end())]
     assert first == STREAM[:cut]
     assert split_events(b"".join(whole)) == EVENTS
 
@@ -78,10 +78,10 @@ async def test_a_compressed_stream_is_not_held_back() -> None:
         await exchange.send(chunk(packer.flush()), LAST_CHUNK)
 
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
-        pieces = (await engine.call(job(stream=True))).chunks()
-        assert await anext(pieces) == EVENTS[1]
+        reading = Reading(await engine.call(job(stream=True)))
+        assert await reading.next() == EVENTS[1]
         first_is_here.set()
-        assert [piece async for piece in pieces] == []
+        assert await reading.end() == b""
 
 
 async def test_a_reply_that_only_the_connections_end_ends_is_whole() -> None:
@@ -133,13 +133,13 @@ async def test_what_came_before_a_reset_is_given_out_first(caplog: pytest.LogCap
     script, now = broken_off(*CHUNKED, by_reset=True)
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         answer = await engine.call(job(stream=True))
-        pieces = answer.chunks()
-        assert await anext(pieces) == EVENTS[1]
+        reading = Reading(answer)
+        assert await reading.next() == EVENTS[1]
         now.set()
         with pytest.raises(EngineBroken):
-            await anext(pieces)
+            await reading.end()
         await answer.close()
-    del answer, pieces
+    del answer, reading
     gc.collect()
     assert caplog.records == []  # asyncio would log an exception that nobody asked for
 
@@ -178,10 +178,13 @@ async def test_closing_an_answer_is_seen_by_the_upstream() -> None:
 
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         answer = await engine.call(job(stream=True))
-        assert await anext(answer.chunks()) == EVENTS[1]
+        reading = Reading(answer)
+        assert await reading.next() == EVENTS[1]
         await answer.close()
         async with asyncio.timeout(10):
             await left.wait()
+        with pytest.raises(EngineBroken):
+            await reading.end()
 
 
 async def test_a_call_cancelled_before_the_head_is_seen_by_the_upstream() -> None:

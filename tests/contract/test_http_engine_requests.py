@@ -7,8 +7,7 @@ import orjson
 import pytest
 
 from app.agent.engines import http
-from app.agent.engines.http import base_url
-from app.catalog import ModelEntry
+from app.agent.engines.http_request import Address
 from tests.contract.engines import http_engine, job
 from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, free_port, replies
 
@@ -16,16 +15,17 @@ HEAD = (("x-llm-gateway-hops", "a,b"), ("openai-beta", "assistants=v2"))
 
 
 @pytest.mark.parametrize(
-    ("host", "base"),
+    ("host", "authority", "path"),
     [
-        ("http://127.0.0.1:8011", "http://127.0.0.1:8011/v1"),
-        ("http://127.0.0.1:8011/", "http://127.0.0.1:8011/v1"),
-        ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
-        ("https://api.groq.com/openai/v1", "https://api.groq.com/openai/v1"),
+        ("http://127.0.0.1:8011", "127.0.0.1:8011", "/v1"),
+        ("http://127.0.0.1:8011/", "127.0.0.1:8011", "/v1"),
+        ("https://api.openai.com/v1/", "api.openai.com", "/v1"),
+        ("https://api.groq.com/openai/v1", "api.groq.com", "/openai/v1"),
     ],
 )
-def test_v1_is_added_only_to_a_host_without_a_path(host: str, base: str) -> None:
-    assert base_url(ModelEntry(id="m", host=host)) == base
+def test_v1_is_added_only_to_a_host_without_a_path(host: str, authority: str, path: str) -> None:
+    address = Address.of(host)
+    assert (address.authority, address.path, address.tls) == (authority, path, host.startswith("https:"))
 
 
 async def test_a_request_goes_out_byte_for_byte_with_its_headers() -> None:

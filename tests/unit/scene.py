@@ -14,6 +14,7 @@ from app.bus.scan import read_stretch
 from app.bus.specs import request_spec, shared_specs
 from app.contracts.address import new_id
 from app.contracts.envelope import Headers, Reply, Request
+from app.contracts.joined import ids_of, replies_of
 from app.contracts.openai import CHAT
 from app.contracts.sse import data_of, has_data, split_events
 from app.contracts.topics import Topics, request_topic
@@ -114,7 +115,8 @@ async def log_of(bus: MemoryBus, topic: str, partition: int = 0) -> list[Record]
 
 async def replies(bus: MemoryBus, partition: int = 0) -> list[Reply]:
     """Every reply record of the partition, whether or not it counts."""
-    return [Reply.decode(record.headers, record.value) for record in await log_of(bus, TOPICS.replies, partition)]
+    records = await log_of(bus, TOPICS.replies, partition)
+    return [reply for one in records for reply in replies_of(one.headers, one.value, set(ids_of(one.headers)))]
 
 
 def datas(block: bytes) -> list[bytes]:

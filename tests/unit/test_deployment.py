@@ -112,10 +112,11 @@ def test_the_page_of_the_broker_is_at_port_8080_of_this_machine() -> None:
     assert compose(KAFKA)["services"]["kafka-ui"]["ports"] == ["127.0.0.1:8080:8080"]
 
 
-def test_only_nginx_is_published_and_for_this_machine_unless_it_is_told_otherwise() -> None:
+def test_only_nginx_is_published_for_others_and_only_if_it_is_told_to() -> None:
     published = {name: service["ports"] for name, service in compose(LLM)["services"].items() if "ports" in service}
     assert [default_of(port) for port in published.pop("nginx")] == ["127.0.0.1:8000:8080"]
-    assert set(published) == MONITORING  # only with their profile
+    assert set(published) == {"main", *MONITORING}  # these only with their profile
+    assert published["main"] == [f"127.0.0.1:{llm('main')['environment']['ADMIN_PORT']}:9464"]
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 

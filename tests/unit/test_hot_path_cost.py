@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from app.agent.engines.echo import EchoEngine
+from app.agent.outbox import PACE_SECONDS
 from app.agent.worker import Worker
 from app.bus.make import make_bus
 from app.catalog import configured
@@ -31,7 +32,8 @@ from tests.unit.scene import until
 
 # Instructions by version of Python, as each has its own.
 REQUEST = {(3, 11): 5776}
-TOKEN = {(3, 11): 955}  # of a stream, each in a record of its own
+TOKEN = {(3, 11): 1211}  # of a stream, in a record of its own
+JOINED = {(3, 11): 202}  # in one with many others
 ALLOWED = 1.15
 
 APP = Path(__file__).parents[2] / "app"
@@ -64,12 +66,12 @@ class Counter:
         return self._stepped
 
 
-async def served() -> tuple[App, Gateway, Worker]:
+async def served(pause: float = 0.0) -> tuple[App, Gateway, Worker]:
     settings = load({"BUS": "memory"})
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, MemoryStore(), settings)
     [entry] = configured(settings)
-    worker = Worker(bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=0))
+    worker = Worker(bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=pause))
     await bus.start()
     await worker.start()
     await gateway.start()
@@ -119,9 +121,10 @@ async def test_a_request_costs_no_more_than_it_did() -> None:
     await gateway.close()
 
 
-async def test_a_token_costs_no_more_than_it_did() -> None:
-    app, gateway, worker = await served()
+@pytest.mark.parametrize(("pause", "figures"), [(2 * PACE_SECONDS, TOKEN), (0.0, JOINED)], ids=["by itself", "joined"])
+async def test_a_token_costs_no_more_than_it_did(pause: float, figures: dict[tuple[int, int], int]) -> None:
+    app, gateway, worker = await served(pause)
     few, many = await least(app, max_tokens=4, stream=True), await least(app, max_tokens=68, stream=True)
-    check((many - few) / 64, TOKEN)
+    check((many - few) / 64, figures)
     await worker.drain(1)
     await gateway.close()

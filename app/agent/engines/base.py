@@ -1,8 +1,11 @@
 """The contract of an engine: what answers a model's requests. `tests/contract/test_engines.py` is the contract in full."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+
+Take = Callable[[bytes], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,11 @@ class Answer(Protocol):
     async def read(self) -> bytes:
         """The whole body, decompressed. Raises EngineBroken."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, decompressed, cut anywhere. Raises EngineBroken."""
+    async def relay(self, take: Take) -> None:
+        """Hands each piece of the body to `take` as it comes, decompressed, cut anywhere; returns at the end.
+
+        When `take` returns an awaitable, nothing more is read until that is done. Raises EngineBroken, and what `take` raises.
+        """
 
     async def close(self) -> None:
         """Ends the upstream's work on this request, if it is still going on."""

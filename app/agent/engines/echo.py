@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from app.agent.engines.base import EngineBroken, Job
+from app.agent.engines.base import EngineBroken, Job, Take
 from app.agent.engines.echo_reply import Choice, Reply
 from app.catalog import ModelEntry
 from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
@@ -36,15 +36,18 @@ class EchoAnswer:
         self._closed = False
 
     async def read(self) -> bytes:
-        return b"".join([piece async for piece in self.chunks()])
+        pieces: list[bytes] = []
+        await self.relay(pieces.append)
+        return b"".join(pieces)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def relay(self, take: Take) -> None:
         for number, piece in enumerate(self._pieces):
             if number:
                 await asyncio.sleep(self._pause)
             if self._closed:
                 raise EngineBroken("the answer was closed")
-            yield piece
+            if (pause := take(piece)) is not None:
+                await pause
 
     async def close(self) -> None:
         self._closed = True

@@ -1,24 +1,17 @@
 """OpenAI-compatible upstreams over HTTP. Bytes pass through; a request is sent again only before a reply's first byte."""
 
 import asyncio
-import string
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
-from weakref import WeakSet
 
-import aiohttp
 import orjson
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
-from yarl import URL
 
-from app.agent.engines.base import EngineUnreachable, Job
-from app.agent.engines.http_answer import HttpAnswer, reason
+from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
+from app.agent.engines.http_answer import HttpAnswer
+from app.agent.engines.http_errors import NO_BYTE, Silent, Stale, UpstreamError
+from app.agent.engines.http_pool import Pool
+from app.agent.engines.http_request import Address, common_head, own_head, request_line
 from app.agent.engines.retry import RETRIED, asked_wait, wait_before_retry
 from app.catalog import ModelEntry
 from app.settings import WorkerSettings
@@ -29,31 +22,10 @@ ROOT_PATHS = frozenset(
     {"/tokenize", "/detokenize", "/apply-template", "/rerank", "/score", "/pooling", "/classify", "/embed", "/infill"}
 )
 CHECK_SECONDS = 5
-KEEP_ALIVE_SECONDS = 60  # a TLS handshake costs more than an idle socket; what the upstream closes meanwhile is noticed
-
-_is_reused: ContextVar[bool] = ContextVar("is_reused", default=False)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Notes whether the connection it hands out has carried a request before (aiohttp's tracing would cost 20 us a call)."""
-
-    def __init__(self) -> None:
-        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-        self._used: WeakSet[ResponseHandler] = WeakSet()
-
-    async def connect(self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
-        _is_reused.set(False)
-        connection = await super().connect(req, traces, timeout)
-        assert connection.protocol is not None  # it has not been released
-        _is_reused.set(connection.protocol in self._used)
-        self._used.add(connection.protocol)
-        return connection
 
 
 class HttpEngine:
     """One upstream and its pool of connections."""
-
-    _session: aiohttp.ClientSession
 
     def __init__(
         self, entry: ModelEntry, settings: WorkerSettings, *, pause: Callable[[float], Awaitable[object]] = asyncio.sleep
@@ -62,32 +34,30 @@ class HttpEngine:
         self._retries = settings.upstream_retries
         self._longest_wait = settings.upstream_retry
         self._pause = pause
-        url = URL(entry.host)
-        self._name = f"{url.host}:{url.port}"  # for messages: without credentials
-        self._base = base_url(entry)
+        address = Address.of(entry.host)
+        self._name = address.name  # for messages: without credentials
+        self._base = address.path
         self._root = self._base.removesuffix("/v1")
+        self._head = common_head(address, entry.token.get_secret_value())
+        self._pool = Pool(address, entry.connect_timeout, entry.read_timeout)
         self._answering: dict[str, str] = {}  # of ROOT_PATHS: base or root, whichever was not 404
 
     async def start(self) -> None:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "llm-gateway"}
-        if token := self._entry.token.get_secret_value():
-            headers["Authorization"] = f"Bearer {token}"
-        self._session = aiohttp.ClientSession(
-            connector=_Connector(),
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(connect=self._entry.connect_timeout, sock_read=self._entry.read_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),  # no upstream gets to tie one client's request to another's
-        )
+        await self._pool.start()
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._pool.close()
 
     async def check(self) -> str:
         try:
-            async with self._models() as response:
-                return self._check_status(response.status)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return f"{self._name}: {reason(error)}"
+            async with asyncio.timeout(CHECK_SECONDS):
+                answer = await self._models()
+        except TimeoutError:
+            return f"{self._name}: {NO_BYTE}"
+        except UpstreamError as error:
+            return f"{self._name}: {error}"
+        await answer.close()
+        return self._check_status(answer.status)
 
     def _check_status(self, status: int) -> str:
         if status < 300 or status in (403, 404, 405, 429):  # up, but it lists no models, or not to this token
@@ -103,14 +73,14 @@ class HttpEngine:
         if isinstance(self._entry.continues, bool):
             return self._entry.continues
         try:
-            async with self._models() as response:
-                return _lists_vllm(orjson.loads(await response.read()), self._entry.upstream_name)
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
+            async with asyncio.timeout(CHECK_SECONDS):
+                listed = await (await self._models()).read()
+            return _lists_vllm(orjson.loads(listed), self._entry.upstream_name)
+        except (UpstreamError, EngineBroken, TimeoutError, orjson.JSONDecodeError):
             return False
 
-    def _models(self) -> Any:
-        timeout = aiohttp.ClientTimeout(total=CHECK_SECONDS)
-        return self._session.get(_url(self._base, "/models"), timeout=timeout, allow_redirects=False)
+    async def _models(self) -> HttpAnswer:
+        return await self._ask(request_line("GET", self._base, "/models") + self._head + b"\r\n")
 
     async def call(self, job: Job) -> HttpAnswer:
         """The reply's head. No retry is begun that would end past the job's deadline; ending a call there is the caller's."""
@@ -121,25 +91,26 @@ class HttpEngine:
 
     async def _at_base_or_root(self, path: str, job: Job) -> HttpAnswer:
         known = self._answering.get(path)
-        answer = await self._with_retries(known or self._base, job)
-        if answer.status == 404 and not known and self._root != self._base:
+        answer = await self._with_retries(self._base if known is None else known, job)
+        if answer.status == 404 and known is None and self._root != self._base:
             await answer.close()
             answer = await self._with_retries(self._root, job)
             known = self._root
         if answer.status != 404:
-            self._answering[path] = known or self._base
+            self._answering[path] = self._base if known is None else known
         return answer
 
     async def _with_retries(self, base: str, job: Job) -> HttpAnswer:
-        url = _url(base, job.path)
+        line = request_line("POST", base, job.path)
+        head = b"%b%b%bContent-Length: %d\r\n\r\n" % (line, self._head, own_head(job.id, job.head), len(job.body))
         done = 0
         while True:
             try:
-                answer = await self._send(url, job)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                wait = None if isinstance(error, aiohttp.SocketTimeoutError) else self._wait(done, job)
+                answer = await self._ask(head, job.body)
+            except UpstreamError as error:
+                wait = None if isinstance(error, Silent) else self._wait(done, job)
                 if wait is None:
-                    raise EngineUnreachable(f"{self._name}: {reason(error)}") from error
+                    raise EngineUnreachable(f"{self._name}: {error}") from error
             else:
                 wait = self._wait_after(answer, done, job) if answer.status in RETRIED else None
                 if wait is None:
@@ -159,31 +130,14 @@ class HttpEngine:
         left = job.deadline - asyncio.get_running_loop().time()
         return wait_before_retry(done, self._retries, self._longest_wait, left, asked)
 
-    async def _send(self, url: URL, job: Job) -> HttpAnswer:
+    async def _ask(self, *parts: bytes) -> HttpAnswer:
         """Sends once; again, at once, on another connection where the upstream had closed a kept-alive one."""
-        headers = [("x-request-id", job.id), *job.head]
         while True:
+            connection = self._pool.take() or await self._pool.connect()
             try:
-                response = await self._session.post(url, data=job.body, headers=headers, allow_redirects=False)
-                return HttpAnswer(response, self._entry.read_timeout)
-            except aiohttp.ClientConnectionError as error:
-                if not _is_reused.get() or isinstance(error, aiohttp.ServerTimeoutError):
-                    raise
-
-
-def base_url(entry: ModelEntry) -> str:
-    """Where the API begins: `/v1` is added to a host without a path. A token wins over credentials in the address."""
-    url = URL(entry.host)
-    if entry.token.get_secret_value():
-        url = url.with_user(None)
-    return str(url).rstrip("/") + ("/v1" if url.path in ("", "/") else "")
-
-
-@lru_cache(maxsize=64)
-def _url(base: str, target: str) -> URL:
-    """Where a request goes. Behind a `?` of the target stands the client's query, which is encoded already."""
-    path, mark, query = target.partition("?")
-    return URL(base + quote(path, safe="/:@~") + mark + quote(query, safe=string.punctuation), encoded=True)
+                return await connection.ask(*parts)
+            except Stale:
+                continue
 
 
 def _lists_vllm(listed: Any, model: str) -> bool:

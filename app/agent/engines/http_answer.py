@@ -1,146 +1,200 @@
-"""An HTTP upstream's reply as an Answer, and aiohttp's errors in words."""
+"""An HTTP upstream's reply as an Answer: its connection feeds it, and its reader takes."""
 
 import asyncio
-import os
-import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable, Iterable, Iterator
+from functools import lru_cache
+from math import inf
+from typing import Protocol
 
-import aiohttp
-
-from app.agent.engines.base import EngineBroken
+from app.agent.engines.base import EngineBroken, Take
+from app.agent.engines.http_errors import UpstreamError
+from app.agent.engines.http_unpack import Unpacker
 
 PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
 PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
+MOST_KEPT = 256 * 1024  # bytes that wait for a reader before the upstream has to
+MOST_UNPACKED = 256 * 1024 * 1024  # of a reply that is read whole and came compressed
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+
+class Source(Protocol):
+    """Where the body comes from."""
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class HttpAnswer:
-    """A reply whose head is known. aiohttp puts the connection back into its pool when the body's last byte is in."""
+    """A reply whose head is known. Its connection may be in the pool again before the body is read."""
 
-    __slots__ = ("_connection", "_protocol", "_read_timeout", "_response", "headers", "is_stream", "status")
+    __slots__ = (
+        "_ended", "_error", "_failure", "_kept", "_kept_bytes", "_most_kept", "_pause", "_source", "_take", "_unpacker",
+        "_waiter", "headers", "is_framed", "is_stream", "status",
+    )  # fmt: skip
 
-    def __init__(self, response: aiohttp.ClientResponse, read_timeout: float) -> None:
-        self._response = response
-        self._read_timeout = read_timeout  # seconds without a byte
-        self.status = response.status
-        headers = response.headers
-        self.headers = tuple([(name, value) for key, value in headers.items() if _passes(name := key.lower(), value)])
-        self.is_stream = headers.get("content-type", "").lower().startswith("text/event-stream")
-        protocol = response.connection.protocol if response.connection else None  # None: the whole body is here already
-        framed = "content-length" in headers or "transfer-encoding" in headers
-        self._connection = protocol
-        self._protocol = None if framed else protocol
-        if protocol is not None and protocol.closed is not None:
-            _tell_of_the_end(protocol.closed, response.content)
+    def __init__(self, source: Source, status: int, fields: Fields) -> None:
+        """Raises UpstreamError for a coding of the body that is not known."""
+        self.status = status
+        self.is_stream = self.is_framed = False
+        self._unpacker: Unpacker | None = None
+        self.headers = self._read(fields)
+        self._source: Source | None = source
+        self._take: Take | None = None
+        self._pause: Awaitable[None] | None = None
+        self._kept: list[bytes] = []  # not taken yet
+        self._kept_bytes = 0
+        self._most_kept: float = MOST_KEPT
+        self._ended = False
+        self._error: UpstreamError | None = None  # of the upstream
+        self._failure: Exception | None = None  # of the reader
+        self._waiter: asyncio.Future[None] | None = None
+
+    def _read(self, fields: Fields) -> tuple[tuple[str, str], ...]:
+        """The headers that a client is to see; notes what the others say of the body."""
+        passed = []
+        for raw_name, raw_value in fields:
+            name = _wanted(raw_name)
+            if name:
+                value = raw_value.decode("latin-1").strip()
+                if name in _FRAMING:
+                    self._read_framing(name, value.lower())
+                elif value.isascii():
+                    passed.append((name, value))
+                    if name == "content-type":
+                        self.is_stream = value.lower().startswith("text/event-stream")
+        return tuple(passed)
+
+    def _read_framing(self, name: str, value: str) -> None:
+        if name == "content-encoding":
+            self._unpacker = Unpacker(value) if value not in ("", "identity") else None
+        elif name == "transfer-encoding" and value not in ("chunked", "identity"):
+            raise UpstreamError(f"its reply's transfer-encoding is not known ({value})")
+        else:
+            self.is_framed = value != "identity"
+
+    def feed(self, data: bytes) -> bool:
+        """The connection's: the next bytes of the body. True: no more for now, please, until `resume`."""
+        take = self._take
+        if take is None:
+            return self._keep(data)
+        try:
+            self._pause = take(data)
+        except Exception as error:  # the reader's own: relay() raises it
+            self._failure = error
+        else:
+            if self._pause is None:
+                return False
+        self._take = None
+        self._wake()
+        return True
+
+    def _keep(self, data: bytes) -> bool:
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+        if self._unpacker is not None:
+            self._wake()
+        return self._kept_bytes > self._most_kept
+
+    def end(self, error: UpstreamError | None) -> None:
+        """The connection's: nothing comes any more, because all is here or because of the error."""
+        self._source = None
+        self._ended = True
+        self._error = error
+        self._wake()
 
     async def read(self) -> bytes:
-        try:
-            body = await self._response.read()
-        except aiohttp.ClientError as error:
-            raise EngineBroken(reason(error)) from error
-        self._refuse_a_reset_as_the_end()
-        return body
+        if self._unpacker is not None:
+            return await self._read_unpacked()
+        self._most_kept = inf
+        if not self._ended:
+            await self._more()
+        self._check()
+        return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        content = self._response.content
-        if self._connection is not None:
-            self._connection.read_timeout = None  # the silence is watched here
-        silence = _Silence(content, self._read_timeout)
+    async def _read_unpacked(self) -> bytes:
+        pieces, size = [], 0
+
+        def keep(piece: bytes) -> None:
+            nonlocal size
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_UNPACKED:
+                raise EngineBroken(f"its reply unpacks to more than {MOST_UNPACKED} bytes")
+
+        await self.relay(keep)
+        return b"".join(pieces)
+
+    async def relay(self, take: Take) -> None:
         try:
-            while data := await silence.broken_by(content.readany()):
-                yield data
-        except aiohttp.ClientError as error:
-            raise EngineBroken(reason(error)) from error
+            while True:
+                while self._kept:  # more may come in a pause
+                    for piece in self._kept_so_far():
+                        if (pause := take(piece)) is not None:
+                            await pause
+                if self._ended:
+                    return self._check()
+                await self._more(take if self._unpacker is None else None)
+        except UpstreamError as error:
+            self.abort()
+            raise EngineBroken(str(error)) from error
+        except BaseException:  # cancelled, or of `take`: nobody reads on
+            self.abort()
+            raise
+
+    def _kept_so_far(self) -> Iterator[bytes]:
+        data = b"".join(self._kept)
+        self._kept.clear()
+        self._kept_bytes = 0
+        yield from (data,) if self._unpacker is None else self._unpacker.feed(data)
+
+    async def _more(self, take: Take | None = None) -> None:
+        """Waits for the end; or until `take` is done with what it has got, or, without `take`, something came to be unpacked."""
+        self._take = take
+        if self._source is not None:
+            self._source.resume()
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            self.abort()
+            raise
         finally:
-            silence.end()
-        self._refuse_a_reset_as_the_end()
+            self._take = self._waiter = None
+        if self._failure is not None:
+            raise self._failure
+        if self._pause is not None:
+            pause, self._pause = self._pause, None
+            await pause
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _check(self) -> None:
+        """Raises EngineBroken where the end was none."""
+        if self._error is not None:
+            raise EngineBroken(str(self._error)) from self._error
+        if self._unpacker is not None:
+            self._unpacker.end()
 
     async def close(self) -> None:
-        self._response.close()  # a connection that is back in the pool stays there
+        self.abort()
 
-    def _refuse_a_reset_as_the_end(self) -> None:
-        """Where only the connection's end ends a body, aiohttp takes a reset for it too."""
-        error = None if self._protocol is None else self._protocol.exception()
-        if isinstance(error, OSError):
-            raise EngineBroken(reason(error))
-
-
-class _Silence:
-    """Breaks off a body that brings no byte for so many seconds, or up to a quarter longer: one timer looks now and then.
-
-    aiohttp's own is set anew for each chunk, which took 7 % of a worker's time under 1,000 streams.
-    """
-
-    def __init__(self, content: aiohttp.StreamReader, seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._content = content
-        self._seconds = seconds
-        self._since = 0.0  # by the loop's clock; 0 while nobody waits
-        self._timer = self._loop.call_later(seconds / 4, self._look)
-
-    async def broken_by(self, chunk: Awaitable[bytes]) -> bytes:
-        self._since = self._loop.time()
-        data = await chunk
-        self._since = 0.0
-        return data
-
-    def end(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        if self._since and self._loop.time() - self._since >= self._seconds:
-            self._content.set_exception(aiohttp.SocketTimeoutError())
-        else:
-            self._timer = self._loop.call_later(self._seconds / 4, self._look)
+    def abort(self) -> None:
+        """Ends the connection if the body is not whole; else it is another's by now."""
+        source = self._source
+        if source is not None:
+            self.end(UpstreamError("the answer was closed"))
+            source.abort()
 
 
-def _passes(name: str, value: str) -> bool:
-    # Bytes beyond ASCII come as lone surrogates, which no record can hold.
-    return (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)) and value.isascii()
+_FRAMING = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
-def _tell_of_the_end(closed: "asyncio.Future[None]", content: aiohttp.StreamReader) -> None:
-    """Has the connection's end break a body that is still read.
-
-    aiohttp 3.14 closes a connection whose chunks have a garbled length and leaves the reader waiting, without a timeout.
-    """
-
-    def lost(closed: "asyncio.Future[None]") -> None:
-        _note(closed)
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
-
-    def ended() -> None:  # the connection lives on in the pool, with one callback however often it is used
-        closed.remove_done_callback(lost)
-        closed.remove_done_callback(_note)
-        closed.add_done_callback(_note)
-
-    closed.add_done_callback(lost)
-    content.on_eof(ended)
-
-
-def _note(closed: "asyncio.Future[None]") -> None:
-    closed.exception()  # else asyncio logs that nobody asked
-
-
-def reason(error: BaseException) -> str:
-    """An error of aiohttp in a few words, without the address it came from."""
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            return "no connection in time"
-        case TimeoutError():
-            return "no byte in time"
-        case aiohttp.ServerDisconnectedError():
-            return "it closed the connection without a reply"
-        case aiohttp.ClientPayloadError():
-            return "its reply was cut short or is garbled"
-        case aiohttp.ClientResponseError():
-            return f"its reply is not HTTP ({error.message.partition(chr(10))[0]})"
-        case aiohttp.ClientConnectorCertificateError():
-            return f"its certificate is refused ({error.certificate_error})"
-        case aiohttp.ClientSSLError() | aiohttp.ClientConnectorError(os_error=ssl.SSLError() | ConnectionError(errno=None)):
-            return f"no TLS with it ({error.os_error!r})"
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number)
-        case OSError(strerror=str(words)):  # name resolution has numbers of its own
-            return words
-    return str(error)
+@lru_cache(maxsize=512)
+def _wanted(raw: bytes) -> str:
+    """A header's name in lower case; empty for those that nobody reads."""
+    name = raw.decode("latin-1").lower()
+    return name if name in _FRAMING or name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES) else ""

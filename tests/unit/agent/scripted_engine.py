@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
+from app.agent.engines.base import EngineBroken, EngineUnreachable, Job, Take
 from tests.numbered import Generation
 
 EVENT_STREAM = (("content-type", "text/event-stream"),)
@@ -41,9 +41,11 @@ class ScriptedAnswer:
         return self.headers == EVENT_STREAM
 
     async def read(self) -> bytes:
-        return b"".join([piece async for piece in self.chunks()])
+        pieces: list[bytes] = []
+        await self.relay(pieces.append)
+        return b"".join(pieces)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def relay(self, take: Take) -> None:
         for piece in self.pieces:
             if isinstance(piece, Hold):
                 piece.reached.set()
@@ -51,7 +53,8 @@ class ScriptedAnswer:
             elif isinstance(piece, EngineBroken):
                 raise piece
             else:
-                yield piece
+                if (pause := take(piece)) is not None:
+                    await pause
                 await asyncio.sleep(0)
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.agent.outbox import PACE_SECONDS, Outbox
 from app.agent.reply_writer import ReplyWriter
 from app.contracts.envelope import MAX_REPLY_BYTES, Reply
 from app.contracts.fold import COMPLETED, FAILED
@@ -17,7 +18,7 @@ ID, OWNER = "00", "a"
 
 
 def writer(bus: ScriptedBus, **begin: int) -> ReplyWriter:
-    return ReplyWriter(bus, TOPICS.replies, 0, ID, OWNER, **begin)
+    return ReplyWriter(Outbox(bus, TOPICS.replies, lambda: True), 0, ID, OWNER, **begin)
 
 
 def event(number: int, size: int = 0) -> bytes:
@@ -38,7 +39,7 @@ async def test_light_load_is_immediate_a_record_for_each_block():
     out.start(200, (("content-type", "text/event-stream"),))
     for number in range(3):
         out.write(event(number))
-        await turns()
+        await asyncio.sleep(PACE_SECONDS)
     await out.finish(COMPLETED, b"data: [DONE]\n\n", notes=(("worker", "a"),))
     found = await replies(bus)
     assert [(reply.kind, reply.seq, reply.event) for reply in found] == [("data", n, n + 1) for n in range(3)] + [("final", 3, 4)]
@@ -155,7 +156,7 @@ async def test_settled_waits_for_all_that_was_written():
     out.write(event(1))
     waiting = asyncio.create_task(out.settled())
     for _ in range(2):
-        await turns()
+        await asyncio.sleep(PACE_SECONDS)
         assert not waiting.done()
         bus.release()
     await waiting

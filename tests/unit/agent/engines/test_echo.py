@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import orjson
@@ -248,6 +249,8 @@ async def test_a_query_does_not_hide_the_path() -> None:
 async def test_only_the_words_after_the_first_event_of_a_stream_wait() -> None:
     engine = EchoEngine(ECHO, load({}).worker, pause=3600)
     body = orjson.dumps({"messages": [{"role": "user", "content": "hi"}]})
-    pieces = (await engine.call(Job("0123", CHAT, body, True))).chunks()
-    assert b'"role":"assistant"' in await anext(pieces)  # the first does not wait
+    first = asyncio.get_running_loop().create_future()
+    relaying = asyncio.create_task((await engine.call(Job("0123", CHAT, body, True))).relay(first.set_result))
+    assert b'"role":"assistant"' in await first  # the first does not wait
+    relaying.cancel()
     assert b"You said" in await (await engine.call(Job("0123", CHAT, body, False))).read()  # nor does a whole reply

@@ -1,0 +1,45 @@
+"""The last requests that this gateway has answered: what their access lines say, for the operator's view."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+# When it ended (Unix time); the model's id, the endpoint, the status and the outcome; its access line.
+Ended: TypeAlias = tuple[float, tuple[str, str, int, str], Mapping[str, object]]
+
+_KEPT = 200
+_NUMBERS = ("queue_ms", "ttft_ms", "upstream_ms", "total_ms", "prompt_tokens", "completion_tokens")
+
+
+class Recent:
+    """On the hot path it costs a tuple; what is shown is made when somebody looks."""
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._ended: deque[Ended] = deque(maxlen=kept)
+        self.keep = self._ended.append
+
+    def described(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        return [_described(*ended) for ended in reversed(self._ended)]
+
+
+def _described(when: float, labels: tuple[str, str, int, str], line: Mapping[str, object]) -> dict[str, Any]:
+    """Only what is named here: nothing else that a line may have comes to be shown. The model is an id, no client's word."""
+    model, endpoint, status, outcome = labels
+    return {
+        "id": line.get("request_id", ""),
+        "model": model,
+        "endpoint": endpoint,
+        "tenant": line.get("tenant", ""),
+        "status": status,
+        "outcome": outcome,
+        "code": line.get("code"),
+        "worker": line.get("worker", ""),
+        "ended_at": when,
+        **{name: _number(line.get(name)) for name in _NUMBERS},
+    }
+
+
+def _number(value: object) -> float | None:
+    """What an upstream calls its usage may be anything."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,49 @@
+"""GET /metrics and /admin/overview: the operator's views. To whom they are not for, they are not there."""
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app.errors import UnknownUrl
+from app.gateway.operators import Operators
+from app.gateway.overview import Overview
+from app.settings import Settings
+from app.telemetry import exposed
+
+_NOT_KEPT = {"cache-control": "no-store"}
+
+
+def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
+    """Those of the gateway's own port, while there is no ADMIN_PORT: for its own machine, or with an operator's key."""
+    if settings.admin.port:
+        return []
+    operators = Operators(settings.gateway)
+
+    def metrics(request: Request) -> Response:
+        _refuse_unless_admitted(operators, request)
+        return Response(exposed.text(), media_type=exposed.CONTENT_TYPE)
+
+    shown = overview_route(overview)
+
+    async def guarded(request: Request) -> Response:
+        _refuse_unless_admitted(operators, request)
+        return await shown(request)
+
+    return [Route("/metrics", metrics), Route("/admin/overview", guarded)]
+
+
+def overview_route(overview: Overview) -> Callable[[Request], Awaitable[Response]]:
+    """The view for whoever comes here."""
+
+    async def shown(_request: Request) -> Response:
+        return Response(orjson.dumps(await overview.described()), media_type="application/json", headers=_NOT_KEPT)
+
+    return shown
+
+
+def _refuse_unless_admitted(operators: Operators, request: Request) -> None:
+    if not operators.admits(request.scope):
+        raise UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}")

@@ -1,0 +1,121 @@
+"""The operator's views over HTTP: who sees them at the gateway's own port, and what is at ADMIN_PORT."""
+
+import httpx2
+import pytest
+from confluent_kafka import Producer
+
+from tests.acceptance.asking import CHAT, chat, error_of
+from tests.acceptance.processes import until
+from tests.acceptance.stack import SERVERS, Stack
+from tests.nginx import free_port
+
+VIEWS = ["/metrics", "/admin/overview"]
+CLIENT, OPERATOR = "sk-of-a-client-0123", "op-of-an-operator-0123"
+SECRET = "what nobody but the model is told"
+ELSEWHERE = {"x-forwarded-for": "203.0.113.7"}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+async def asked(port: int, path: str, **headers: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(verify=False, headers=headers) as http:
+        return await http.get(f"http://127.0.0.1:{port}{path}")
+
+
+async def test_the_views_are_for_this_machine_and_for_operators_keys(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(API_KEYS=CLIENT, OPERATOR_KEYS=OPERATOR)
+    for path in VIEWS:
+        assert (await asked(gateway.port, path)).status_code == 200
+        assert (await asked(gateway.port, path, **ELSEWHERE, **bearer(OPERATOR))).status_code == 200
+        for headers in (ELSEWHERE, {**ELSEWHERE, **bearer(CLIENT)}, {"origin": "https://elsewhere.example"}):
+            refused = await asked(gateway.port, path, **headers)
+            assert (refused.status_code, error_of(refused)["code"]) == (404, "unknown_url")
+    assert (await asked(gateway.port, "/v1/models", **bearer(OPERATOR))).status_code == 401  # it opens no model
+    assert (await asked(gateway.port, "/admin/else")).status_code == 404
+
+
+async def test_a_page_that_may_call_the_api_may_not_look_at_the_operators_view(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(CORS_ORIGINS="*")
+    origin = {"origin": "https://elsewhere.example"}
+    assert (await asked(gateway.port, "/v1/models", **origin)).status_code == 200
+    assert (await asked(gateway.port, "/admin/overview", **origin)).status_code == 404
+
+
+async def test_the_view_shows_a_request_and_none_of_its_secrets(memory_stack: Stack) -> None:
+    upstream = await memory_stack.upstream()
+    gateway = await memory_stack.gateway(
+        **{"FIRST_OPENAI_MODEL_NAME": "sim", "FIRST_OPENAI_HOST": upstream.url, "FIRST_OPENAI_TOKEN": "sk-upstream-secret"},
+        **{"API_KEYS": CLIENT, "OPERATOR_KEYS": OPERATOR, "HEARTBEAT_SECONDS": "0.2"},
+    )
+    await until(lambda: _serves(gateway.port), "the model's worker")
+    body = chat(messages=[{"role": "user", "content": SECRET}], max_tokens=4)
+    async with gateway.http() as http:
+        reply = await http.post(CHAT, json=body, headers={"x-client-request-id": SECRET})
+    assert reply.status_code == 200
+    found = await asked(gateway.port, "/admin/overview")
+    assert found.headers["cache-control"] == "no-store"
+    (recent,) = found.json()["recent"]
+    assert (recent["id"], recent["model"]) == (reply.headers["x-request-id"], "sim")
+    assert (recent["status"], recent["outcome"], recent["completion_tokens"]) == (200, "completed", 4)
+    assert 0 <= recent["queue_ms"] <= recent["total_ms"]
+    for secret in (SECRET, CLIENT, OPERATOR, "sk-upstream-secret", reply.json()["choices"][0]["message"]["content"]):
+        assert secret not in found.text
+    assert "/admin/overview" not in gateway.log  # it is asked every two seconds
+
+
+async def _serves(port: int) -> bool:
+    models = (await asked(port, "/admin/overview")).json()["models"]
+    return bool(models and models[0]["workers"] and models[0]["workers"][0]["ready"])
+
+
+async def test_the_page_is_anybodys(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(API_KEYS=CLIENT)
+    page = await asked(gateway.port, "/ui", **ELSEWHERE)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert CLIENT not in page.text
+
+
+async def test_the_admin_port_has_the_page_and_the_view_and_the_gateways_own_has_no_view(memory_stack: Stack) -> None:
+    port = free_port()
+    gateway = await memory_stack.gateway(ADMIN_PORT=str(port), OPERATOR_KEYS=OPERATOR, API_KEYS=CLIENT)
+    for path in VIEWS:
+        assert (await asked(port, path)).status_code == 200
+        assert (await asked(gateway.port, path, **bearer(OPERATOR))).status_code == 404
+    view = await asked(port, "/admin/overview")
+    assert [model["id"] for model in view.json()["models"]] == ["echo"]
+    page = await asked(port, "/ui")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.content == (await asked(gateway.port, "/ui")).content
+    again = await asked(port, "/ui/main.js", **{"if-none-match": (await asked(port, "/ui/main.js")).headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/chat/completions", "/admin", "/docs", "/ui/../main.py", "/%00"])
+async def test_the_admin_port_has_nothing_else(memory_stack: Stack, path: str) -> None:
+    port = free_port()
+    await memory_stack.gateway(ADMIN_PORT=str(port))
+    assert (await asked(port, path)).status_code == 404
+
+
+@pytest.mark.servers
+async def test_on_kafka_dead_letters_are_counted_as_they_come(stack: Stack) -> None:
+    upstream = await stack.upstream()
+    gateway = await stack.gateway()
+    await stack.worker("sim", upstream)
+    assert (await asked(gateway.port, "/admin/overview")).json()["dead_letters"] == {"count": 0, "last": [], "error": None}
+    producer = Producer({"bootstrap.servers": SERVERS})
+    for number in range(3):
+        producer.produce(f"{stack.prefix}.requests.sim", SECRET.encode(), b"key", number, headers=[("model", b"sim")])
+    assert producer.flush(10) == 0
+
+    async def three() -> bool:
+        return bool((await asked(gateway.port, "/admin/overview")).json()["dead_letters"]["count"] == 3)
+
+    await until(three, "the dead letters")
+    found = await asked(gateway.port, "/admin/overview")
+    assert [letter["offset"] for letter in found.json()["dead_letters"]["last"]] == [2, 1, 0]
+    assert {letter["model"] for letter in found.json()["dead_letters"]["last"]} == {"sim"}
+    assert SECRET not in found.text

@@ -1,0 +1,87 @@
+"""The live view of /ui in real Chromium: what it shows, and to whom."""
+
+import pytest
+
+from tests.acceptance.stack import Stack
+from tests.acceptance.ui.browser import Page
+from tests.acceptance.ui.page import KEY, OPERATOR, NewTab, Site, ask, has_models, reaches
+from tests.nginx import free_port
+
+pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="session")]
+
+ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # a gateway believes that of a browser on its machine
+
+
+async def test_the_live_view_shows_what_was_asked(page: Page) -> None:
+    await ask(page, "echo")
+    await reaches(page, "done")
+    number = await page.text("#request-id")
+    await page.click("#to-live")
+    await page.until(f"document.querySelector('#requests').innerText.includes({number[:12]!r})", "the request")
+    row = await page.text("#requests tbody tr")
+    assert "completed" in row
+    assert "queued" in row
+    assert "total" in row
+    models, workers = await page.text("#models"), await page.text("#workers")
+    assert "parrot" in models
+    assert "0 / 4" in models
+    assert workers.count("ready") == 4
+    assert "none" in await page.text("#letters")
+
+
+async def test_the_live_view_follows_a_request_from_the_queue_to_its_end(page: Page, ui_site: Site) -> None:
+    await page.click("#to-live")
+    async with ui_site.occupied("narrow", clients=2):
+        for state in ("running", "queued"):
+            await page.until(f"document.querySelector('#requests').innerText.includes('{state} · for')", f"one that is {state}")
+    await page.until("/\\bleft\\b|cancelled/.test(document.querySelector('#requests').innerText)", "the ends")
+
+
+async def test_the_live_view_stands_still_while_it_is_paused(page: Page) -> None:
+    await page.click("#to-live")
+    await page.until("!document.querySelector('#views').hidden", "the view")
+    await page.click("#pause")
+    await page.until("document.querySelector('#live-state').textContent === 'Paused'", "the pause")
+    assert await page.evaluate("document.querySelector('#pause').getAttribute('aria-pressed')") == "true"
+    await page.click("#watch [type=submit]")
+    await page.until("document.querySelector('#live-state').textContent.startsWith('Gateway')", "it to go on")
+
+
+async def test_the_live_view_is_refused_without_an_operators_key(new_tab: NewTab, ui_site: Site) -> None:
+    page = await new_tab()
+    await page.send("Network.setExtraHTTPHeaders", headers=ELSEWHERE)
+    await page.open(f"{ui_site.url}#live")
+    for key in ("", KEY):
+        await page.fill("#operator", key)
+        await page.press("Enter")
+        await page.until("document.querySelector('#live-state').textContent.includes('for the operator')", "the refusal")
+        assert await page.evaluate("document.querySelector('#views').hidden")
+        assert await page.evaluate("document.querySelector('#models').textContent") == ""
+    await page.fill("#operator", OPERATOR)
+    await page.press("Enter")
+    await page.until("document.querySelector('#models').innerText.includes('parrot')", "the view")
+
+
+async def test_the_admin_port_has_the_live_view_alone(new_tab: NewTab, ui_stack: Stack, ui_site: Site) -> None:
+    port = free_port()
+    gateway = await ui_stack.gateway(ADMIN_PORT=str(port), API_KEYS=KEY)
+    page = await new_tab()
+    await page.open(f"http://127.0.0.1:{port}/ui")
+    await page.until("document.querySelector('#models').innerText.includes('parrot')", "the view")
+    assert await page.evaluate("document.querySelector('#playground').hidden && document.querySelector('#to-playground').hidden")
+    gateway.terminate()
+    await gateway.ended()
+
+
+async def test_behind_nginx_one_can_ask_and_not_watch(new_tab: NewTab, ui_stack: Stack, ui_site: Site) -> None:
+    front = ui_stack.nginx(ui_site.gateway)
+    page = await new_tab()
+    await page.open(f"{front.root}/ui")
+    await page.fill("#key", KEY)
+    await page.press("Enter")
+    await has_models(page)
+    await ask(page, "echo", "through nginx")
+    await reaches(page, "done")
+    assert "through nginx" in await page.text("#answer")
+    await page.click("#to-live")
+    await page.until("document.querySelector('#live-state').textContent.includes('for the operator')", "the refusal")
