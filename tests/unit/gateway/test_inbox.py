@@ -9,6 +9,7 @@ import pytest
 
 from app.contracts.envelope import Reply
 from app.contracts.fold import CANCELLED, COMPLETED, DATA, FINAL
+from app.contracts.joined import join
 from app.errors import BusError
 from app.gateway.inbox import Inbox
 from tests.unit.gateway.calls import Fed
@@ -128,6 +129,18 @@ async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_ans
         assert (inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 0)
     await asyncio.sleep(100)
     assert inbox.unanswered[MODEL] == 0
+
+
+async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_others(bus, inbox):
+    waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
+    for fed in (waiting, let_go):
+        inbox.expect(fed.call)
+    let_go.call.let_go = True
+    inbox.drop(let_go.call)
+    headers, value = join([Reply(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)])
+    await bus.send(TOPICS.replies, value, key=b"k", headers=headers, partition=0)
+    await turns()
+    assert (inbox.unanswered[MODEL], waiting.call.answered) == (0, True)
 
 
 async def test_what_belongs_to_no_connection_counts_no_longer_than_its_deadline(bus, inbox):
