@@ -157,6 +157,7 @@ class Known:
     workers: dict[str, WorkerBeat] = field(default_factory=dict)
     queue_depth: int = 0
     ends: dict[int, int] = field(default_factory=dict)  # of the topic's partitions, when the queue was last measured
+    backlog: frozenset[int] = frozenset()  # partitions in which requests waited then
     started: int = 0  # requests begun since the topic was made, when the queue was last measured
     rate: float = 0.0  # requests begun per second while some waited; 0: not known yet
 
@@ -190,6 +191,7 @@ class Catalog:
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
         self._names: dict[str, Known] = {}  # ids and aliases; an id wins over another model's alias
+        self.gateways = 1  # that live, this one included
 
     def learn(self, card: ModelCard) -> None:
         known = self._known.setdefault(card.model, Known(card))

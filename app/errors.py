@@ -17,6 +17,7 @@ GatewayError                      status  type                    code
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
 ├── QueueFull                     429     rate_limit_error        queue_full
+├── TenantQueueFull               429     rate_limit_error        tenant_queue_full
 ├── RateLimited                   429     rate_limit_error        rate_limit_exceeded
 ├── HeadersTooLarge               431     invalid_request_error   headers_too_large
 ├── InternalError                 500     server_error            internal_error
@@ -143,6 +144,10 @@ class UnsupportedMedia(GatewayError):
 
 class QueueFull(GatewayError):
     status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class TenantQueueFull(GatewayError):
+    status, type, code = 429, "rate_limit_error", "tenant_queue_full"
 
 
 class RateLimited(GatewayError):

@@ -160,6 +160,12 @@ class BusSettings:
 class GatewaySettings:
     request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
     max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", _count)
+    tenant_soft_queue: int = var(
+        "TENANT_SOFT_QUEUE", "16", "a tenant with more waiting requests of a model than this gives way to others", _natural
+    )
+    tenant_hard_queue: int = var(
+        "TENANT_HARD_QUEUE", "0", "waiting requests of a model that one tenant may have; 0: no limit of its own", _natural
+    )
     drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", _seconds)
     sse_head_after: float = var(
         "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", _seconds

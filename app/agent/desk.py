@@ -23,7 +23,7 @@ from app.telemetry.metrics import DEAD_LETTERS
 
 logger = logging.getLogger("app.agent")
 
-_MOST_SETTLING = 256  # records being looked up or waiting for a slot
+_MOST_SETTLING = 256  # records of one half being looked up or waiting for a slot
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Desk:
         self._names = {context.entry.id, *context.entry.aliases}
         self._mine: dict[str, asyncio.Event] = {}  # ids that this worker claims or runs; set when it lets go of one
         self._running: dict[str, _Running] = {}
-        self._settling: set[Task[None]] = set()
+        self._settling: tuple[set[Task[None]], set[Task[None]]] = (set(), set())  # of the quiet half, of the crowd's
         self._idle = asyncio.Event()
         self._idle.set()
         self.leaving = False
@@ -71,16 +71,30 @@ class Desk:
         return tuple(self._mine)
 
     def pump(self) -> None:
-        while not self.leaving and self._may_settle_more() and self._slots.try_take():
-            taken = self._intake.take()
+        while not self.leaving and self._slots.try_take():
+            taken = self._next()
             if taken is None or not self._begin(taken):
                 self._slots.give()
             if taken is None:
                 return
 
-    def _may_settle_more(self) -> bool:
+    def _next(self) -> Taken | None:
+        quiet, crowd = self._settling
+        if not quiet and not crowd:  # the steady state
+            return self._intake.take()
+        return self._intake.take(quiet=self._may_settle_more(False), crowd=self._may_settle_more(True))
+
+    def begin_quiet(self) -> bool:
+        """Begins a request of the quiet half in a slot that is held for it; False if none waits that can begin at once."""
+        while not self.leaving and self._may_settle_more(False):
+            taken = self._intake.take(crowd=False)
+            if taken is None or self._begin(taken):
+                return taken is not None
+        return False
+
+    def _may_settle_more(self, crowd: bool) -> bool:
         """What others run is held and does not count: else who takes a busy worker's partitions would start nothing new."""
-        settling = len(self._settling)
+        settling = len(self._settling[crowd])
         return settling < _MOST_SETTLING or settling < _MOST_SETTLING + self._peers.running()
 
     def _begin(self, taken: Taken) -> bool:
@@ -88,14 +102,14 @@ class Desk:
         try:
             request = Request.decode(taken.record.headers, taken.record.value)
         except UndecodableRecord as error:
-            self._spawn(self._bury_undecodable(taken, str(error)))
+            self._spawn(self._bury_undecodable(taken, str(error)), taken)
             return False
         if request.model not in self._names or self._control.is_cancelled(request.id):
             self._intake.done(taken)  # another model's, on a topic that two share; or nobody waits for it any more
             return False
         late = request.deadline < time.time() * 1000  # it may have expired in the log, though no cancel has come here yet
         if late or taken.redelivery or request.maybe_duplicate or request.id in self._mine or self._peers.runs(request.id):
-            self._spawn(self._settle(request, taken))
+            self._spawn(self._settle(request, taken), taken)
             return False
         self._mine[request.id] = asyncio.Event()
         self._run(request, taken, Seen())
@@ -119,20 +133,20 @@ class Desk:
         elif (error := task.exception()) is not None:
             logger.error("a job failed", exc_info=error, extra={"request_id": running.request.id})
         if running.superseded or (not task.cancelled() and task.exception() is not None):
-            self._spawn(self._settle(running.request, running.taken))
+            self._spawn(self._settle(running.request, running.taken), running.taken)
         elif not (task.cancelled() and self.leaving):
             self._intake.done(running.taken)
         if not self._running:
             self._idle.set()
         self.pump()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], taken: Taken) -> None:
         task = asyncio.create_task(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settled)
+        self._settling[taken.crowd].add(task)
+        task.add_done_callback(lambda done: self._settled(done, taken.crowd))
 
-    def _settled(self, task: "Task[None]") -> None:
-        self._settling.discard(task)
+    def _settled(self, task: "Task[None]", crowd: bool) -> None:
+        self._settling[crowd].discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a record could not be settled", exc_info=error)
         self.pump()
@@ -149,7 +163,7 @@ class Desk:
                 self._intake.done(taken)
                 return
             deaths = self._takeover.deaths(request, seen)
-            await self._slots.take(alone=deaths >= SUSPECT_DEATHS)
+            await self._slots.take(alone=deaths >= SUSPECT_DEATHS, crowd=taken.crowd)
             if await self._take_over(request, taken, seen, deaths):
                 return
 
@@ -196,7 +210,7 @@ class Desk:
         if control.kind == Control.CANCEL:
             running.task.cancel()
         else:
-            self._spawn(self._verify(running))
+            self._spawn(self._verify(running), running.taken)
 
     async def _verify(self, running: _Running) -> None:
         """Somebody has claimed what runs here. If the claim counts, this worker is the zombie: nobody reads what it writes."""
@@ -207,9 +221,10 @@ class Desk:
     async def finish(self, seconds: float) -> None:
         """Takes nothing new, waits for what runs, at most that long, and hands back the rest."""
         self.leaving = True
-        for task in self._settling:
+        settling = [*self._settling[False], *self._settling[True]]
+        for task in settling:
             task.cancel()
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        await asyncio.gather(*settling, return_exceptions=True)
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

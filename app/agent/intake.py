@@ -1,4 +1,8 @@
-"""What a worker has been handed of its partitions and not started: a small buffer each, emptied round-robin."""
+"""What a worker has been handed of its partitions and not started: a small buffer each, emptied round-robin.
+
+The two halves of the partitions take turns, and in each half its partitions: however much waits in the crowd's half, every
+second request that is begun is of the quiet half, if one waits there.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -6,6 +10,7 @@ from dataclasses import dataclass, field
 
 from app.bus.base import Assignment, GroupReader, Record
 from app.bus.offsets import Watermark
+from app.contracts.halves import halves
 
 
 @dataclass(slots=True)
@@ -15,6 +20,7 @@ class Lane:
     end: int  # the log's end at assignment: what lies below it may be a redelivery
     watermark: Watermark
     next: int  # the next offset to start on
+    crowd: bool = False  # of the crowd's half
     buffer: deque[Record] = field(default_factory=deque)
 
 
@@ -25,6 +31,7 @@ class Taken:
     record: Record
     lane: Lane
     redelivery: bool  # another worker may have seen it
+    crowd: bool  # of the crowd's half
 
 
 class Intake:
@@ -32,7 +39,8 @@ class Intake:
 
     def __init__(self, on_change: Callable[[], None], pump: Callable[[], None]) -> None:
         self._lanes: dict[int, Lane] = {}
-        self._turn: deque[int] = deque()  # partitions where records wait, in the order of their turns
+        self._turns: tuple[deque[int], deque[int]] = (deque(), deque())  # of each half: where records wait, in order
+        self._crowds_turn = False
         self._on_change = on_change
         self._pump = pump
         self._reader: GroupReader | None = None
@@ -57,18 +65,31 @@ class Intake:
         for partition, position, end in assigned:
             self._drop(partition)  # where it was not given up before
             self._lanes[partition] = Lane(end, Watermark(position), position)
+        self._divide()
         self._on_change()
 
     def on_revoked(self, partitions: Sequence[int]) -> None:
         """Running requests go on; the new owner sees them in our heartbeat. What had not started is the new owner's."""
         for partition in partitions:
             self._drop(partition)
+        self._divide()
         self._on_change()
 
     def _drop(self, partition: int) -> None:
         lane = self._lanes.pop(partition, None)
         if lane is not None and lane.buffer:
-            self._turn.remove(partition)
+            self._turns[lane.crowd].remove(partition)
+
+    def _divide(self) -> None:
+        """What half a partition is of may depend on the others that came or went with it."""
+        crowd = halves(self.partitions).crowd
+        waiting = [*self._turns[False], *self._turns[True]]
+        for turns in self._turns:
+            turns.clear()
+        for partition, lane in self._lanes.items():
+            lane.crowd = partition in crowd
+        for partition in waiting:
+            self._turns[self._lanes[partition].crowd].append(partition)
 
     def on_records(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -76,26 +97,34 @@ class Intake:
             if lane is None:
                 continue
             if not lane.buffer:
-                self._turn.append(record.partition)
+                self._turns[lane.crowd].append(record.partition)
             lane.buffer.append(record)
         self._pump()
 
-    def take(self) -> Taken | None:
-        """The next record to start, of the partition whose turn it is; None if nothing waits."""
-        if self._reader is None or not self._turn:
+    def take(self, *, quiet: bool = True, crowd: bool = True) -> Taken | None:
+        """The next record to start, of the half and the partition whose turn it is; None if nothing waits in those asked for."""
+        others, crowds = self._turns
+        if self._reader is None or not (others or crowds):
             return None
-        partition = self._turn.popleft()
+        half = self._crowds_turn if others and crowds else not others
+        if not (crowd if half else quiet):
+            half = not half
+            if not self._turns[half] or not (crowd if half else quiet):
+                return None
+        self._crowds_turn = not half
+        turns = self._turns[half]
+        partition = turns.popleft()
         lane = self._lanes[partition]
         record = lane.buffer.popleft()
         if lane.buffer:
-            self._turn.append(partition)
+            turns.append(partition)
         return self._taken(lane, record, self._reader)
 
     def _taken(self, lane: Lane, record: Record, reader: GroupReader) -> Taken:
         reader.took(record.partition)
         lane.watermark.take(record.offset)
         lane.next = record.offset + 1
-        return Taken(record, lane, record.offset < lane.end)
+        return Taken(record, lane, record.offset < lane.end, lane.crowd)
 
     def owns(self, taken: Taken) -> bool:
         """Whether the assignment that the record came with still stands."""

@@ -2,33 +2,47 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+_Queue: TypeAlias = "deque[tuple[asyncio.Future[None], bool]]"  # who waits, and whether alone
 
 
 class Slots:
-    """First come, first served. While somebody waits for a slot, `try_take` gives none."""
+    """First come, first served, in each of two queues that take turns: the crowd's, and the one for all others.
 
-    def __init__(self, count: int) -> None:
+    While somebody waits for a slot, `try_take` gives none. Then `newcomer` is asked whenever it is the others' turn and none of
+    them waits here: it begins something new of theirs in the slot, or returns False.
+    """
+
+    def __init__(self, count: int, newcomer: Callable[[], bool] = lambda: False) -> None:
         self.count = count
         self.used = 0
+        self._newcomer = newcomer
         self._alone = False
-        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
+        self._others: _Queue = deque()
+        self._crowd: _Queue = deque()
+        self._crowds_turn = False
 
     def try_take(self) -> bool:
-        if self._waiting or self._alone or self.used >= self.count:
+        if self._alone or self.used >= self.count or self._others or self._crowd:
             return False
         self.used += 1
         return True
 
-    async def take(self, *, alone: bool = False) -> None:
+    async def take(self, *, alone: bool = False, crowd: bool = False) -> None:
         """Waits for a slot, or, if `alone`, until nothing else runs."""
         granted = asyncio.get_running_loop().create_future()
-        self._waiting.append((granted, alone))
+        queue = self._crowd if crowd else self._others
+        queue.append((granted, alone))
         self._grant()
         try:
             await granted
         except asyncio.CancelledError:
             if granted.cancelled():
-                self._waiting = deque(entry for entry in self._waiting if entry[0] is not granted)
+                with suppress(ValueError):  # it may be out of it already
+                    queue.remove((granted, alone))
                 self._grant()
             else:
                 self.give()
@@ -38,17 +52,31 @@ class Slots:
         self.used -= 1
         if not self.used:
             self._alone = False
-        self._grant()
+        if self._others or self._crowd:
+            self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and not self._alone:
-            granted, alone = self._waiting[0]
+        while (self._others or self._crowd) and not self._alone:
+            crowd = self._next()
+            queue = self._crowd if crowd else self._others
+            granted, alone = queue[0]
             if granted.cancelled():  # its task has not run since
-                self._waiting.popleft()
+                queue.popleft()
                 continue
             if self.used >= (1 if alone else self.count):
                 return
-            self._waiting.popleft()
             self.used += 1
+            if crowd and not alone and not self._crowds_turn and self._newcomer():
+                self._crowds_turn = True
+                continue
+            queue.popleft()
             self._alone = alone
+            self._crowds_turn = not crowd
             granted.set_result(None)
+
+    def _next(self) -> bool:
+        """Whether the crowd's queue is next. A suspect at a head is: it would never be alone if others went on coming."""
+        if not (self._others and self._crowd):
+            return bool(self._crowd)
+        (_, other_alone), (_, crowd_alone) = self._others[0], self._crowd[0]
+        return crowd_alone if other_alone or crowd_alone else self._crowds_turn

@@ -59,7 +59,7 @@ class Worker:
         self.owner = secrets.token_hex(8)
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
-        self._slots = Slots(entry.concurrency or settings.concurrency)
+        self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._desk.begin_quiet())
         self._intake = Intake(self._changed, lambda: self._desk.pump())
         self._beats = Beats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)

@@ -1,25 +1,35 @@
-"""Whether a request is taken: the gateway serves, the model is known, its queue is not too long."""
+"""Whether a request is taken: the gateway serves, the model is known, its queue is not too long; and whose queue it is.
+
+A tenant is a crowd while it has many requests waiting, or most of all that wait. What it sends then goes to one half of the
+partitions (app/contracts/halves.py) and is refused where the queue is full; all others pass it by in the other half.
+"""
+
+import math
 
 from app.catalog import Catalog, Known
-from app.errors import BusUnavailable, Draining, ModelNotFound, QueueFull, UpstreamLoop
+from app.errors import BusUnavailable, Draining, ModelNotFound, QueueFull, TenantQueueFull, UpstreamLoop
 from app.gateway.inbox import Inbox
 from app.gateway.submission import Submission
+from app.settings import GatewaySettings
+from app.telemetry.metrics import CROWDED
 
 _RETRY_AFTER_SECONDS = 5.0  # while no rate is known
 _SHOWN = 200  # characters of an unknown model's name: it may be as large as the body
 
 
 class Admission:
-    def __init__(self, catalog: Catalog, inbox: Inbox, max_queue_depth: int) -> None:
+    def __init__(self, catalog: Catalog, inbox: Inbox, settings: GatewaySettings) -> None:
         self._catalog = catalog
         self._inbox = inbox
-        self._max_queue_depth = max_queue_depth
+        self._most = settings.max_queue_depth
+        self._most_of_tenant = settings.tenant_hard_queue or math.inf
+        self._few_of_tenant = settings.tenant_soft_queue
         self.deployment = ""  # names the log this gateway writes to
         self.unready = "starting"  # why no request is admitted; empty when they are
         self.draining = False
 
-    def admit(self, submission: Submission) -> Known:
-        """The model that the request is for. Raises GatewayError."""
+    def admit(self, submission: Submission) -> tuple[Known, bool]:
+        """The model that the request is for, and whether it goes to the crowd's half. Raises GatewayError."""
         self.refuse_if_closed()
         if self.deployment in submission.hops.split(","):
             raise UpstreamLoop(
@@ -27,8 +37,10 @@ class Admission:
                 " points at this gateway"
             )
         known = self.model(submission.model)
-        self._refuse_if_full(known, submission)
-        return known
+        crowd = self._is_crowd(known, submission)
+        if crowd:
+            CROWDED.labels(known.card.model).inc()
+        return known, crowd
 
     def refuse_if_closed(self) -> None:
         """Raises Draining, and BusUnavailable while this gateway has no reply partition yet."""
@@ -49,13 +61,40 @@ class Admission:
             raise ModelNotFound(f"The model {shown!r} does not exist; GET /v1/models lists those that do.", param="model")
         return known
 
-    def _refuse_if_full(self, known: Known, submission: Submission) -> None:
-        """Too many wait, or so many that this one could not begin before its deadline. Raises QueueFull."""
-        depth = max(known.queue_depth, self._inbox.unanswered[known.card.model] - known.capacity)
-        wait = known.estimated_wait(depth) or 0.0
-        if depth >= self._max_queue_depth:
-            over = known.estimated_wait(depth - self._max_queue_depth + 1)
-            raise QueueFull(f"{depth} requests already wait for {submission.model!r}", retry_after=over or _RETRY_AFTER_SECONDS)
-        if depth > 0 and wait > submission.timeout:
-            longer = f"about {wait:.0f} s, longer than this one's {submission.timeout:g} s"
-            raise QueueFull(f"{depth} requests wait for {submission.model!r}, {longer}", retry_after=wait - submission.timeout)
+    def _is_crowd(self, known: Known, submission: Submission) -> bool:
+        """Raises QueueFull, TenantQueueFull."""
+        capacity = known.capacity
+        depth = max(known.queue_depth, self._inbox.unanswered[known.card.model] - capacity)
+        low = submission.priority == "low"
+        if depth <= 0:
+            return low
+        # What of it runs is not known, but no more than this gateway's share of the model's slots.
+        unanswered = self._inbox.of_tenants[known.card.model, submission.tenant]
+        waiting = min(depth, unanswered - capacity // self._catalog.gateways)
+        if waiting >= self._most_of_tenant:
+            over = waiting - int(self._most_of_tenant)
+            raise TenantQueueFull(
+                f"{waiting} of your requests already wait for {submission.model!r}", retry_after=_until_room(known, over)
+            )
+        many = low or waiting > min(self._few_of_tenant, depth // 2)
+        if many and depth >= self._most:
+            raise QueueFull(
+                f"{depth} requests already wait for {submission.model!r}", retry_after=_until_room(known, depth - self._most)
+            )
+        crowd = many and submission.priority != "high"
+        if crowd:
+            _refuse_if_too_late(known, depth, submission)
+        return crowd
+
+
+def _until_room(known: Known, over: int) -> float:
+    """Seconds until so many requests, and one more, have been begun."""
+    return known.estimated_wait(over + 1) or _RETRY_AFTER_SECONDS
+
+
+def _refuse_if_too_late(known: Known, depth: int, submission: Submission) -> None:
+    """It could not begin before its deadline. Raises QueueFull."""
+    wait = known.estimated_wait(depth) or 0.0
+    if wait > submission.timeout:
+        longer = f"about {wait:.0f} s, longer than this one's {submission.timeout:g} s"
+        raise QueueFull(f"{depth} requests wait for {submission.model!r}, {longer}", retry_after=wait - submission.timeout)

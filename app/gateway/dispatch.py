@@ -68,18 +68,18 @@ class Dispatcher:
 
     async def open(self, submission: Submission, ticket: Ticket) -> Call:
         """Writes the request to the log. It is accepted once this returns. Raises GatewayError."""
-        known = self._admission.admit(submission)
+        known, crowd = self._admission.admit(submission)
         call = self._call(known, submission, ticket)
         self._inbox.expect(call)
-        await self._write(call, known)
+        await self._write(call, known, crowd)
         self.watch(call, submission.timeout)
         return call
 
     async def write_again(self, submission: Submission, ticket: Ticket) -> Call:
         """Writes a request that may be in the log already; its reply belongs to another gateway. Raises GatewayError."""
-        known = self._admission.admit(submission)
+        known, crowd = self._admission.admit(submission)
         call = self._call(known, submission, ticket)
-        await self._write(call, known)
+        await self._write(call, known, crowd)
         return call
 
     def close(self, call: Call) -> None:
@@ -153,8 +153,8 @@ class Dispatcher:
         )
         return Call(request, known.card.topic, known.card.model)
 
-    async def _write(self, call: Call, known: Known) -> None:
-        request, partition = call.request, self._placement.choose(known)
+    async def _write(self, call: Call, known: Known, crowd: bool) -> None:
+        request, partition = call.request, self._placement.choose(known, crowd=crowd)
         try:
             sent = self._bus.send(
                 call.topic, request.body, key=request.id.encode(), headers=request.headers(), partition=partition

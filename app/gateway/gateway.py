@@ -47,7 +47,7 @@ class Gateway:
         self.catalog = Catalog()
         placement = Placement()
         self._inbox = Inbox(bus, topics.replies)
-        self.admission = Admission(self.catalog, self._inbox, settings.gateway.max_queue_depth)
+        self.admission = Admission(self.catalog, self._inbox, settings.gateway)
         counts = Counts(settings.gateway.redis_url, settings.bus.prefix)
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import random
-from collections import Counter
+import time
+from collections import ChainMap, Counter
 from collections.abc import Sequence
 
 from app.bus.base import Bus, LogReader, Record, Start
@@ -24,6 +25,8 @@ class Inbox:
         self._topic = topic
         self._calls: dict[bytes, Call] = {}
         self.unanswered: Counter[str] = Counter()  # calls by model that no worker has begun to answer
+        self.of_tenants: Counter[tuple[str, str]] = Counter()  # the same by model and tenant
+        self._let_go: dict[bytes, Call] = {}  # those of them that nobody waits for (Prefer: respond-async)
         self._reader: LogReader | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -52,17 +55,34 @@ class Inbox:
 
     def expect(self, call: Call) -> None:
         self._calls[call.id.encode()] = call
-        self.unanswered[call.model] += 1
+        self._count(call, 1)
         self._empty.clear()
 
     def drop(self, call: Call) -> None:
         if self._calls.get(call.id.encode()) is not call:  # not waiting, or another reader of the same request
             return
         del self._calls[call.id.encode()]
-        if not call.answered:
-            self.unanswered[call.model] -= 1
+        if call.let_go and not call.answered:
+            self._watch(call)
+        elif not call.answered:
+            self._count(call, -1)
         if not self._calls:
             self._empty.set()
+
+    def _count(self, call: Call, by: int) -> None:
+        self.unanswered[call.model] += by
+        self.of_tenants[call.model, call.request.tenant] += by
+
+    def _watch(self, call: Call) -> None:
+        """It still waits for a worker, so it counts until one begins to answer it or its deadline has passed."""
+        id_ = call.id.encode()
+        self._let_go[id_] = call
+        asyncio.get_running_loop().call_later(call.request.deadline / 1000 - time.time(), self._begun, id_)
+
+    def _begun(self, id_: bytes) -> None:
+        call = self._let_go.pop(id_, None)
+        if call is not None:
+            self._count(call, -1)
 
     async def empty(self, seconds: float) -> None:
         """Waits until no call waits, at most that long."""
@@ -76,21 +96,25 @@ class Inbox:
         return list(self._calls.values())
 
     def _on_records(self, records: Sequence[Record]) -> None:
+        wanted = ChainMap(self._calls, self._let_go) if self._let_go else self._calls
         for record in records:
             try:
-                replies = replies_of(record.headers, record.value, self._calls)
+                replies = replies_of(record.headers, record.value, wanted)
             except UndecodableRecord as error:
                 logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
                 continue
             for reply in replies:
-                call = self._calls.get(reply.id.encode())
-                if call is not None and not call.from_log:
+                id_ = reply.id.encode()
+                call = self._calls.get(id_)
+                if call is None:
+                    self._begun(id_)
+                elif not call.from_log:
                     self._feed(call, reply, record.offset)
 
     def _feed(self, call: Call, reply: Reply, offset: int) -> None:
         began = call.answered
         step = call.feed(reply, offset)
         if call.answered and not began:
-            self.unanswered[call.model] -= 1
+            self._count(call, -1)
         if step is Step.ENDED:
             self.drop(call)

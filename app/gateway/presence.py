@@ -124,6 +124,7 @@ class Presence:
         else:
             self._gateways[beat.gateway] = beat
             self._last[beat.gateway] = (time.monotonic(), beat.interval)
+        self._count_gateways()
 
     def _bury_the_silent(self) -> None:
         now = time.monotonic()
@@ -132,6 +133,10 @@ class Presence:
                 del self._last[process]
                 self._catalog.lost(process)
                 self._gateways.pop(process, None)
+        self._count_gateways()
+
+    def _count_gateways(self) -> None:
+        self._catalog.gateways = 1 + len(self.reply_partitions())
 
     async def _measure_queues(self) -> None:
         now = time.monotonic()
@@ -149,7 +154,9 @@ class Presence:
         if set(before) - set(positions):
             positions = {**await self._bus.committed(known.card.topic, known.card.group), **positions}
         waited = known.queue_depth > 0
-        known.queue_depth = sum(max(0, end - positions.get(partition, 0)) for partition, end in before.items())
+        waiting = {partition: end - positions.get(partition, 0) for partition, end in before.items()}
+        known.backlog = frozenset(partition for partition, count in waiting.items() if count > 0)
+        known.queue_depth = sum(waiting[partition] for partition in known.backlog)
         begun, known.started = known.started, sum(positions.values())
         serves = any(beat.ready and beat.positions for beat in known.workers.values())
         # Only while some wait is it the workers' rate, not the arrivals'; and none work slowly because none are there.

@@ -14,6 +14,7 @@ class Submission:
     hops: str = ""  # deployments it has passed through
     head: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
+    priority: str = "normal"  # of its key
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ REQUESTS = _tally(
 REFUSALS = _counter(
     "llm_gateway_refusals_total",
     "Requests that the gateway answered with an error of its own, by the error's code: rate_limit_exceeded is a key's limit, "
-    "queue_full a model's.",
+    "queue_full a model's, tenant_queue_full a tenant's share of it.",
     "code",
 )
 DURATION = _histogram(
@@ -120,6 +120,12 @@ ENDED = _counter(
     "Requests that this gateway ended: cancelled because the client left or asked for it, expired at their deadline.",
     "model",
     "outcome",
+)
+CROWDED = _counter(
+    "llm_gateway_crowded_total",
+    "Requests that were put into the crowd's half of the partitions, because much of what waits is their tenant's, or because "
+    "their key's priority is low.",
+    "model",
 )
 
 # The gateway: what it knows of the models, whenever it is asked.

@@ -30,6 +30,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
     errors.HeadersTooLarge("The request line and headers are larger than 65536 bytes."),
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
+    errors.TenantQueueFull("600 of your requests already wait for this model.", retry_after=5),
     errors.RateLimited("60 requests a minute with this model are this key's limit.", retry_after=12),
     errors.InternalError("Something went wrong here; the log has it under this request's id."),
     errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),

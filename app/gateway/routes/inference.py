@@ -98,6 +98,7 @@ class Inference:
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name in _PASSED_ON
             ),
             traceparent=header(scope, b"traceparent"),
+            priority=scope["state"]["caller"].priority,
         )
 
     def _timeout(self, wanted: str) -> float:

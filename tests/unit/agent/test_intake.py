@@ -3,11 +3,13 @@
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.agent.intake import Intake, Taken
 from app.bus.base import Assignment, Record
+from app.contracts.halves import halves
 
 
 class Reader:
@@ -64,27 +66,80 @@ def places(found: list[Taken]) -> list[tuple[int, int]]:
     return [(taken.record.partition, taken.record.offset) for taken in found]
 
 
-def test_partitions_take_turns():
-    desk = Desk((0, 0, 0), (1, 0, 0), (2, 0, 0))
-    desk.bring(0, 0, 1, 2, 3)
-    desk.bring(1, 0)
-    desk.bring(2, 0, 1)
-    assert places(desk.take_all()) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (0, 2), (0, 3)]
+QUIET, CROWD = halves(tuple(range(8)))
 
 
-@given(st.dictionaries(st.integers(0, 4), st.integers(0, 6), max_size=5))
+def of_all() -> Desk:
+    return Desk(*[(partition, 0, 0) for partition in range(8)])
+
+
+@pytest.mark.parametrize("half", [QUIET, CROWD])
+def test_the_partitions_of_a_half_take_turns(half):
+    first, second, third, _ = half
+    desk = of_all()
+    desk.bring(first, 0, 1, 2, 3)
+    desk.bring(second, 0)
+    desk.bring(third, 0, 1)
+    order = [(first, 0), (second, 0), (third, 0), (first, 1), (third, 1), (first, 2), (first, 3)]
+    assert places(desk.take_all()) == order
+
+
+@given(st.dictionaries(st.integers(0, 7), st.integers(0, 6), max_size=8))
 def test_a_long_partition_holds_up_no_other(counts):
-    desk = Desk(*[(partition, 0, 0) for partition in counts])
+    desk = of_all()
     for partition, count in counts.items():
         desk.bring(partition, *range(count))
     found = places(desk.take_all())
     for partition, count in counts.items():
         own = [place for place, (other, _) in enumerate(found) if other == partition]
+        half = QUIET if partition in QUIET else CROWD
         assert [found[place][1] for place in own] == list(range(count)), "in order within a partition"
         for earlier, later in pairwise(own):
-            between = Counter(other for other, _ in found[earlier + 1 : later])
-            assert all(times == 1 for times in between.values()), "each other partition at most once in between"
+            between = Counter(other for other, _ in found[earlier + 1 : later] if other in half)
+            assert all(times == 1 for times in between.values()), "each other partition of the half at most once in between"
     assert desk.reader.taken == Counter({partition: count for partition, count in counts.items() if count})
+
+
+@given(st.lists(st.integers(1, 30), min_size=8, max_size=8), st.integers(0, 40))
+def test_of_two_that_are_begun_one_is_of_the_quiet_half_while_some_wait_there(counts, before):
+    """However much the crowd has waiting, and whoever was served before."""
+    desk = of_all()
+    for partition in CROWD:
+        desk.bring(partition, *range(counts[partition]))
+    for _ in range(before):
+        desk.intake.take()
+    for partition in QUIET:
+        desk.bring(partition, *range(counts[partition]))
+    order = [partition in CROWD for partition, _ in places(desk.take_all())]
+    left = sum(not crowd for crowd in order)
+    assert not order[0]
+    assert sum(order[: 2 * left]) <= left
+
+
+def test_one_half_alone_may_be_asked_for():
+    desk = of_all()
+    desk.bring(CROWD[0], 0, 1)
+    assert desk.intake.take(crowd=False) is None
+    desk.bring(QUIET[0], 0, 1)
+    assert [desk.intake.take(crowd=False) is not None for _ in range(3)] == [True, True, False]
+    assert desk.intake.take(quiet=False, crowd=False) is None
+    taken = desk.intake.take(quiet=False)
+    assert taken is not None
+    assert (taken.crowd, taken.record.offset) == (True, 0)
+
+
+def test_the_halves_are_divided_anew_when_partitions_move():
+    desk = Desk(*[(partition, 0, 0) for partition in CROWD[:2]])
+    for partition in CROWD[:2]:
+        desk.bring(partition, 0, 1)
+    desk.assign((QUIET[0], 0, 0))
+    desk.bring(QUIET[0], 0)
+    found = desk.take_all()
+    assert {taken.record.partition: taken.crowd for taken in found} == {CROWD[0]: True, CROWD[1]: True, QUIET[0]: False}
+    assert len(found) == 5
+    desk.bring(CROWD[0], 2)
+    desk.intake.on_revoked([QUIET[0], CROWD[1]])
+    assert places(desk.take_all()) == [(CROWD[0], 2)]
 
 
 def test_without_a_reader_nothing_is_taken():

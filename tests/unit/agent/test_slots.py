@@ -17,18 +17,19 @@ class Room:
         self.slots = Slots(count)
         self.tasks: list[asyncio.Task[None]] = []
         self.alone: dict[int, bool] = {}  # by number of the task
+        self.crowd: dict[int, bool] = {}
         self.entered: list[int] = []
         self.inside: list[int] = []
         self.tried = 0
 
     async def _enter(self, number: int) -> None:
-        await self.slots.take(alone=self.alone[number])
+        await self.slots.take(alone=self.alone[number], crowd=self.crowd[number])
         self.entered.append(number)
         self.inside.append(number)
 
-    def take(self, alone: bool) -> None:
+    def take(self, alone: bool, crowd: bool = False) -> None:
         number = len(self.tasks)
-        self.alone[number] = alone
+        self.alone[number], self.crowd[number] = alone, crowd
         self.tasks.append(asyncio.create_task(self._enter(number)))
 
     def try_take(self) -> None:
@@ -51,7 +52,9 @@ class Room:
         held = len(self.inside) + self.tried
         assert held <= self.slots.used <= self.slots.count
         assert not lone or held == 1, "a suspect has nobody beside it"
-        assert self.entered == sorted(self.entered), "first come, first served"
+        for crowd in (False, True):
+            own = [number for number in self.entered if self.crowd[number] == crowd]
+            assert own == sorted(own), "first come, first served"
 
     async def leave(self) -> None:
         """Everybody goes, and whoever waited comes and goes."""
@@ -62,7 +65,7 @@ class Room:
 
 
 OPS = st.lists(
-    st.tuples(st.just("take"), st.booleans())
+    st.tuples(st.just("take"), st.booleans(), st.booleans())
     | st.tuples(st.just("try_take"))
     | st.tuples(st.just("give"), st.integers(0, 5))
     | st.tuples(st.just("cancel"), st.integers(0, 9))
@@ -72,8 +75,8 @@ OPS = st.lists(
 
 
 @given(count=st.integers(1, 4), ops=OPS)
-@example(count=1, ops=[("try_take",), ("take", False), ("turn",), ("cancel", 0), ("give", 0)])
-@example(count=1, ops=[("try_take",), ("take", False), ("turn",), ("give", 0), ("cancel", 0)])
+@example(count=1, ops=[("try_take",), ("take", False, True), ("turn",), ("cancel", 0), ("give", 0)])
+@example(count=1, ops=[("try_take",), ("take", False, True), ("turn",), ("give", 0), ("cancel", 0)])
 async def test_whatever_comes_in_whatever_order_the_slots_are_kept(count, ops):
     room = Room(count)
     for name, *arguments in ops:
@@ -86,6 +89,72 @@ async def test_whatever_comes_in_whatever_order_the_slots_are_kept(count, ops):
     room.check()
     await room.leave()
     assert (room.slots.used, [task for task in room.tasks if not task.done()]) == (0, [])
+
+
+async def test_the_crowd_and_the_others_take_turns():
+    room = Room(1)
+    room.try_take()
+    for crowd in (True, True, True, True, False, False):
+        room.take(alone=False, crowd=crowd)
+    await turns()
+    await room.leave()
+    assert [room.crowd[number] for number in room.entered] == [False, True, False, True, True, True]
+
+
+async def test_a_suspect_at_a_head_is_next_and_nobody_passes_it():
+    room = Room(2)
+    room.try_take()
+    room.take(alone=True, crowd=True)
+    room.take(alone=False, crowd=False)
+    await turns()
+    assert room.inside == []
+    room.give(0)
+    await turns()
+    assert room.inside == [0]
+
+
+class Newcomers:
+    """Who has not come to wait yet; each takes the slot that it is offered."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.begun = 0
+
+    def begin(self) -> bool:
+        if self.begun < self.left:
+            self.begun += 1
+            return True
+        return False
+
+
+@pytest.mark.parametrize(("crowd", "begun"), [(True, [1, 1, 2, 2, 2]), (False, [0, 0, 0, 0, 0])])
+async def test_a_newcomer_passes_a_waiting_crowd_every_other_time_and_nobody_else(crowd, begun):
+    newcomers, room = Newcomers(2), Room(1)
+    room.slots = Slots(1, newcomers.begin)
+    room.slots.try_take()
+    for _ in range(5):
+        room.take(alone=False, crowd=crowd)
+    await turns()
+    found = []
+    for _ in begun:
+        room.slots.give()
+        await turns()
+        found.append(newcomers.begun)
+    assert (found, room.slots.used) == (begun, 1)
+    assert len(room.entered) == len(begun) - begun[-1]
+
+
+async def test_no_newcomer_passes_a_suspect():
+    newcomers, room = Newcomers(1), Room(2)
+    room.slots = Slots(2, newcomers.begin)
+    room.slots.try_take()
+    room.slots.try_take()
+    room.take(alone=True, crowd=True)
+    await turns()
+    room.slots.give()
+    room.slots.give()
+    await turns()
+    assert (newcomers.begun, room.inside) == (0, [0])
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 
 import pytest
 
 from app.contracts.envelope import Reply
 from app.contracts.fold import CANCELLED, COMPLETED, DATA, FINAL
+from app.contracts.joined import join
 from app.errors import BusError
 from app.gateway.inbox import Inbox
 from tests.unit.gateway.calls import Fed
-from tests.unit.scene import MODEL, TOPICS, ScriptedBus, send_reply, started_bus, turns
+from tests.unit.scene import MODEL, TOPICS, ScriptedBus, request, send_reply, started_bus, turns
 
 
 @pytest.fixture
@@ -100,6 +102,56 @@ async def test_calls_that_wait_for_a_worker_are_counted_each_once(bus, inbox, ho
     inbox.drop(fed.call)
     inbox.drop(fed.call)
     assert (inbox.unanswered[MODEL], len(inbox)) == (1, 1)
+
+
+async def test_they_are_counted_by_tenant_too(bus, inbox):
+    feds = [Fed(tenant=tenant) for tenant in ("a", "a", "b")]
+    for fed in feds:
+        inbox.expect(fed.call)
+    assert (inbox.of_tenants[MODEL, "a"], inbox.of_tenants[MODEL, "b"]) == (2, 1)
+    await send_reply(bus, Reply(feds[0].call.id, "w", DATA))
+    await turns()
+    inbox.drop(feds[2].call)
+    assert (inbox.of_tenants[MODEL, "a"], inbox.of_tenants[MODEL, "b"]) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", [DATA, FINAL])
+async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_answer_it(bus, inbox, kind):
+    asked = request(now=time.time(), seconds=60, tenant="a")
+    fed = Fed(asked)
+    inbox.expect(fed.call)
+    fed.call.let_go = True
+    inbox.drop(fed.call)
+    assert (len(inbox), inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 1, 1)
+    for _ in range(2):
+        await send_reply(bus, Reply(asked.id, "w", kind, outcome=COMPLETED if kind == FINAL else ""))
+        await turns()
+        assert (inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 0)
+    await asyncio.sleep(100)
+    assert inbox.unanswered[MODEL] == 0
+
+
+async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_others(bus, inbox):
+    waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
+    for fed in (waiting, let_go):
+        inbox.expect(fed.call)
+    let_go.call.let_go = True
+    inbox.drop(let_go.call)
+    headers, value = join([Reply(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)])
+    await bus.send(TOPICS.replies, value, key=b"k", headers=headers, partition=0)
+    await turns()
+    assert (inbox.unanswered[MODEL], waiting.call.answered) == (0, True)
+
+
+async def test_what_belongs_to_no_connection_counts_no_longer_than_its_deadline(bus, inbox):
+    fed = Fed(request(now=time.time(), seconds=60))
+    inbox.expect(fed.call)
+    fed.call.let_go = True
+    inbox.drop(fed.call)
+    await asyncio.sleep(59)
+    assert inbox.unanswered[MODEL] == 1
+    await asyncio.sleep(2)
+    assert inbox.unanswered[MODEL] == 0
 
 
 async def test_dropping_another_reader_of_the_same_request_leaves_the_first_its_place(bus, inbox):

@@ -63,7 +63,7 @@ class Door:
         catalog = Catalog()
         catalog.learn(ModelCard("m", "t1", "g1", aliases=("nickname",)))
         catalog.learn(ModelCard("other", "t2", "g2"))
-        self.admission = Admission(catalog, Inbox(MemoryBus(settings().bus), TOPICS.replies), 10)
+        self.admission = Admission(catalog, Inbox(MemoryBus(settings().bus), TOPICS.replies), settings().gateway)
         self.admission.unready = ""
         self.redis = Redis()
         self.limiter = Limiter(self.admission, MemoryStore(clock=lambda: self.now), self.redis, fail_open, lambda: self.now)

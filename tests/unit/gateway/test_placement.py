@@ -3,10 +3,12 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.catalog import Known
+from app.contracts.halves import halves
 from app.contracts.presence import ModelCard, WorkerBeat
 from app.gateway.placement import Placement
 
@@ -37,9 +39,48 @@ def test_what_was_sent_since_the_last_heartbeat_counts():
     assert placement.choose(workers) == 0
 
 
-def test_a_workers_partitions_take_turns():
-    placement, workers = Placement(), known(beat("a", (3, 5, 8)))
-    assert Counter(placement.choose(workers) for _ in range(9)) == {3: 3, 5: 3, 8: 3}
+ALL = tuple(range(8))
+QUIET, CROWD = halves(ALL)
+
+
+@pytest.mark.parametrize(("crowd", "half"), [(False, QUIET), (True, CROWD)])
+def test_the_partitions_of_a_workers_half_take_turns(crowd, half):
+    placement, workers = Placement(), known(beat("a", ALL))
+    assert Counter(placement.choose(workers, crowd=crowd) for _ in range(12)) == dict.fromkeys(half, 3)
+
+
+def test_before_there_is_a_worker_the_halves_of_the_topic_are_kept_too():
+    placement, topic = Placement(), known()
+    topic.ends = dict.fromkeys(reversed(ALL), 0)
+    assert {placement.choose(topic, crowd=True) for _ in range(8)} == set(CROWD)
+    assert {placement.choose(topic) for _ in range(8)} == set(QUIET)
+
+
+def test_who_is_no_crowd_is_sent_where_nothing_waits_though_there_is_less_room():
+    workers = known(beat("roomy", ALL[:4], capacity=99), beat("full", ALL[4:]))
+    workers.backlog = frozenset({*CROWD, *halves(ALL[:4]).quiet})
+    placement, free = Placement(), halves(ALL[4:]).quiet
+    assert {placement.choose(workers) for _ in range(8)} == set(free)
+    assert placement.choose(workers, crowd=True) in ALL[:4]
+
+
+def test_where_something_waits_everywhere_room_decides():
+    workers = known(beat("a", ALL[:4]), beat("b", ALL[4:], capacity=99))
+    workers.backlog = frozenset(ALL)
+    assert Placement().choose(workers) in halves(ALL[4:]).quiet
+
+
+@given(
+    owned=st.lists(st.sets(st.integers(0, 31), min_size=2), min_size=1, max_size=4),
+    backlog=st.frozensets(st.integers(0, 31)),
+    crowd=st.booleans(),
+)
+def test_a_crowd_is_never_in_the_quiet_half_of_the_worker_it_is_sent_to(owned, backlog, crowd):
+    beats = [beat(str(number), tuple(sorted(partitions))) for number, partitions in enumerate(owned)]
+    workers, placement = known(*beats), Placement()
+    workers.backlog = backlog
+    allowed = {partition for one in beats for partition in halves(one.partitions)[crowd]}
+    assert {placement.choose(workers, crowd=crowd) for _ in range(20)} <= allowed
 
 
 @given(

@@ -131,9 +131,12 @@ async def test_the_other_gateways_partitions_are_known_while_they_live(scene):
     await scene.gateway("two", partition=1)
     await scene.gateway("three", partition=5)
     assert sorted(scene.presence.reply_partitions()) == [1, 1, 5], "its own is not among them"
+    assert scene.catalog.gateways == 4
     await scene.gateway("three", leaving=True)
     assert scene.presence.reply_partitions() == [1, 1]
+    assert scene.catalog.gateways == 3
     await until(lambda: scene.presence.reply_partitions() == [], 5)
+    assert scene.catalog.gateways == 1
 
 
 async def test_its_own_heartbeat_is_sent_every_interval_and_a_last_one_says_that_it_leaves(scene):
@@ -185,9 +188,13 @@ async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has
     await scene.worker("w", positions={"0": 2})
     await asyncio.sleep(1)
     assert scene.known().queue_depth == 5 + 3, "of a partition that nobody has, what is committed counts"
+    assert scene.known().backlog == {0, 1}
+    await scene.worker("w", positions={"0": 7, "1": 1})
+    await asyncio.sleep(1)
+    assert (scene.known().queue_depth, scene.known().backlog) == (2, {1})
     await scene.worker("w", positions={"0": 7, "1": 3})
     await asyncio.sleep(1)
-    assert scene.known().queue_depth == 0
+    assert (scene.known().queue_depth, scene.known().backlog) == (0, set())
 
 
 async def test_without_workers_the_queue_is_what_the_group_has_not_committed(scene):
