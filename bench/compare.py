@@ -87,7 +87,7 @@ def section(rounds: Sequence[Row], report: Report, options: argparse.Namespace, 
     of = machine()
     kafka = re.search(r"^VERSION=(.+)$", (ROOT / "scripts/kafka.sh").read_text(), re.MULTILINE)
     broker = f"Kafka {kafka[1]}" if kafka and not os.environ.get("BOOTSTRAP_SERVERS") else "a Kafka that ran before"
-    drivers = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "confluent-kafka", "aiohttp"))
+    drivers = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "confluent-kafka", "httptools"))
     memory = [f"- {name}: {memory_list(peaks)}" for name, peaks in report.peak_mib.items() if peaks]
     errors = error_lines(report.rows)
     lines = [

@@ -5,14 +5,24 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
+import uvloop
 
 from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSpec
 from app.settings import BusSettings, load
 
 WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
+
+
+@pytest.hookimpl
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Engines are tried on the workers' own loop as well: its sockets and its TLS are not asyncio's."""
+    plain = {"asyncio": asyncio.new_event_loop}
+    return {**plain, "uvloop": uvloop.new_event_loop} if "engine" in item.path.name else plain
 
 
 class BusFactory:

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-
 Take = Callable[[bytes], Awaitable[None] | None]
 
 

@@ -81,7 +81,7 @@ class HttpAnswer:
             return self._keep(data)
         try:
             self._pause = take(data)
-        except Exception as error:  # the reader's own: relay() raises it
+        except Exception as error:  # noqa: BLE001 - the reader's own: relay() raises it
             self._failure = error
         else:
             if self._pause is None:

@@ -10,6 +10,8 @@ from app.agent.engines.http_errors import CUT_SHORT, NO_REPLY, Stale, UpstreamEr
 
 HEAD_BYTES = 64 * 1024  # of a reply's status line and headers
 
+_TOO_LARGE = f"its reply's head is larger than {HEAD_BYTES} bytes"
+
 Outcome = HttpAnswer | UpstreamError
 
 
@@ -52,9 +54,9 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, *parts: bytes) -> HttpAnswer:
         """Sends a request; its reply once the head is there. Raises UpstreamError."""
+        self.quiet = self._head_bytes = 0
         if not self.is_open:
             raise self._nothing(NO_REPLY)
-        self.quiet = self._head_bytes = 0
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._transport.writelines(parts)
         try:
@@ -97,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
-        if self._answer is None and not self._is_head(data):
+        if self._answer is None and not self._is_awaited(data):
             return
         fault: UpstreamError | None = None
         try:
@@ -113,17 +115,14 @@ class Connection(asyncio.Protocol):
             self._finish(clean=fault is None)
         elif fault is not None:
             self.fail(fault)
+        elif self._waiter is not None and self._head_bytes > HEAD_BYTES:
+            self.fail(UpstreamError(_TOO_LARGE))
 
-    def _is_head(self, data: bytes) -> bool:
-        """Whether anybody waits for these bytes, and they are not too many."""
+    def _is_awaited(self, data: bytes) -> bool:
         self._head_bytes += len(data)
         if self._waiter is None:
             self.abort()
-        elif self._head_bytes - len(data) > HEAD_BYTES:
-            self.fail(UpstreamError(f"its reply's head is larger than {HEAD_BYTES} bytes"))
-        else:
-            return True
-        return False
+        return self._waiter is not None
 
     def _in_words(self, error: Exception) -> UpstreamError:
         if isinstance(error.__context__, UpstreamError):  # of a callback
@@ -149,7 +148,7 @@ class Connection(asyncio.Protocol):
         if status < 200:  # the reply itself is still to come
             return
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
-            raise UpstreamError(f"its reply's head is larger than {HEAD_BYTES} bytes")
+            raise UpstreamError(_TOO_LARGE)
         answer, waiter = HttpAnswer(self, status, fields), self._waiter
         if waiter is None or waiter.done():
             raise UpstreamError("nobody waits for it")

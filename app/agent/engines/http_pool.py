@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from math import ceil
+from typing import Any
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -74,9 +75,7 @@ class Pool:
 
     async def _connected(self) -> Connection:
         try:
-            sock = await start_connection(
-                await self._names.addresses(), happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1
-            )
+            sock = await start_connection(await self._names.addresses(), happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1)
         except TimeoutError:
             raise
         except OSError as error:
@@ -125,7 +124,7 @@ class _Names:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._lookup: asyncio.Future[list[AddrInfoType]] | None = None
+        self._lookup: asyncio.Future[Any] | None = None
         self._until = 0.0  # the loop's time
 
     async def addresses(self) -> list[AddrInfoType]:

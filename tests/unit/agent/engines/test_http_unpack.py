@@ -1,0 +1,90 @@
+"""Compressed replies: whatever the coding and the cuts, in bounded pieces, and none that is cut short."""
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.agent.engines import http_answer
+from app.agent.engines.base import EngineBroken
+from app.agent.engines.http_errors import UpstreamError
+from app.agent.engines.http_unpack import STEP_BYTES, Unpacker
+from tests.unit.agent.engines.wire import Wire
+
+BOMB = gzip.compress(bytes(200 * STEP_BYTES))
+
+
+def raw(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+PACKERS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@given(
+    data=st.one_of(st.binary(max_size=300), st.integers(0, 3 * STEP_BYTES).map(bytes)),
+    coding=st.sampled_from(sorted(PACKERS)),
+    is_raw=st.booleans(),
+    members=st.integers(1, 2),
+    step=st.integers(1, 40),
+)
+def test_what_was_packed_is_unpacked(data: bytes, coding: str, is_raw: bool, members: int, step: int) -> None:
+    packed = raw(data) if is_raw and coding == "deflate" else PACKERS[coding](data)
+    unpacker, found = Unpacker(coding), list[bytes]()
+    packed *= members
+    for start in range(0, len(packed), step):
+        found += unpacker.feed(packed[start : start + step])
+    unpacker.end()
+    assert b"".join(found) == data * members
+    assert max(map(len, found), default=0) <= STEP_BYTES
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        ("gzip", gzip.compress(b"abc")[:-1]),
+        ("gzip", gzip.compress(b"abc") * 2 + b"\x1f"),
+        ("deflate", zlib.compress(b"abc")[:-1]),
+        ("deflate", raw(b"abc" * 99)[:-1]),
+    ],
+    ids=["a gzip member", "the third of its members", "a zlib stream", "a raw one"],
+)
+def test_what_is_cut_short_is_not_taken_for_whole(coding: str, packed: bytes) -> None:
+    unpacker = Unpacker(coding)
+    list(unpacker.feed(packed))
+    with pytest.raises(UpstreamError, match="cut short or is garbled"):
+        unpacker.end()
+
+
+def test_a_body_of_no_bytes_is_empty_whatever_its_coding() -> None:
+    Unpacker("gzip").end()
+
+
+async def bomb() -> http_answer.HttpAnswer:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB)
+    return await Wire().answered(head + BOMB)
+
+
+async def test_a_few_bytes_that_unpack_to_many_are_handed_on_in_steps_that_the_reader_sets() -> None:
+    sizes, pauses = list[int](), 0
+
+    async def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+
+    def take(piece: bytes) -> object:
+        sizes.append(len(piece))
+        assert pauses == len(sizes) - 1, "the next piece is unpacked when the last one is done with"
+        return pause()
+
+    await (await bomb()).relay(take)  # type: ignore[arg-type]
+    assert (max(sizes), sum(sizes)) == (STEP_BYTES, 200 * STEP_BYTES)
+
+
+async def test_a_reply_that_unpacks_to_more_than_can_be_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_answer, "MOST_UNPACKED", 100 * STEP_BYTES)
+    with pytest.raises(EngineBroken, match="unpacks to more than"):
+        await (await bomb()).read()
