@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -59,15 +60,19 @@ Script = Callable[[Exchange], Awaitable[None]]
 class ScriptedUpstream:
     """The n-th request gets the n-th script, those after the last get the last. A script's failure fails the test."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
         self.scripts = scripts
+        self._tls = tls
+        self._address = address
         self.seen: list[Exchange] = []
         self.connections = 0
         self._running: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.host = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, self._address, port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        self.host = f"{'https' if self._tls else 'http'}://{host}:{self.port}"
         return self
 
     async def stop(self) -> None:

@@ -21,15 +21,13 @@ _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, 5: the delay before the next address i
 class Pool:
     """One timer looks now and then at all connections: one per connection, set anew for each byte, is dearer than the bytes."""
 
-    def __init__(
-        self, address: Address, connect_timeout: float, read_timeout: float, *, keep_alive: float = KEEP_ALIVE_SECONDS
-    ) -> None:
+    def __init__(self, address: Address, connect_timeout: float, read_timeout: float) -> None:
         self._address = address
-        self._names = _Names(address)
+        self._names = Names(address)
         self._connect_timeout = connect_timeout
-        self._interval = min(read_timeout, keep_alive) / _LOOKS  # seconds
+        self._interval = min(read_timeout, KEEP_ALIVE_SECONDS) / _LOOKS  # seconds
         self._quiet_at_most = ceil(read_timeout / self._interval)  # looks; so it is that time, or one look longer
-        self._idle_at_most = int(keep_alive / self._interval) - 1  # or one look shorter
+        self._idle_at_most = int(KEEP_ALIVE_SECONDS / self._interval) - 1  # or one look shorter
         self._idle: list[Connection] = []  # the last used is the first to be used: the others may end
         self._all: set[Connection] = set()
         self._empty = asyncio.Event()  # looked at when all are being closed
@@ -119,7 +117,7 @@ class Pool:
                 connection.fail(Silent(NO_BYTE))
 
 
-class _Names:
+class Names:
     """Where a host is, looked up once for all who ask at the same time."""
 
     def __init__(self, address: Address) -> None:
