@@ -77,9 +77,10 @@ class Admission:
                 f"{waiting} of your requests already wait for {submission.model!r}", retry_after=_until_room(known, over)
             )
         many = low or waiting > min(self._few_of_tenant, depth // 2)
-        if many and depth >= self._most:
+        most = self._most if many else 2 * self._most  # many tenants with little each are no crowd, and yet too many
+        if depth >= most:
             raise QueueFull(
-                f"{depth} requests already wait for {submission.model!r}", retry_after=_until_room(known, depth - self._most)
+                f"{depth} requests already wait for {submission.model!r}", retry_after=_until_room(known, depth - most)
             )
         crowd = many and submission.priority != "high"
         if crowd:

@@ -171,6 +171,13 @@ def test_a_full_queue_of_others_keeps_nobody_out_and_nor_does_its_length(admissi
     refused(admission, QueueFull)
 
 
+def test_many_with_little_each_are_refused_at_twice_a_full_queue(admission, known, inbox):
+    known.queue_depth = 19
+    assert not crowds(admission, tenant="other")
+    known.queue_depth, known.rate = 20, 0.5
+    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after == 2, "one of 20 has to go first"
+
+
 def test_what_is_to_give_way_is_refused_with_the_crowd(admission, known, inbox):
     known.queue_depth, known.rate = 9, 0.1
     refused(admission, QueueFull, priority="low")
