@@ -175,18 +175,22 @@ async def test_a_connection_that_is_working_is_not_idle_however_long_it_takes(mo
 
 
 async def test_a_pause_of_the_reader_is_no_silence_of_the_upstream() -> None:
-    found = list[bytes]()
+    found, rested = list[bytes](), asyncio.Event()
 
     async def take(piece: bytes) -> None:
         found.append(piece)
         await asyncio.sleep(0.2)
+        rested.set()
 
     async def script(exchange: Exchange) -> None:
         await exchange.stream(BODY)
+        await rested.wait()
         await exchange.send(chunk(BODY), LAST_CHUNK)
 
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, read_timeout=0.05) as engine:
-        await (await engine.call(job(stream=True))).relay(take)
+        relaying = asyncio.create_task((await engine.call(job(stream=True))).relay(take))
+        async with asyncio.timeout(PATIENCE):
+            await relaying
     assert b"".join(found) == BODY * 2
 
 

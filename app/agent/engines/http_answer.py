@@ -21,6 +21,8 @@ Fields = Iterable[tuple[bytes, bytes]]
 class Source(Protocol):
     """Where the body comes from."""
 
+    def pause(self) -> None: ...
+
     def resume(self) -> None: ...
 
     def abort(self) -> None: ...
@@ -39,7 +41,7 @@ class HttpAnswer:
         self.status = status
         self.is_stream = self.is_framed = False
         self._unpacker: Unpacker | None = None
-        self.headers = self._read(fields)
+        self.headers = self._passed_on(fields)
         self._source: Source | None = source
         self._take: Take | None = None
         self._pause: Awaitable[None] | None = None
@@ -51,7 +53,7 @@ class HttpAnswer:
         self._failure: Exception | None = None  # of the reader
         self._waiter: asyncio.Future[None] | None = None
 
-    def _read(self, fields: Fields) -> tuple[tuple[str, str], ...]:
+    def _passed_on(self, fields: Fields) -> tuple[tuple[str, str], ...]:
         """The headers that a client is to see; notes what the others say of the body."""
         passed = []
         for raw_name, raw_value in fields:
@@ -132,6 +134,8 @@ class HttpAnswer:
                 while self._kept:  # more may come in a pause
                     for piece in self._kept_so_far():
                         if (pause := take(piece)) is not None:
+                            if self._source is not None:
+                                self._source.pause()
                             await pause
                 if self._ended:
                     return self._check()
@@ -159,6 +163,8 @@ class HttpAnswer:
             await self._waiter
         except BaseException:
             self.abort()
+            if asyncio.iscoroutine(self._pause):
+                self._pause.close()  # asked for in the same moment
             raise
         finally:
             self._take = self._waiter = None

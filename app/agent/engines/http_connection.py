@@ -75,6 +75,12 @@ class Connection(asyncio.Protocol):
         elif not waiter.cancelled() and isinstance(answer := waiter.result(), HttpAnswer):
             answer.abort()
 
+    def pause(self) -> None:
+        """Nothing more is read; how long the upstream is silent meanwhile does not count."""
+        if not self.is_paused:
+            self.is_paused = True
+            self._transport.pause_reading()
+
     def resume(self) -> None:
         if self.is_paused:
             self.is_paused = False
@@ -110,7 +116,7 @@ class Connection(asyncio.Protocol):
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             if self._answer.feed(body) and not self._is_whole:
-                self._pause()
+                self.pause()
         if self._is_whole:
             self._finish(clean=fault is None)
         elif fault is not None:
@@ -128,10 +134,6 @@ class Connection(asyncio.Protocol):
         if isinstance(error.__context__, UpstreamError):  # of a callback
             return error.__context__
         return UpstreamError(CUT_SHORT if self._answer else f"its reply is not HTTP ({error})")
-
-    def _pause(self) -> None:
-        self.is_paused = True
-        self._transport.pause_reading()
 
     def on_message_begin(self) -> None:
         if self._is_whole:

@@ -42,6 +42,13 @@ def test_what_was_packed_is_unpacked(data: bytes, coding: str, is_raw: bool, mem
     assert max(map(len, found), default=0) <= STEP_BYTES
 
 
+def test_nothing_that_can_be_unpacked_is_held_back_wherever_the_bytes_are_cut() -> None:
+    packed = gzip.compress(bytes(4 * STEP_BYTES))
+    for cut in range(len(packed)):
+        at_once = zlib.decompressobj(wbits=31).decompress(packed[:cut])
+        assert b"".join(Unpacker("gzip").feed(packed[:cut])) == at_once
+
+
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [

@@ -7,6 +7,13 @@ from app.agent.engines.base import Take
 from app.agent.engines.http_answer import HttpAnswer
 from app.agent.engines.http_connection import Connection
 
+BODY = b'data: {"a":1}\n\n' * 9 + b"data: [DONE]\n\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+JSON = b"Content-Type: application/json\r\n"
+SIZED = OK + JSON + b"Content-Length: %d\r\n\r\n" % len(BODY)
+CHUNKED = OK + b"content-type:text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (BODY[:7], BODY[7:8], BODY[8:]))
+
 
 class Wire(asyncio.Transport):
     """What the connection does to its transport, and what lies in its pool."""
