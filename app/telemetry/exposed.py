@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from errno import EADDRINUSE
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app, start_http_server
@@ -13,7 +15,10 @@ from app.settings import AdminSettings
 from app.telemetry.metrics import REGISTRY
 
 if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_MOST_PROCESSES = 64  # of one environment on one machine
 
 logger = logging.getLogger("app.telemetry")
 
@@ -44,21 +49,38 @@ async def exposed(
 
 @asynccontextmanager
 async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> AsyncIterator[None]:
-    """A port that is taken stops nobody: of several processes with one environment the first has it."""
-    try:
-        server, _ = start_http_server(settings.port, settings.host, REGISTRY)
-    except OSError as error:
-        logger.warning("no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, error)
+    started = _started(settings)
+    if started is None:
         yield
         return
+    server, _ = started
     if others is not None:
         server.set_app(_beside(make_wsgi_app(REGISTRY), others))
-    logger.info("/metrics at %s port %d", settings.host, settings.port)
     try:
         yield
     finally:
         await asyncio.to_thread(server.shutdown)  # waits for its loop's next turn
         server.server_close()
+
+
+def _started(settings: AdminSettings) -> "tuple[WSGIServer, Thread] | None":
+    """At the first port that is free: several processes with one environment (`uvicorn --workers`) have neighbouring ones.
+
+    None if there is none, which keeps nobody from serving.
+    """
+    why = ""
+    for port in range(settings.port, min(settings.port + _MOST_PROCESSES, 65536)):
+        try:
+            started = start_http_server(port, settings.host, REGISTRY)
+        except OSError as error:
+            why = why or str(error)
+            if error.errno != EADDRINUSE:
+                break
+        else:
+            logger.info("/metrics at %s port %d", settings.host, port)
+            return started
+    logger.warning("no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, why)
+    return None
 
 
 def _beside(metrics: "WSGIApplication", others: "WSGIApplication") -> "WSGIApplication":

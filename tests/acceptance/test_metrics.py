@@ -1,5 +1,7 @@
 """/metrics of real processes: on ADMIN_PORT, or on the gateway's own port for its own machine."""
 
+import re
+
 import httpx2
 import pytest
 
@@ -65,12 +67,26 @@ async def test_without_an_admin_port_metrics_are_for_the_gateways_own_machine(me
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_url")
 
 
-async def test_an_admin_port_that_is_taken_is_said_and_stops_nobody(memory_stack: Stack) -> None:
-    port = free_port()
-    await memory_stack.gateway(ADMIN_PORT=str(port))
-    second = await memory_stack.gateway(ADMIN_PORT=str(port))
-    await until(lambda: "no /metrics at 127.0.0.1" in second.log, "the warning")
-    assert samples(await scraped(port))
+async def test_processes_with_one_admin_port_have_neighbouring_ones(memory_stack: Stack) -> None:
+    gateways = [await memory_stack.gateway(ADMIN_PORT=str(free_port()))]
+    first = said_port(gateways[0].log)
+    gateways += [await memory_stack.gateway(ADMIN_PORT=str(first)) for _ in range(2)]
+    ports = [said_port(gateway.log) for gateway in gateways]
+    assert ports == sorted(set(ports))
+    for port in ports:
+        assert samples(await scraped(port))
+
+
+async def test_an_admin_port_that_cannot_be_had_stops_nobody(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(ADMIN_PORT="9464", ADMIN_HOST="192.0.2.1")  # nobody's address
+    await until(lambda: "no /metrics at 192.0.2.1 port 9464" in gateway.log, "the warning")
+
+
+def said_port(log: str) -> int:
+    """The port that a process says it has /metrics at."""
+    found = re.search(r"/metrics at 127\.0\.0\.1 port (\d+)", log)
+    assert found is not None, log
+    return int(found[1])
 
 
 @pytest.mark.servers
