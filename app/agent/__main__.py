@@ -10,6 +10,7 @@ import uvloop
 
 from app import settings as app_settings
 from app.agent.fleet import Fleet
+from app.agent.health import Health
 from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.catalog import ModelEntry, for_worker
@@ -32,7 +33,7 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
-    async with exposed(settings.admin):
+    async with exposed(settings.admin, others=Health(fleet.unready)):
         starting = asyncio.create_task(_start(bus, fleet))
         await stopped.wait()
         starting.cancel()

@@ -16,6 +16,7 @@ logger = logging.getLogger("app.agent")
 
 class Fleet:
     def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry], tracer: Tracer | None = None) -> None:
+        self._bus = bus
         self._drain_seconds = settings.worker.drain
         self._workers = [
             Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker), tracer) for entry in entries
@@ -27,6 +28,12 @@ class Fleet:
         self._starting = [asyncio.create_task(worker.start()) for worker in self._workers]
         for task in self._starting:
             task.add_done_callback(_say_why)
+
+    def unready(self) -> list[str]:
+        """Why they do not take requests; empty when all do."""
+        log = self._bus.healthy()
+        found = [(worker.model, worker.unready()) for worker in self._workers]
+        return [*([f"bus: {log}"] if log else []), *(f"model {model}: {why}" for model, why in found if why)]
 
     async def drain(self) -> None:
         """Leaves the groups at once and finishes what runs, within DRAIN_SECONDS."""

@@ -79,6 +79,14 @@ class Worker:
         self._gone = False
         self._had: tuple[int, ...] = ()  # partitions
 
+    @property
+    def model(self) -> str:
+        return self._entry.id
+
+    def unready(self) -> str:
+        """Why it takes no requests; empty when it does."""
+        return "draining" if self._desk.leaving else self._not_ready
+
     async def start(self) -> None:
         """Makes its topics known, waits for its upstream, joins its group."""
         for step in (self._make_topics, self._announce, self._control.start, self._peers.start):

@@ -12,7 +12,7 @@ from app.bus.specs import reply_retention_ms, shared_specs
 from app.catalog import Catalog
 from app.contracts.presence import GatewayBeat
 from app.contracts.topics import Topics
-from app.errors import BusError, GatewayDraining
+from app.errors import BusError, GatewayDraining, StoreUnavailable
 from app.gateway.admission import Admission
 from app.gateway.call import Call
 from app.gateway.dead_letters import DeadLetters
@@ -34,6 +34,7 @@ from app.telemetry.tracing import Tracer
 logger = logging.getLogger("app.gateway")
 
 _RETRY_SECONDS = 1.0
+_STORE_SECONDS = 1.0  # for its answer, when somebody asks how it is
 
 
 class Gateway:
@@ -102,6 +103,18 @@ class Gateway:
         reasons = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
         found = [f"{name}: {why}" for name, why in reasons if why]
         return [*found, "draining"] if self.admission.draining else found
+
+    async def dependencies(self) -> dict[str, str]:
+        """What it depends on, each `ok` or why not. Without its store it serves all the same, but for Idempotency-Keys."""
+        return {"bus": self._bus.healthy() or "ok", "store": await self._store_state()}
+
+    async def _store_state(self) -> str:
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await self._store.get("readyz")
+        except (StoreUnavailable, TimeoutError) as error:
+            return str(error) or "no answer in time"
+        return "ok"
 
     def calls(self) -> set[Call]:
         """The requests that are being answered here."""

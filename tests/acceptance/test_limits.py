@@ -120,7 +120,11 @@ async def test_gateways_share_through_redis_and_serve_on_while_it_is_away(memory
             running.cancel()
             await until(lambda: is_answered(there), "its place to be free at the other gateway")
             await until(lambda: count_together(here, there), "both to count the same minute")
+            assert (await here.get("/readyz")).json()["dependencies"] == {"bus": "ok", "store": "ok"}
     async with one.http() as here:
+        ready = await here.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["dependencies"]["store"] != "ok"
         for _ in range(3):
             assert await is_answered(here)
     assert "limits cannot be counted" in one.log

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from tests.acceptance.asking import HELLO, text_of
-from tests.acceptance.processes import until
+from tests.acceptance.processes import get_json, until
 from tests.acceptance.stack import Stack
 from tests.nginx import free_port
 
@@ -90,8 +90,28 @@ def said_port(log: str) -> int:
 
 
 @pytest.mark.servers
-async def test_a_worker_has_metrics_at_its_admin_port(stack: Stack) -> None:
+async def test_a_worker_has_metrics_and_its_health_at_its_admin_port(stack: Stack) -> None:
     upstream, port = await stack.upstream(), free_port()
     await stack.gateway()
-    await stack.worker("sim", upstream, ADMIN_PORT=str(port))
+    worker = await stack.worker("sim", upstream, ADMIN_PORT=str(port))
     assert samples(await scraped(port))['llm_gateway_rebalances_total{model="sim"}'] >= 1
+    root = f"http://127.0.0.1:{port}"
+    assert await get_json(f"{root}/healthz") == (200, {"status": "alive"})
+    assert await get_json(f"{root}/readyz") == (200, {"ready": True, "reasons": []})
+    assert (await get_json(f"{root}/elsewhere"))[0] == 404
+    worker.terminate()
+    await worker.ended()
+
+
+@pytest.mark.servers
+async def test_a_worker_whose_upstream_is_away_lives_and_is_not_ready(stack: Stack) -> None:
+    port = free_port()
+    await stack.gateway()
+    await stack.worker("sim", f"http://127.0.0.1:{free_port()}", ready=False, ADMIN_PORT=str(port))
+
+    async def is_not_ready() -> bool:
+        status, found = await get_json(f"http://127.0.0.1:{port}/readyz")
+        return status == 503 and any(why.startswith("model sim: 127.0.0.1:") for why in found["reasons"])
+
+    await until(is_not_ready, "the worker to say that its upstream is away")
+    assert (await get_json(f"http://127.0.0.1:{port}/healthz"))[0] == 200

@@ -179,8 +179,16 @@ ENDPOINTS = (
         "Can it take requests?",
         "Ready once the bus is connected and a reply partition is assigned. Needs no key.",
         {
-            200: Reply(replies.Readiness, "Ready.", {"ready": True, "reasons": []}),
-            503: Reply(replies.Readiness, "Not ready.", {"ready": False, "reasons": ["bus: no broker answers"]}),
+            200: Reply(replies.Readiness, "Ready.", {"ready": True, "reasons": [], "dependencies": {"bus": "ok", "store": "ok"}}),
+            503: Reply(
+                replies.Readiness,
+                "Not ready.",
+                {
+                    "ready": False,
+                    "reasons": ["bus: no broker answers"],
+                    "dependencies": {"bus": "no broker answers", "store": "ok"},
+                },
+            ),
         },
         ON_ALL,
     ),

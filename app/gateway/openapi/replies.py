@@ -127,6 +127,7 @@ class Readiness(Schema):
 
     ready: bool
     reasons: list[str] = Field(description="Why it is not ready.")
+    dependencies: dict[str, str] = Field(description="What it depends on: `ok`, or why not. It serves without its `store`.")
 
 
 class UpstreamReply(Schema):

@@ -13,6 +13,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
     async def readyz(_request: Request) -> JSONResponse:
         reasons = gateway.unready()
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+        document = {"ready": not reasons, "reasons": reasons, "dependencies": await gateway.dependencies()}
+        return JSONResponse(document, status_code=503 if reasons else 200)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]
