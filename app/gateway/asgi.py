@@ -11,8 +11,10 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+WriteChunk: TypeAlias = Callable[[bytes], bool]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
+WRITE_CHUNK = "llm_gateway.write_chunk"  # our server's extension of ASGI: a part of a streamed body, without a task's turn
 BODY_SECONDS = 60.0  # for a whole request body
 
 
@@ -53,6 +55,12 @@ async def _read_parts(receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             return bytes(body + part) if body else part
         body += part
+
+
+def write_chunk_of(scope: Scope) -> WriteChunk | None:
+    """What the server offers for the parts of a streamed body; None where it is another server than ours."""
+    write: WriteChunk | None = scope.get("extensions", {}).get(WRITE_CHUNK, {}).get("write")
+    return write
 
 
 def _too_large(limit: int) -> BodyTooLarge:

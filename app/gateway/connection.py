@@ -12,7 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, GatewayError, HeadersTooLarge
-from app.gateway.asgi import raw
+from app.gateway.asgi import WRITE_CHUNK, raw
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers; beyond it comes at most what one read brings
@@ -47,7 +47,16 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        self.scope["extensions"] = {WRITE_CHUNK: {"write": self.write_chunk}}
         super().on_headers_complete()
+
+    def write_chunk(self, data: bytes) -> bool:
+        """Writes a part of the body that is being sent; false where ASGI's `send` has to be awaited for it."""
+        cycle = self.cycle
+        if self.pipeline or self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest("The request is not HTTP that this server understands."))

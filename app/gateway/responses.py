@@ -8,7 +8,7 @@ from typing import NamedTuple
 from app.contracts.envelope import Reply
 from app.contracts.sse import DONE, after, count_events, with_ids
 from app.errors import BadRequest
-from app.gateway.asgi import RawHeaders, Send, raw, send_whole
+from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
 from app.settings import GatewaySettings
 
@@ -76,7 +76,8 @@ class EventStream:
     """A reply as server-sent events. The first record decides the status, unless it takes too long.
 
     `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out. `at_once`: the head does not
-    wait for the reply. `place`: tells the request's place in the queue, for comments until it is answered.
+    wait for the reply. `place`: tells the request's place in the queue, for comments until it is answered. `write`: writes
+    events without `send`, where that can be done (WRITE_CHUNK).
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class EventStream:
         seen: int = 0,
         at_once: bool = False,
         place: Callable[[], bytes] | None = None,
+        write: WriteChunk | None = None,
     ) -> None:
         self._call = call
         self._send = send
@@ -98,6 +100,7 @@ class EventStream:
         self._seen = seen
         self._at_once = at_once
         self._place = place
+        self._write_chunk = None if ids or seen else write
         self._next_event = 1
         self._begun = False
         self.first_at = 0.0  # by the monotonic clock, when the first part of the reply was there
@@ -111,17 +114,29 @@ class EventStream:
             await self._begin(part)
         if not self._call.request.stream:
             return await self._end(await self._body_as_events())
-        while part is None or not part.outcome:
-            if part is not None:
-                await self._write(as_events(part))
-            part = await self._call.next(self._keepalive)
-            if part is None:
-                await self._body(KEEPALIVE)
+        try:
+            part = await self._parts(part)
+        finally:
+            self._call.sink = None
         if part is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
             await self._body(as_events(part))
         else:
             await self._write(as_events(part))
         return await self._end(part)
+
+    async def _parts(self, part: Reply | None) -> Reply:
+        """Sends what comes, from `part` on, up to the last, which it returns."""
+        while part is None or not part.outcome:
+            if part is not None:
+                await self._write(as_events(part))
+                self._call.sink = self._sink
+            part = await self._call.next(self._keepalive)
+            if part is None:
+                await self._body(KEEPALIVE)
+        return part
+
+    def _sink(self, part: Reply) -> bool:
+        return self._write_chunk is not None and bool(part.value) and self._write_chunk(as_events(part))
 
     async def _first(self) -> Reply | None:
         if not self._call.request.stream or self._at_once:

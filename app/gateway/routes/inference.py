@@ -11,7 +11,7 @@ from app.contracts.envelope import Reply
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
-from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone
+from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone, write_chunk_of
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
@@ -120,7 +120,8 @@ class Inference:
         ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place)
+        write = None if "grant" in scope["state"] else write_chunk_of(scope)  # a grant reads along
+        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=write)
         final = await stream.run()
         if stream.first_at:
             state = scope["state"]

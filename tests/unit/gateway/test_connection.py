@@ -8,7 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.gateway.asgi import Receive, Scope, Send
+from app.gateway.asgi import Receive, Scope, Send, write_chunk_of
 from app.gateway.connection import HEAD_BYTES, HEAD_SECONDS, Connection
 
 HEAD = b"GET /%d HTTP/1.1\r\nhost: gateway\r\n"
@@ -141,3 +141,58 @@ async def test_in_the_middle_of_a_reply_what_is_no_http_ends_it_without_a_word()
     await client.send(b"\x00\r\n")
     assert (client.wire.closed, client.wire.written) == (True, written)
     client.may_answer.set()
+
+
+class Stream(Client):
+    """A connection to an application that writes its body in parts, past `send`."""
+
+    async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        self.asked.append(scope["path"])
+        write = write_chunk_of(scope)
+        assert write is not None
+        self.early = write(b"early")
+        head = [(b"content-length", b"4")] if scope["path"] == "/9" else []
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        self.wire.written = b""
+        self.written = [write(b"one")]
+        await self.may_answer.wait()
+        self.written.append(write(b"two"))
+        await send({"type": "http.response.body", "body": b"last"})
+        self.late = write(b"late")
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+
+async def test_a_part_is_written_as_a_chunk_of_the_body_that_is_being_sent() -> None:
+    client = Stream()
+    await client.ask(1)
+    await asyncio.sleep(0)
+    assert client.written == [True, True]
+    assert client.wire.written == b"3\r\none\r\n3\r\ntwo\r\n4\r\nlast\r\n0\r\n\r\n"
+    assert (client.early, client.late) == (False, False)
+
+
+async def test_a_part_is_not_written_where_the_body_has_a_length_or_the_client_is_slow_or_gone_or_has_asked_again() -> None:
+    client = Stream()
+    await client.ask(9)
+    await asyncio.sleep(0)
+    assert (client.written, client.wire.written) == ([False, False], b"last")
+
+    for happens in ("slow", "gone", "again"):
+        client = Stream()
+        client.may_answer.clear()
+        await client.ask(1)
+        await asyncio.sleep(0)
+        match happens:
+            case "slow":
+                client.connection.pause_writing()
+            case "gone":
+                client.connection.connection_lost(None)
+            case "again":
+                await client.ask(2)
+        client.may_answer.set()
+        await asyncio.sleep(0)
+        assert client.written == [True, False], happens
+        client.connection.resume_writing()

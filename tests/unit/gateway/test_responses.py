@@ -83,6 +83,74 @@ async def test_a_stream_is_passed_on_byte_for_byte_as_it_comes():
     assert (client.headers["x-accel-buffering"], client.headers["x-request-id"]) == ("no", at.fed.call.public_id)
 
 
+class Wire:
+    """What a server offers beside `send`; `paused`: it takes nothing just now."""
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self.paused = False
+        self.written = 0
+
+    def write(self, data: bytes) -> bool:
+        if self.paused:
+            return False
+        assert self.client is not None
+        self.client.got += data
+        self.written += 1
+        return True
+
+
+def streaming_to(wire: Wire, fed: Fed, **options: Any) -> Streaming:
+    at = Streaming(fed, write=wire.write, **options)
+    wire.client = at.client
+    return at
+
+
+async def test_a_part_goes_straight_to_the_client_while_its_reader_waits():
+    wire = Wire()
+    at = streaming_to(wire, Fed())
+    at.fed.data(event(1))
+    await turns()
+    at.fed.data(event(2))
+    assert at.client.got == event(1) + event(2), "at once"
+    wire.paused = True
+    at.fed.data(event(3))
+    wire.paused = False
+    at.fed.data(event(4))
+    assert at.client.got == event(1) + event(2), "in order behind what waits"
+    await turns()
+    at.fed.data(event(5))
+    at.fed.end(DONE)
+    assert (await at.ended()).got == b"".join(map(event, range(1, 6))) + DONE
+    assert wire.written == 2
+    assert at.fed.call.sink is None, "each would hold the other"
+
+
+async def test_what_goes_straight_to_the_client_is_no_silence():
+    wire = Wire()
+    at = streaming_to(wire, Fed())
+    at.fed.data(event(1))
+    for number in (2, 3, 4):
+        await asyncio.sleep(4)
+        at.fed.data(event(number))
+    await asyncio.sleep(6)
+    at.fed.end(DONE)
+    assert (await at.ended()).got == b"".join(map(event, range(1, 5))) + KEEPALIVE + DONE
+    assert wire.written == 3
+
+
+@pytest.mark.parametrize("options", [{"ids": True}, {"seen": 1}])
+async def test_what_is_changed_on_its_way_does_not_go_straight(options):
+    wire = Wire()
+    at = streaming_to(wire, Fed(), **options)
+    for number in (1, 2):
+        at.fed.data(event(number))
+        await turns()
+    at.fed.end(DONE)
+    await at.ended()
+    assert wire.written == 0
+
+
 async def test_an_error_before_the_first_token_has_its_status_and_body():
     at = Streaming(Fed())
     at.fed.fail(UpstreamUnreachable("nobody listens"))
