@@ -28,22 +28,22 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def running_nginx(
-    gateway_ports: Sequence[int], settings: Mapping[str, str] | None = None, port: int | None = None
+    gateway_ports: Sequence[int], settings: Mapping[str, str] | None = None, port: int | None = None, log_to: Path | None = None
 ) -> Iterator[int]:
     """Runs nginx/start.sh in front of `gateway_ports`; gives the port that nginx listens on.
 
-    `settings` are start.sh's variables, for instance {"MAX_BODY_BYTES": "1000"}. Raises AssertionError, with nginx's own
-    words, where it does not come up.
+    `settings` are start.sh's variables, for instance {"MAX_BODY_BYTES": "1000"}. What it says goes behind the end of `log_to`,
+    if there is one. Raises AssertionError, with nginx's own words, where it does not come up.
     """
     port = port or free_port()
     gateways = " ".join(f"127.0.0.1:{gateway}" for gateway in gateway_ports)
-    with tempfile.TemporaryDirectory() as run_dir, open(Path(run_dir) / "log", "wb") as log:
+    with tempfile.TemporaryDirectory() as run_dir, open(log_to or Path(run_dir) / "log", "ab") as log:
         environment = {"PATH": os.environ["PATH"], "LISTEN": f"127.0.0.1:{port}", "GATEWAYS": gateways, "RUN_DIR": run_dir}
         process = subprocess.Popen([START], env=environment | dict(settings or {}), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 20
             while not listens(port):
-                said = (Path(run_dir) / "log").read_text()
+                said = Path(log.name).read_text()
                 assert process.poll() is None, f"nginx ended: {said}"
                 assert time.monotonic() < deadline, f"nginx does not listen: {said}"
                 time.sleep(0.02)

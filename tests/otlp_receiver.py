@@ -33,12 +33,13 @@ class Received:
 
 @dataclass
 class Receiver:
-    """`heads` are the headers of what came, `status` is what it is answered."""
+    """`heads` and `bodies` are what came, `status` is what it is answered."""
 
     port: int = 0
     status: int = 200
     spans: list[Received] = field(default_factory=list)
     heads: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list, repr=False)
 
     @property
     def url(self) -> str:
@@ -57,6 +58,7 @@ class Receiver:
         if path != "/v1/traces" or head.get("content-type") != "application/x-protobuf":
             return 404
         self.heads.append(head)
+        self.bodies.append(body)
         if self.status == 200:
             self.spans += decoded(body)
         return self.status

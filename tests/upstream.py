@@ -7,6 +7,7 @@ A model that it does not serve is a 404. A request may say in its body how it is
 
     x_ttft, x_gap        seconds to the first token and between tokens, instead of the server's
     x_status, x_headers  this error status, with these headers, instead of a first token
+    x_message            what the error says
     x_error_after        stream: an error event after so many tokens, and no [DONE]
     x_break_after        stream: the connection is reset after so many tokens
     x_times              the failures above only for the first so many tries of the request (by its x-request-id)
@@ -110,7 +111,7 @@ class SimulatedUpstream:
     async def _answer(self, answer: Answer, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self._fails(request, body) and (status := body.get("x_status")):
             await asyncio.sleep(body.get("x_ttft", self._ttft))
-            return _json(_error(f"scripted {status}"), status, body.get("x_headers"))
+            return _json(_error(body.get("x_message", f"scripted {status}")), status, body.get("x_headers"))
         if body.get("model") not in self._models:
             return _json(_error(f"The model `{body.get('model')}` does not exist."), 404)
         return await answer(request, body)

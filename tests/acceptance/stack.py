@@ -148,7 +148,8 @@ class Stack:
 
     def nginx(self, *gateways: Gateway, **settings: str) -> Endpoint:
         """nginx, from the project's configuration, in front of the gateways; `settings` are nginx/start.sh's variables."""
-        port = self._own.enter_context(running_nginx([gateway.port for gateway in gateways], settings))
+        ports = [gateway.port for gateway in gateways]
+        port = self._own.enter_context(running_nginx(ports, settings, log_to=self.directory / "nginx.log"))
         return Endpoint(port, gateways[0].key)
 
     async def _all_listed(self) -> None:

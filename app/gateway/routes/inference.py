@@ -15,6 +15,7 @@ from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
+from app.gateway.query import without_keys
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
@@ -86,6 +87,8 @@ class Inference:
         path = _upstream_path(scope["path"])
         checked = check_body(path, body)
         query = scope.get("query_string", b"").decode("latin-1")
+        if query:
+            query = without_keys(query)
         return Submission(
             path=f"{path}?{query}" if query else path,
             body=body,
