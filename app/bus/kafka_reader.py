@@ -1,7 +1,7 @@
 """Reading from Kafka: the properties of every consumer, its records, and the reader of given partitions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.settings import BusSettings
 logger = logging.getLogger("app.bus.librdkafka")
 
 _BATCH = 500
+_PIECE_BYTES = 64 * 1024
 _POLL_SECONDS = 0.04  # how long closing may wait for a poll to end: a look-up closes its reader before it answers
 _CALL_SECONDS = 10.0
 
@@ -69,6 +70,22 @@ def fetch(consumer: Consumer, timeout: float) -> list[Record]:
     return records
 
 
+def in_pieces(records: list[Record]) -> Iterator[list[Record]]:
+    """Cut where the values come to _PIECE_BYTES: between two pieces the event loop does what else there is to do.
+
+    Five hundred records of a thousand streams are 20,000 tokens, and a quarter of a second; libuv accepts one connection in each
+    of the loop's turns, and some clients waited for theirs for eight seconds.
+    """
+    begin, size = 0, 0
+    for index, record in enumerate(records, 1):
+        size += len(record.value or b"")
+        if size >= _PIECE_BYTES:
+            yield records[begin:index]
+            begin, size = index, 0
+    if begin < len(records):
+        yield records[begin:]
+
+
 class KafkaLogReader(ReaderThread):
     """Reads given partitions of a topic without a group."""
 
@@ -105,10 +122,8 @@ class KafkaLogReader(ReaderThread):
         self._fetched = dict(self._positions)
 
     def turn(self, consumer: Consumer) -> None:
-        records = fetch(consumer, _POLL_SECONDS)
-        for record in records:
-            self._fetched[record.partition] = record.offset + 1
-        if records:
+        for records in in_pieces(fetch(consumer, _POLL_SECONDS)):
+            self._fetched.update({record.partition: record.offset + 1 for record in records})
             self.hand_over(records)
 
 
