@@ -109,8 +109,9 @@ def make_application(settings: Settings) -> App:
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
-    fastapi.add_middleware(Edge, keys=keys, observe=observed)
-    entrance = Entrance(fastapi, Edge(inference, keys, observed))
+    sample = settings.logs.access_sample
+    fastapi.add_middleware(Edge, keys=keys, observe=observed, sample=sample)
+    entrance = Entrance(fastapi, Edge(inference, keys, observed, sample))
     return with_cors(Traced(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins)
 
 

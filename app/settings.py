@@ -230,6 +230,7 @@ class ModelSettings:
 class LogSettings:
     level: str = var("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", one_of("debug", "info", "warning", "error"))
     format: str = var("LOG_FORMAT", "", "text or json; empty: text on a terminal, else json", one_of("", "text", "json"))
+    access_sample: float = var("ACCESS_LOG_SAMPLE", "1", "share of the access lines of requests that went well, 0 to 1", _share)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from app.contracts.fold import COMPLETED
 from app.errors import GatewayError, InternalError
 from app.gateway.asgi import App, ClientGone, Message, Receive, Scope, Send, header, send_error
 from app.gateway.auth import Keys
@@ -45,13 +47,14 @@ class Edge:
 
     It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
     it has taken of the caller's limits. `observe` is told of each request at its end: its path, its status (0: none was sent),
-    its line.
+    its line. `sample` is the share of requests that went well whose line is written; all others have theirs.
     """
 
-    def __init__(self, app: App, keys: Keys, observe: Observe | None = None) -> None:
+    def __init__(self, app: App, keys: Keys, observe: Observe | None = None, sample: float = 1.0) -> None:
         self._app = app
         self._keys = keys
         self._observe = observe
+        self._sample = sample
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,4 +107,11 @@ class Edge:
             line["client_request_id"] = client_id[:128]
         if self._observe is not None:
             self._observe(scope["path"], status, line)
+        if self._sample < 1 and _went_well(status, line) and random.random() >= self._sample:
+            return
         access.info("%s %s %s", scope["method"], scope["path"][:_SHOWN], status or "-", extra=line)
+
+
+def _went_well(status: int, line: dict[str, object]) -> bool:
+    """A stream may have begun well and ended otherwise, and a client may have left."""
+    return 0 < status < 400 and line.get("outcome", COMPLETED) == COMPLETED and "code" not in line and "client" not in line

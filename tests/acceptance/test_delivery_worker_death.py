@@ -32,6 +32,7 @@ class Death:
     killed_at: float = 0.0
     ran: set[str] = field(default_factory=set)  # the streams on the worker that was killed
     stats: Stats | None = None
+    log: str = field(default="", repr=False)  # the gateway's
 
     def tries(self, told: Told) -> int:
         assert self.stats is not None
@@ -71,6 +72,9 @@ async def death() -> AsyncIterator[Death]:
         death.queued = await ends(queued)
         death.goes_on, death.begins_anew = await ends(streams[GOES_ON]), await ends(streams[BEGINS_ANEW])
         death.stats = await upstream.idle()
+        gateway.terminate()
+        await gateway.ended()
+        death.log = gateway.log
         yield death
 
 
@@ -93,6 +97,13 @@ def test_only_what_was_interrupted_ran_again(death: Death) -> None:
     again = [told for told in death.queued if death.tries(told) > 1]
     assert len(again) <= SLOTS - len(interrupted)
     assert all(death.tries(told) == 2 for told in again)
+
+
+def test_the_access_line_says_how_many_workers_began(death: Death) -> None:
+    lines = [line for line in death.log.splitlines() if "app.access" in line]
+    for told in [*death.goes_on, *death.finished]:
+        (line,) = [line for line in lines if f" request_id={told.public_id} " in line]
+        assert f" attempts={2 if told.id in death.ran else 1} " in line
 
 
 def test_a_text_that_cannot_go_on_ends_with_an_error_that_may_be_retried(death: Death) -> None:

@@ -54,6 +54,7 @@ class Inference:
                 final = await self._answer(call, scope, send, seen)
             finally:
                 watch.cancel()
+                line["attempts"] = call.fold.attempts
                 self._gateway.reader.release(call)
         line.update(noted(final))
 

@@ -36,10 +36,10 @@ class Inner:
 
 
 class Served:
-    def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = (), **options: Any) -> None:
         self.routed, self.inference = inner or Inner(), inner or Inner()
         known = Keys(replace(load({}).gateway, api_keys=keys))
-        self.edge = Entrance(Edge(self.routed, known), Edge(self.inference, known))
+        self.edge = Entrance(Edge(self.routed, known, **options), Edge(self.inference, known, **options))
         self.client = Client()
 
     async def ask(self, method: str, path: str, **headers: str) -> Client:
@@ -150,3 +150,51 @@ async def test_each_request_is_one_line_and_health_is_none(caplog):
     first, second = (record for record in caplog.records if record.name == "app.access")
     assert (first.message, first.added, second.message) == ("POST /v1/x 200", 1, "GET /v1/models 400")  # type: ignore[attr-defined]
     assert first.client_request_id == ("mine" * 100)[:128]  # type: ignore[attr-defined]
+
+
+class Told(Inner):
+    """Its requests end so."""
+
+    def __init__(self, status: int = 200, **line: Any) -> None:
+        super().__init__()
+        self._status, self._line = status, line
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["line"].update(self._line)
+        await send_whole(send, self._status, [], b"{}")
+
+
+async def lines_of(caplog: pytest.LogCaptureFixture, inner: Inner, sample: float, times: int = 1) -> int:
+    """How many access lines so many requests had; each was counted."""
+    caplog.set_level(logging.INFO, "app.access")
+    observed: list[int] = []
+    for _ in range(times):
+        await Served(inner, sample=sample, observe=lambda _path, status, _line: observed.append(status)).ask("POST", "/v1/x")
+    assert len(observed) == times
+    return len([record for record in caplog.records if record.name == "app.access"])
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        Inner(BadRequest("no")),
+        Inner(KeyError("fault")),
+        Inner(ClientGone()),
+        Told(502),
+        Told(outcome="failed"),
+        Told(outcome="cancelled"),
+        Told(200, client="gone"),
+    ],
+)
+async def test_what_did_not_go_well_always_has_its_line(caplog, inner):
+    assert await lines_of(caplog, inner, sample=0.0) == 1
+
+
+@pytest.mark.parametrize("inner", [Inner(), Told(outcome="completed"), Told(202)])
+async def test_what_went_well_has_a_line_if_it_is_in_the_sample(caplog, inner):
+    assert await lines_of(caplog, inner, sample=0.0) == 0
+    assert await lines_of(caplog, inner, sample=1.0) == 1
+
+
+async def test_of_what_went_well_about_so_many_have_a_line(caplog):
+    assert 20 < await lines_of(caplog, Inner(), sample=0.25, times=400) < 200
