@@ -27,6 +27,7 @@ GatewayError                      status  type                    code
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
 ├── BusUnavailable                503     server_error            bus_unavailable
 ├── LimitsUnavailable             503     server_error            limits_unavailable
+├── ConnectionsFull               503     server_error            connections_full
 ├── Draining                      503     server_error            draining
 ├── GatewayDraining               503     server_error            gateway_draining
 └── DeadlineExceeded              504     server_error            deadline_exceeded
@@ -185,6 +186,10 @@ class BusUnavailable(GatewayError):
 
 class LimitsUnavailable(GatewayError):
     status, type, code = 503, "server_error", "limits_unavailable"
+
+
+class ConnectionsFull(GatewayError):
+    status, type, code = 503, "server_error", "connections_full"
 
 
 class Draining(GatewayError):

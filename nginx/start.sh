@@ -7,6 +7,7 @@
 # GATEWAYS (main:8000)            host:port with spaces between; a name is looked up again all the time, for all its
 #                                 addresses (nginx 1.27.3 and later), so gateways may come and go
 # MAX_BODY_BYTES (16777216), REQUEST_TIMEOUT_SECONDS (540)       as the gateways have them
+# CLIENT_CONNECTIONS (2048)       requests that one client address may have open at once; 0: any number
 # RUN_DIR (/tmp/nginx)            rendered configuration, pid, bodies on their way
 set -eu
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -26,6 +27,9 @@ if [ -n "$resolver" ]; then
   resolver="resolver ${addresses}valid=2s;"
 fi
 
+connections=${CLIENT_CONNECTIONS:-2048} limit=
+[ "$connections" -eq 0 ] || limit="limit_conn clients $connections;"
+
 timeout=${REQUEST_TIMEOUT_SECONDS:-540} # nginx takes whole seconds
 mkdir -p "$RUN_DIR"
 chmod 755 "$RUN_DIR" # nginx's workers have another user when root starts it
@@ -33,6 +37,8 @@ sed -e "s|\${LISTEN}|${LISTEN:-8080}|" \
     -e "s|\${GATEWAYS}|$servers|" \
     -e "s|\${RESOLVER}|$resolver|" \
     -e "s|\${MAX_BODY_BYTES}|${MAX_BODY_BYTES:-16777216}|" \
+    -e "s|\${CLIENT_CONNECTIONS}|$connections|" \
+    -e "s|\${CLIENT_LIMIT}|$limit|" \
     -e "s|\${REQUEST_TIMEOUT_SECONDS}|${timeout%.*}|" \
     "$HERE/nginx.conf.template" >"$RUN_DIR/nginx.conf"
 exec nginx -p "$RUN_DIR" -e stderr -c nginx.conf "$@"

@@ -2,8 +2,8 @@
 
     uvicorn app.main:application --http app.gateway.connection:Connection
 
-uvicorn's parser takes a head of any size, for as long as the client likes to send it, and answers what is no HTTP with a plain
-text. Under the bare `uvicorn` command that is so; all else is the same.
+uvicorn's parser takes a head of any size, for as long as the client likes to send it, and answers what is no HTTP, and what is
+beyond --limit-concurrency, with a plain text. Under the bare `uvicorn` command that is so; all else is the same.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.errors import BadRequest, GatewayError, HeadersTooLarge
-from app.gateway.asgi import WRITE_CHUNK, raw
+from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
+from app.gateway.asgi import WRITE_CHUNK, Receive, Scope, Send, raw, send_error
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers; beyond it comes at most what one read brings
@@ -25,6 +25,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_timer: asyncio.TimerHandle | None = None  # while a head is awaited
         self._head_bytes = 0
+        self._served = self.app
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,6 +50,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._end_head()
         self.scope["extensions"] = {WRITE_CHUNK: {"write": self.write_chunk}}
+        self.app = _refuse_for_room if self._is_full() else self._served
         super().on_headers_complete()
 
     def write_chunk(self, data: bytes) -> bool:
@@ -60,6 +63,12 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest("The request is not HTTP that this server understands."))
+
+    def _is_full(self) -> bool:
+        """As uvicorn decides it, for each request; but who asks whether this process lives is told so."""
+        if self._most is None or self.url.startswith(b"/healthz"):
+            return False
+        return len(self.connections) >= self._most or len(self.tasks) >= self._most
 
     def _begin_head(self) -> None:
         if self._head_timer is None:
@@ -90,3 +99,9 @@ class Connection(HttpToolsProtocol):
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.close()
+
+
+async def _refuse_for_room(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """An application that serves nobody."""
+    error = ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1)
+    await send_error(send, error, [("connection", "close")])

@@ -67,3 +67,22 @@ async def test_bodies_that_come_byte_by_byte_reach_no_gateway(memory_stack: Stac
             await asyncio.sleep(PAUSE)
     assert (await exchange(front.port, request())).status == 200
     assert "/v1/slow" not in gateway.log
+
+
+async def test_a_gateway_with_as_many_connections_as_it_takes_says_so_until_there_is_room(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway("--limit-concurrency=4")
+    await until(lambda: lists_echo(gateway), "the echo model")
+    async with AsyncExitStack() as held:
+        for _ in range(3):
+            await held.enter_async_context(connected(gateway.port))
+        async with connected(gateway.port) as connection:
+            await connection.send(request())
+            answer = await connection.answer()
+            assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "connections_full", "1")
+            assert await connection.ended()
+        assert (await exchange(gateway.port, request("/healthz", b"", method="GET"))).status == 200
+
+    async def is_served() -> bool:
+        return (await exchange(gateway.port, request())).status == 200
+
+    await until(is_served, "the connections to be gone")

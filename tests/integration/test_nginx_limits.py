@@ -4,10 +4,13 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from tests.integration.front import PATIENCE, ask, nginx_before, reply
+from tests.integration.front import PATIENCE, Answer, ask, connect, nginx_before, reply
 from tests.nginx import free_port, running_nginx
 
 pytestmark = pytest.mark.servers
@@ -42,6 +45,51 @@ def test_no_gateway_at_all_is_an_openai_error_that_says_when_to_try_again() -> N
         answer = ask(port)
     assert (answer.status, answer.headers["Retry-After"]) == (502, "1")
     assert (answer.error["type"], answer.error["code"]) == ("server_error", "gateway_unreachable")
+
+
+def held(event: threading.Event, begun: threading.Semaphore) -> Answer:
+    """An answer that waits for the event."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        begun.release()
+        assert event.wait(PATIENCE)
+        reply(200)(handler)
+
+    return answer
+
+
+def test_an_address_may_have_so_many_requests_open_and_one_more_is_429() -> None:
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+    with nginx_before(held(go_on, begun), CLIENT_CONNECTIONS="2") as there, ThreadPoolExecutor() as clients:
+        open_ones = [clients.submit(ask, there.port) for _ in range(2)]
+        assert all(begun.acquire(timeout=PATIENCE) for _ in open_ones)
+        refused = ask(there.port)
+        health = connect(there.port)
+        health.request("GET", "/nginx-health")
+        assert health.getresponse().status == 200
+        health.close()
+        go_on.set()
+        assert [one.result().status for one in open_ones] == [200, 200]
+        assert ask(there.port).status == 200
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    assert (refused.error["code"], refused.error["type"]) == ("too_many_connections", "rate_limit_error")
+    assert "2" in refused.error["message"]
+    assert len(there.request_ids) == 3
+
+
+def test_with_0_an_address_may_have_any_number_of_requests_open() -> None:
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+    with nginx_before(held(go_on, begun), CLIENT_CONNECTIONS="0") as there, ThreadPoolExecutor(20) as clients:
+        open_ones = [clients.submit(ask, there.port) for _ in range(20)]
+        assert all(begun.acquire(timeout=PATIENCE) for _ in open_ones)
+        go_on.set()
+        assert {one.result().status for one in open_ones} == {200}
+
+
+def test_a_gateways_own_429_is_its_own() -> None:
+    with nginx_before(reply(429, b"its own", Retry_After="7")) as there:
+        answer = ask(there.port)
+    assert (answer.status, answer.body, answer.headers["Retry-After"]) == (429, b"its own", "7")
 
 
 OPERATORS = ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/v1/../metrics", "/v1/..%2fmetrics", "/admin", "/admin/dlq"]

@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from app.settings import BusSettings
 
 TOP = Path(__file__).parents[2]
@@ -35,6 +37,13 @@ def test_nginx_has_the_gateways_defaults(tmp_path: Path) -> None:
     text = rendered(tmp_path)
     assert f"client_max_body_size {defaults['MAX_BODY_BYTES']};" in text
     assert f"proxy_read_timeout 1m{defaults['REQUEST_TIMEOUT_SECONDS']}s;" in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [({}, ["2048"]), ({"CLIENT_CONNECTIONS": "7"}, ["7"]), ({"CLIENT_CONNECTIONS": "0"}, [])]
+)
+def test_an_address_may_have_so_many_requests_open(tmp_path: Path, setting: dict[str, str], expected: list[str]) -> None:
+    assert re.findall(r"limit_conn clients (\d+);", rendered(tmp_path, **setting)) == expected
 
 
 def test_a_gateway_by_address_is_used_as_it_is(tmp_path: Path) -> None:

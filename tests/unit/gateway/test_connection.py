@@ -39,13 +39,13 @@ class Wire(asyncio.Transport):
 class Client:
     """A connection to an application that answers when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: ServerState | None = None, **options: Any) -> None:
         self.asked: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.wire = Wire()
-        config = Config(self._answer, interface="asgi3", lifespan="off", http=Connection, log_config=None)
-        self._connection = Connection(config, ServerState(), {})
+        config = Config(self._answer, interface="asgi3", lifespan="off", http=Connection, log_config=None, **options)
+        self._connection = Connection(config, state or ServerState(), {})
         self._connection.connection_made(self.wire)
 
     async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -61,6 +61,9 @@ class Client:
 
     async def ask(self, number: int) -> None:
         await self.send(HEAD % number + b"\r\n")
+
+    def leave(self) -> None:
+        self._connection.connection_lost(None)
 
     @property
     def error(self) -> Any:
@@ -196,3 +199,56 @@ async def test_a_part_is_not_written_where_the_body_has_a_length_or_the_client_i
         await asyncio.sleep(0)
         assert client.written == [True, False], happens
         client.connection.resume_writing()
+
+
+def check_full(client: Client) -> None:
+    """Told so with OpenAI's error, and the connection is at its end."""
+    assert (client.asked, client.wire.closed, client.error["code"]) == ([], True, "connections_full")
+    head = client.wire.written.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert head[0] == b"HTTP/1.1 503 Service Unavailable"
+    assert {b"retry-after: 1", b"connection: close", b"content-type: application/json"} <= set(head)
+
+
+async def test_beyond_uvicorns_limit_a_request_is_refused_until_there_is_room() -> None:
+    state = ServerState()
+    one = Client(state, limit_concurrency=2)
+    await one.ask(1)
+    another, third = Client(state, limit_concurrency=2), Client(state, limit_concurrency=2)
+    await another.ask(1)
+    await asyncio.sleep(0)
+    check_full(another)
+    another.leave()
+    third.leave()
+    await one.ask(2)
+    assert (one.asked, one.wire.closed) == (["/1", "/2"], False)
+
+
+async def test_requests_count_as_connections_do() -> None:
+    state = ServerState()
+    state.tasks.update(asyncio.create_task(asyncio.sleep(1)) for _ in range(3))
+    client = Client(state, limit_concurrency=3)
+    await client.ask(1)
+    await asyncio.sleep(0)
+    check_full(client)
+
+
+async def test_the_body_of_a_request_that_is_refused_is_nobodys() -> None:
+    client = Client(limit_concurrency=1)
+    await client.send(b"POST /1 HTTP/1.1\r\ncontent-length: 9\r\n\r\nbody")
+    await client.send(b" more")
+    await asyncio.sleep(0)
+    check_full(client)
+
+
+async def test_a_full_gateway_says_that_it_lives() -> None:
+    client = Client(limit_concurrency=1)
+    await client.send(b"GET /healthz HTTP/1.1\r\n\r\n")
+    assert client.asked == ["/healthz"]
+
+
+async def test_without_the_option_there_is_no_limit() -> None:
+    state = ServerState()
+    clients = [Client(state) for _ in range(100)]
+    for client in clients:
+        await client.ask(1)
+    assert all(client.asked == ["/1"] for client in clients)
