@@ -39,6 +39,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),
     errors.BusUnavailable("The request could not be stored; it was not accepted.", retry_after=3),
     errors.LimitsUnavailable("The limits of this key cannot be looked up.", retry_after=1),
+    errors.ConnectionsFull("This gateway has as many connections as it takes; try again shortly.", retry_after=1),
     errors.Draining("This gateway is being stopped and takes no more requests.", retry_after=1),
     errors.GatewayDraining("This gateway is being stopped; the request goes on under its id."),
     errors.DeadlineExceeded("The reply was not ready within 540 seconds."),
