@@ -171,10 +171,15 @@ class Known:
         return sum(beat.capacity for beat in self.serving)
 
     def position(self, partition: int, offset: int) -> int:
-        """About how many requests come before this one: those of its partition, as often as there are partitions."""
-        starts = [beat.positions[str(partition)] for beat in self.workers.values() if str(partition) in beat.positions]
-        ahead = max(0, offset - max(starts, default=offset))
-        return min(ahead * max(1, len(self.ends)), max(ahead, self.queue_depth))
+        """About how many requests come before this one, as the partitions take turns: of each other one as many as of its own,
+        or all that wait there; and one more of every second that has more."""
+        starts: dict[int, int] = {}
+        for beat in self.workers.values():
+            for name, start in beat.positions.items():
+                starts[int(name)] = max(start, starts.get(int(name), 0))
+        ahead = max(0, offset - starts.get(partition, offset))
+        waiting = [end - starts[other] for other, end in self.ends.items() if other != partition and other in starts]
+        return ahead + sum(max(0, min(depth, ahead)) for depth in waiting) + sum(depth > ahead for depth in waiting) // 2
 
     def estimated_wait(self, waiting: int) -> float | None:
         """Seconds until `waiting` requests are begun, at the measured rate; None while that is not known."""

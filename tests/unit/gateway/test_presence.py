@@ -253,7 +253,13 @@ async def test_a_place_in_the_queue_counts_those_before_it_in_every_partition(sc
     await scene.worker("w", positions={"0": 2, "1": 2})
     await asyncio.sleep(2)
     assert scene.known().queue_depth == 16
-    assert [scene.known().position(0, offset) for offset in (0, 2, 5, 9, 200)] == [0, 0, 6, 14, 198]
+    assert [scene.known().position(0, offset) for offset in (0, 2, 5, 9, 200)] == [0, 0, 6, 14, 206]
+
+
+def test_of_partitions_with_as_many_half_come_first_though_it_is_the_next_of_its_own():
+    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, "", 0, 1, positions={str(partition): 5 for partition in range(5)})
+    known = Known(CARD, {"w": beat}, ends=dict.fromkeys(range(5), 9))
+    assert [known.position(3, offset) for offset in (5, 6, 9)] == [2, 7, 20]
 
 
 async def test_a_model_whose_topic_is_not_there_holds_up_no_other(scene):
