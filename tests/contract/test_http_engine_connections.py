@@ -1,7 +1,6 @@
 """The HTTP engine's connections: how they are made, secured, kept, and ended."""
 
 import asyncio
-import shutil
 import socket
 import ssl
 import subprocess
@@ -23,8 +22,6 @@ PATIENCE = 10.0  # seconds, for what must come
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of localhost, signed by itself, with its key in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
     made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
@@ -44,6 +41,7 @@ def tls(certificate: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.servers  # openssl
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 async def test_an_upstream_whose_certificate_is_trusted_is_asked_over_tls(
     name: str, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
@@ -60,6 +58,7 @@ async def test_an_upstream_whose_certificate_is_trusted_is_asked_over_tls(
         assert (upstream.connections, upstream.seen[0].headers["host"]) == (1, f"{name}:{upstream.port}")
 
 
+@pytest.mark.servers  # openssl
 async def test_a_reader_that_pauses_and_goes_on_gets_every_byte_over_tls(
     tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +75,7 @@ async def test_a_reader_that_pauses_and_goes_on_gets_every_byte_over_tls(
         assert upstream.connections == 1
 
 
+@pytest.mark.servers  # openssl
 async def test_an_upstream_whose_certificate_nobody_trusts_is_not_asked(tls: ssl.SSLContext) -> None:
     async with ScriptedUpstream(replies(200), tls=tls) as upstream, http_engine(upstream.host, retries=0) as engine:
         assert await engine.check() == f"127.0.0.1:{upstream.port}: its certificate is refused (self-signed certificate)"
@@ -84,6 +84,7 @@ async def test_an_upstream_whose_certificate_nobody_trusts_is_not_asked(tls: ssl
         assert upstream.seen == []
 
 
+@pytest.mark.servers  # openssl
 async def test_an_upstream_whose_certificate_is_another_hosts_is_not_asked(
     tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
