@@ -1,8 +1,9 @@
 """The few ASGI messages that the hot path reads and writes by itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypedDict
 
 from app.errors import BodyTooLarge, BodyTooSlow, GatewayError
 
@@ -14,8 +15,13 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 WriteChunk: TypeAlias = Callable[[bytes], bool]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
-WRITE_CHUNK = "llm_gateway.write_chunk"  # our server's extension of ASGI: a part of a streamed body, without a task's turn
+CONNECTION = "llm_gateway.connection"  # our server's extension of ASGI: what else would cost a task, or a task's turn
 BODY_SECONDS = 60.0  # for a whole request body
+
+
+class Extension(TypedDict):
+    write: WriteChunk  # a part of a streamed body; false where `send` has to be awaited for it
+    watch: Callable[[Callable[[], None] | None], None]  # whom to tell when the client closes its connection
 
 
 class ClientGone(Exception):
@@ -57,18 +63,36 @@ async def _read_parts(receive: Receive, limit: int) -> bytes:
         body += part
 
 
-def write_chunk_of(scope: Scope) -> WriteChunk | None:
-    """What the server offers for the parts of a streamed body; None where it is another server than ours."""
-    write: WriteChunk | None = scope.get("extensions", {}).get(WRITE_CHUNK, {}).get("write")
-    return write
+def extension(scope: Scope) -> Extension | None:
+    """None where it is another server than ours."""
+    found: Extension | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
 
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request body is larger than {limit} bytes (MAX_BODY_BYTES)")
 
 
-async def until_gone(receive: Receive) -> None:
-    """Returns when the client closes its connection."""
+@contextmanager
+def watched(scope: Scope, receive: Receive, left: Callable[[], None]) -> Iterator[None]:
+    """`left` is called if the client closes its connection meanwhile. The request's body has been read."""
+    ours = extension(scope)
+    if ours is not None:
+        ours["watch"](left)
+        try:
+            yield
+        finally:
+            ours["watch"](None)
+        return
+    task = asyncio.create_task(_until_gone(receive))
+    task.add_done_callback(lambda _: left())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -7,12 +7,13 @@ beyond --limit-concurrency, with a plain text. Under the bare `uvicorn` command 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
-from app.gateway.asgi import WRITE_CHUNK, Receive, Scope, Send, raw, send_error
+from app.gateway.asgi import CONNECTION, Extension, Receive, Scope, Send, raw, send_error
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers; beyond it comes at most what one read brings
@@ -23,33 +24,41 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_timer: asyncio.TimerHandle | None = None  # while a head is awaited
+        self._head_timer: asyncio.TimerHandle | None = None  # while a head is awaited that did not come in one piece
+        self._in_head = False
         self._head_bytes = 0
+        self._left: Callable[[], None] | None = None  # hears that the client has closed
+        self._extensions = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
         self._served = self.app
         self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._in_head = True
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         super().connection_lost(exc)
+        if self._left is not None:
+            self._left()
+        self._extensions.clear()  # they hold this connection, which holds them
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head_timer is not None:
+        if self._in_head:
+            self._begin_head()
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse(HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._begin_head()
+        self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         self._end_head()
-        self.scope["extensions"] = {WRITE_CHUNK: {"write": self.write_chunk}}
+        self.scope["extensions"] = self._extensions
         self.app = _refuse_for_room if self._is_full() else self._served
         super().on_headers_complete()
 
@@ -60,6 +69,16 @@ class Connection(HttpToolsProtocol):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """`left` is called when the client closes its connection, at once if it has; None ends that."""
+        self._left = left
+        if left is None:
+            return
+        if self.cycle.disconnected:
+            left()
+        else:
+            self.flow.resume_reading()  # a large body may have stopped it, and who does not read hears of no end
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest("The request is not HTTP that this server understands."))
@@ -72,10 +91,10 @@ class Connection(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         if self._head_timer is None:
-            self._head_bytes = 0
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_slow_head)
 
     def _end_head(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

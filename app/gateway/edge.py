@@ -1,5 +1,6 @@
 """The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
 
+import asyncio
 import logging
 import random
 import time
@@ -93,16 +94,17 @@ class Edge:
             if "grant" in state:
                 await state["grant"].settle(line, status)
         if not scope["path"].startswith(_UNLOGGED):
-            self._log(scope, status, began, line)
+            line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
+            # What was sent leaves at the end of the loop's turn (uvloop), so the client need not wait for the line as well.
+            asyncio.get_running_loop().call_soon(self._log, scope, status, line)
 
     async def _error(self, error: GatewayError, status: int, send: Send) -> None:
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
         await send_error(send, error)
 
-    def _log(self, scope: Scope, status: int, began: float, line: dict[str, object]) -> None:
+    def _log(self, scope: Scope, status: int, line: dict[str, object]) -> None:
         client_id = header(scope, b"x-request-id") or header(scope, b"x-client-request-id")
-        line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
         if client_id:
             line["client_request_id"] = client_id[:128]
         if self._observe is not None:

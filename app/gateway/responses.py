@@ -77,7 +77,7 @@ class EventStream:
 
     `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out. `at_once`: the head does not
     wait for the reply. `place`: tells the request's place in the queue, for comments until it is answered. `write`: writes
-    events without `send`, where that can be done (WRITE_CHUNK).
+    events without `send`, where that can be done (asgi.py's extension).
     """
 
     def __init__(

@@ -1,6 +1,5 @@
 """POST /v1/<anything> with a JSON body that names a model: to that model's worker, and the reply back."""
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -11,7 +10,7 @@ from app.contracts.envelope import Reply
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
-from app.gateway.asgi import Receive, Scope, Send, header, read_body, send_whole, until_gone, write_chunk_of
+from app.gateway.asgi import Receive, Scope, Send, extension, header, read_body, send_whole, watched
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
@@ -47,13 +46,11 @@ class Inference:
             if _wants_async(scope):
                 call.let_go = True
                 return await self._accepted(call, scope, send)
-            watch = asyncio.create_task(until_gone(receive))
-            watch.add_done_callback(lambda _: call.leave())
             call.refill = call.refill or self._gateway.reader.refill
             try:
-                final = await self._answer(call, scope, send, seen)
+                with watched(scope, receive, call.leave):
+                    final = await self._answer(call, scope, send, seen)
             finally:
-                watch.cancel()
                 line["attempts"] = call.fold.attempts
                 self._gateway.reader.release(call)
         line.update(noted(final))
@@ -124,7 +121,8 @@ class Inference:
         ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        write = None if "grant" in scope["state"] else write_chunk_of(scope)  # a grant reads along
+        ours = None if "grant" in scope["state"] else extension(scope)  # a grant reads along
+        write = ours["write"] if ours else None
         stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=write)
         final = await stream.run()
         if stream.first_at:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.contracts.fold import CANCELLED, EXPIRED
 from app.errors import BusUnavailable
-from app.gateway.asgi import until_gone
+from app.gateway.asgi import watched
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, whole_body
@@ -77,12 +77,8 @@ class Requests:
         seen = _starting_after(Request(scope))
         resource = await self.find(scope)
         async with self._gateway.reader.reading(resource.call()) as call:
-            watch = asyncio.create_task(until_gone(receive))
-            watch.add_done_callback(lambda _: call.leave())
-            try:
+            with watched(scope, receive, call.leave):
                 await EventStream(call, send, self._gateway.settings, ids=True, seen=seen, at_once=True).run()
-            finally:
-                watch.cancel()
 
 
 class _Stream:

@@ -8,7 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.gateway.asgi import Receive, Scope, Send, write_chunk_of
+from app.gateway.asgi import Receive, Scope, Send, extension
 from app.gateway.connection import HEAD_BYTES, HEAD_SECONDS, Connection
 
 HEAD = b"GET /%d HTTP/1.1\r\nhost: gateway\r\n"
@@ -151,8 +151,9 @@ class Stream(Client):
 
     async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
         self.asked.append(scope["path"])
-        write = write_chunk_of(scope)
-        assert write is not None
+        ours = extension(scope)
+        assert ours is not None
+        write = ours["write"]
         self.early = write(b"early")
         head = [(b"content-length", b"4")] if scope["path"] == "/9" else []
         await send({"type": "http.response.start", "status": 200, "headers": head})

@@ -1,5 +1,6 @@
 """The outermost layer: one base path, errors as OpenAI's bodies, keys, one line per request."""
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,7 @@ class Served:
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
         scope["client"] = ("127.0.0.1", 1)
         await self.edge(scope, _nothing, self.client.send)
+        await asyncio.sleep(0)  # the access line comes after the reply
         return self.client
 
 
