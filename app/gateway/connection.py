@@ -28,7 +28,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._left: Callable[[], None] | None = None  # hears that the client has closed
-        self._extensions = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
+        self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
         self._served = self.app
         self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
