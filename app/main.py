@@ -22,6 +22,7 @@ from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.catalog import configured
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
+from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.cors import with_cors
@@ -66,6 +67,7 @@ def make_application(settings: Settings) -> App:
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)
+    access_log = AccessLog(observed, settings.logs.access_sample)
     overview = Overview(gateway, observed.recent)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 
@@ -83,6 +85,7 @@ def make_application(settings: Settings) -> App:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await gateway.close()
+        access_log.write()
         await fleet.drain()
         await bus.close()
         if tracer is not None:
@@ -109,9 +112,8 @@ def make_application(settings: Settings) -> App:
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
-    sample = settings.logs.access_sample
-    fastapi.add_middleware(Edge, keys=keys, observe=observed, sample=sample)
-    entrance = Entrance(fastapi, Edge(inference, keys, observed, sample))
+    fastapi.add_middleware(Edge, keys=keys, access_log=access_log)
+    entrance = Entrance(fastapi, Edge(inference, keys, access_log))
     return with_cors(Traced(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins)
 
 

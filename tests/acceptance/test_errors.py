@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from app.gateway.access_log import AccessLog
 from app.gateway.asgi import Receive, Scope, Send
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge
@@ -178,7 +179,7 @@ async def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside() -> Non
     async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret")
 
-    transport = httpx2.ASGITransport(Edge(faulty, Keys(load({}).gateway)))  # type: ignore[arg-type]
+    transport = httpx2.ASGITransport(Edge(faulty, Keys(load({}).gateway), AccessLog()))  # type: ignore[arg-type]
     async with AsyncOpenAI(
         api_key="unused", base_url="http://gateway/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
     ) as sdk:

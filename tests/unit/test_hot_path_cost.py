@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from app.agent.outbox import PACE_SECONDS
 from app.agent.worker import Worker
 from app.bus.make import make_bus
 from app.catalog import configured
+from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, Message
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
@@ -66,7 +68,19 @@ class Counter:
         return self._stepped
 
 
-async def served(pause: float = 0.0) -> tuple[App, Gateway, Worker]:
+@dataclass
+class Served:
+    app: App
+    access_log: AccessLog
+    gateway: Gateway
+    worker: Worker
+
+    async def close(self) -> None:
+        await self.worker.drain(1)
+        await self.gateway.close()
+
+
+async def served(pause: float = 0.0) -> Served:
     settings = load({"BUS": "memory"})
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, MemoryStore(), settings)
@@ -76,11 +90,12 @@ async def served(pause: float = 0.0) -> tuple[App, Gateway, Worker]:
     await worker.start()
     await gateway.start()
     await until(lambda: any(known.serving and known.serving[0].partitions for known in gateway.catalog.all()))
-    edge = Edge(Inference(gateway), Keys(settings.gateway), Observed(gateway.catalog))
-    return Entrance(edge, edge), gateway, worker
+    access_log = AccessLog(Observed(gateway.catalog))
+    edge = Edge(Inference(gateway), Keys(settings.gateway), access_log)
+    return Served(Entrance(edge, edge), access_log, gateway, worker)
 
 
-async def cost(app: App, **body: Any) -> int:
+async def cost(served: Served, **body: Any) -> int:
     """Of one chat."""
     asked = {"model": "echo", "messages": [{"role": "user", "content": "word " * 100}], **body}
     received = [{"type": "http.request", "body": orjson.dumps(asked)}]
@@ -97,15 +112,15 @@ async def cost(app: App, **body: Any) -> int:
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": head}
     counter = Counter()
     with counter.counting():
-        await app({**scope, "client": ("127.0.0.1", 1), "state": {}}, receive, send)
-        await asyncio.sleep(0)  # the access line
+        await served.app({**scope, "client": ("127.0.0.1", 1), "state": {}}, receive, send)
+        served.access_log.write()
     assert sent[0]["status"] == 200
     return counter.instructions
 
 
-async def least(app: App, **body: Any) -> int:
+async def least(served: Served, **body: Any) -> int:
     """Of several: heartbeats come in between."""
-    return min([await cost(app, **body) for _ in range(8)])
+    return min([await cost(served, **body) for _ in range(8)])
 
 
 def check(found: float, figures: dict[tuple[int, int], int]) -> None:
@@ -116,16 +131,14 @@ def check(found: float, figures: dict[tuple[int, int], int]) -> None:
 
 
 async def test_a_request_costs_no_more_than_it_did() -> None:
-    app, gateway, worker = await served()
-    check(await least(app, max_tokens=4), REQUEST)
-    await worker.drain(1)
-    await gateway.close()
+    setup = await served()
+    check(await least(setup, max_tokens=4), REQUEST)
+    await setup.close()
 
 
 @pytest.mark.parametrize(("pause", "figures"), [(2 * PACE_SECONDS, TOKEN), (0.0, JOINED)], ids=["by itself", "joined"])
 async def test_a_token_costs_no_more_than_it_did(pause: float, figures: dict[tuple[int, int], int]) -> None:
-    app, gateway, worker = await served(pause)
-    few, many = await least(app, max_tokens=4, stream=True), await least(app, max_tokens=68, stream=True)
+    setup = await served(pause)
+    few, many = await least(setup, max_tokens=4, stream=True), await least(setup, max_tokens=68, stream=True)
     check((many - few) / 64, figures)
-    await worker.drain(1)
-    await gateway.close()
+    await setup.close()

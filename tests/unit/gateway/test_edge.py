@@ -1,6 +1,5 @@
 """The outermost layer: one base path, errors as OpenAI's bodies, keys, one line per request."""
 
-import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ import orjson
 import pytest
 
 from app.errors import BadRequest
+from app.gateway.access_log import AccessLog
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
@@ -40,7 +40,8 @@ class Served:
     def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = (), **options: Any) -> None:
         self.routed, self.inference = inner or Inner(), inner or Inner()
         known = Keys(replace(load({}).gateway, api_keys=keys))
-        self.edge = Entrance(Edge(self.routed, known, **options), Edge(self.inference, known, **options))
+        self.access_log = AccessLog(**options)
+        self.edge = Entrance(Edge(self.routed, known, self.access_log), Edge(self.inference, known, self.access_log))
         self.client = Client()
 
     async def ask(self, method: str, path: str, **headers: str) -> Client:
@@ -48,7 +49,7 @@ class Served:
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
         scope["client"] = ("127.0.0.1", 1)
         await self.edge(scope, _nothing, self.client.send)
-        await asyncio.sleep(0)  # the access line comes after the reply
+        self.access_log.write()
         return self.client
 
 
@@ -89,7 +90,8 @@ async def test_what_is_no_http_passes_through():
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
-    await Entrance(Edge(app, Keys(load({}).gateway)), served.inference)({"type": "lifespan"}, _nothing, served.client.send)
+    edge = Edge(app, Keys(load({}).gateway), AccessLog())
+    await Entrance(edge, served.inference)({"type": "lifespan"}, _nothing, served.client.send)
     assert len(seen) == 1
 
 
