@@ -37,6 +37,7 @@ BusError
 ├── BusFull                       the local queue is full: back-pressure, try later
 ├── RecordTooLarge                a record is larger than its topic takes
 └── NotDelivered                  the broker did not acknowledge a record in time
+    └── Unconfirmed               it acknowledged later ones only
 
 The body is OpenAI's: https://platform.openai.com/docs/guides/error-codes
 """
@@ -234,3 +235,7 @@ class RecordTooLarge(BusError):
 
 class NotDelivered(BusError):
     """The broker did not acknowledge a record in time, or refused it. It may still be in the log."""
+
+
+class Unconfirmed(NotDelivered):
+    """The broker acknowledged later records of the partition and said nothing of this one: it may be in the log or not."""

@@ -145,12 +145,13 @@ class KafkaAdmin:
             raise BusError(f"topic {topic}: no answer from the broker in time") from None
 
     def _await(self, topic: str) -> None:
-        """A topic that was made a moment ago is not in every broker's metadata yet."""
+        """A topic that was made a moment ago is not in every broker's metadata yet; nor has each partition its leader then."""
         end = time.monotonic() + _TIMEOUT
-        while not self.partitions(topic):
+        while not (partitions := self.partitions(topic)):
             if time.monotonic() > end:
                 raise BusError(f"topic {topic} was made, and no broker knows it")
             time.sleep(_AGAIN)
+        self.ends(topic, partitions)
 
     def _config(self, kind: ResourceType, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)

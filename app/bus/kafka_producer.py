@@ -5,7 +5,7 @@ import logging
 import threading
 from asyncio import Future
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -13,7 +13,7 @@ from app.bus.base import Place
 from app.bus.kafka_client import properties, reason
 from app.bus.specs import ENVELOPE_BYTES
 from app.contracts.envelope import Headers
-from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge
+from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 from app.settings import BusSettings
 
 logger = logging.getLogger("app.bus.kafka")
@@ -22,6 +22,8 @@ _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: Record
 _REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
+_Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"
+
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
 
 
@@ -46,7 +48,7 @@ class KafkaProducer:
         )
         self._producer = Producer(self._properties)
         self._loop = asyncio.get_running_loop()
-        self._acks: list[tuple[Future[Place], KafkaError | None, int, int]] = []
+        self._acks: list[_Ack] = []
         self._fatal = False
         self._closing = False
         self._patience = settings.admit_timeout
@@ -106,7 +108,7 @@ class KafkaProducer:
         self._hand_over()
 
     def _delivered(self, future: "Future[Place]", error: KafkaError | None, message: Message) -> None:
-        self._acks.append((future, error, message.partition() or 0, message.offset() or 0))
+        self._acks.append((future, error, message.partition() or 0, message.offset()))
 
     def _hand_over(self) -> None:
         if self._acks:
@@ -126,17 +128,22 @@ class KafkaProducer:
 
     # On the event loop.
 
-    def _resolve(self, acks: list[tuple["Future[Place]", KafkaError | None, int, int]]) -> None:
+    def _resolve(self, acks: "list[_Ack]") -> None:
         self._under_way -= len(acks)
         for future, error, partition, offset in acks:
             if error is None:
                 self._heard, self._unreachable, self.refusal = self._loop.time(), "", ""
             if future.done():
                 continue
-            if error is None:
-                future.set_result(Place(partition, offset))
-            else:
+            if error is not None:
                 future.set_exception(_translated(error))
+            elif offset is None:
+                # librdkafka reports a success without an offset where a later batch was acknowledged, also for a batch that the
+                # broker had refused: of four partitions made a moment ago one lacked its first records, all "acknowledged".
+                # https://github.com/confluentinc/confluent-kafka-go/issues/921
+                future.set_exception(Unconfirmed("later records were acknowledged, this one was not"))
+            else:
+                future.set_result(Place(partition, offset))
 
 
 def _translated(error: KafkaError) -> BusError:

@@ -23,6 +23,7 @@ from app.errors import (
     GatewayError,
     RecordTooLarge,
     RequestCancelled,
+    Unconfirmed,
 )
 from app.gateway.admission import Admission
 from app.gateway.call import Call
@@ -154,16 +155,8 @@ class Dispatcher:
         return Call(request, known.card.topic, known.card.model)
 
     async def _write(self, call: Call, known: Known, crowd: bool) -> None:
-        request, partition = call.request, self._placement.choose(known, crowd=crowd)
         try:
-            sent = self._bus.send(
-                call.topic, request.body, key=request.id.encode(), headers=request.headers(), partition=partition
-            )
-            timer = asyncio.get_running_loop().call_later(self._admit_timeout, _give_up, sent)
-            try:
-                place = await sent
-            finally:
-                timer.cancel()
+            place = await self._sent(call, self._placement.choose(known, crowd=crowd))
         except RecordTooLarge as error:
             self.forget(call)
             raise BodyTooLarge(f"the request body is larger than its topic takes (max.message.bytes): {error}") from None
@@ -175,6 +168,20 @@ class Dispatcher:
             why = str(error) or "no acknowledgement in time"
             raise BusUnavailable(f"the request could not be queued: {why}", retry_after=1) from None
         call.placed(place.partition, place.offset)
+
+    async def _sent(self, call: Call, partition: int | None) -> Place:
+        """Where the request lies. Raises BusError, TimeoutError."""
+        request = call.request
+        while True:
+            headers = request.headers()
+            sent = self._bus.send(call.topic, request.body, key=request.id.encode(), headers=headers, partition=partition)
+            timer = asyncio.get_running_loop().call_later(self._admit_timeout, _give_up, sent)
+            try:
+                return await sent
+            except Unconfirmed:
+                request.maybe_duplicate = True  # so that a worker looks into the log before it runs it
+            finally:
+                timer.cancel()
 
     def _final(self, call: Call, error: GatewayError, outcome: str) -> Reply:
         return Reply(

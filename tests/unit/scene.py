@@ -36,8 +36,10 @@ class ScriptedBus(MemoryBus):
     """Does with what is sent to `scripted` what its script says, one word a record; without a word it is taken at once.
 
     LOST: not in the log, and said so. LATE: in the log, and yet said to be lost. FULL: refused. HELD: in the log, acknowledged
-    by `release`.
+    by `release`. `error` is what a lost one comes to.
     """
+
+    error: type[NotDelivered] = NotDelivered
 
     def __init__(self, **environment: str) -> None:
         super().__init__(settings(**environment).bus)
@@ -59,7 +61,7 @@ class ScriptedBus(MemoryBus):
             if fate == HELD:
                 self.held.append((future, sent.result()))
                 return future
-        future.set_exception(NotDelivered("as scripted"))
+        future.set_exception(self.error("as scripted"))
         return future
 
     def release(self) -> None:

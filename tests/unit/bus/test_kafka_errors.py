@@ -15,7 +15,7 @@ from app.bus import kafka_client, kafka_producer
 from app.bus.base import TopicSpec
 from app.bus.kafka_client import KafkaAdmin, reason
 from app.bus.kafka_producer import KafkaProducer
-from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge
+from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 from app.settings import load
 
 CODES = sorted({value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()} - {0})
@@ -28,6 +28,7 @@ class FakeProducer:
 
     fault: BaseException | None = None
     report: KafkaError | None = None
+    offset: int | None = 4
 
     def __init__(self, _properties: Any) -> None:
         self._due: SimpleQueue[Callable[[KafkaError | None], None]] = SimpleQueue()
@@ -36,8 +37,8 @@ class FakeProducer:
     def produce(self, *_: Any, on_delivery: Callable[[Any, Any], None], **__: Any) -> None:
         if self.fault:
             raise self.fault
-        message = SimpleNamespace(partition=lambda: 3, offset=lambda: 4)
-        report = self.report
+        report, offset = self.report, self.offset
+        message = SimpleNamespace(partition=lambda: 3, offset=lambda: offset)
         self._due.put(lambda purged: on_delivery(purged or report, message))
 
     def poll(self, timeout: float) -> None:
@@ -68,6 +69,12 @@ def send(producer: KafkaProducer) -> Any:
 
 async def test_an_acknowledged_record_has_its_place(producer):
     assert await send(producer) == (3, 4)
+
+
+async def test_a_success_without_an_offset_is_none(producer, monkeypatch):
+    monkeypatch.setattr(FakeProducer, "offset", None)
+    with pytest.raises(Unconfirmed):
+        await send(producer)
 
 
 @pytest.mark.parametrize("where", ["report", "fault"])
@@ -114,6 +121,12 @@ def raising(error: BaseException) -> Any:
 def failed(error: BaseException) -> "ThreadFuture[Any]":
     future: ThreadFuture[Any] = ThreadFuture()
     future.set_exception(error)
+    return future
+
+
+def done(result: Any) -> "ThreadFuture[Any]":
+    future: ThreadFuture[Any] = ThreadFuture()
+    future.set_result(result)
     return future
 
 
@@ -210,7 +223,16 @@ def test_a_broker_that_does_not_answer_in_time_is_one_of_our_errors(admin, monke
 
 def test_a_topic_that_another_process_has_made_meanwhile_is_no_error(admin, monkeypatch):
     monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
+    monkeypatch.setattr(FakeAdmin, "list_offsets", lambda _, places, **__: dict.fromkeys(places, done(SimpleNamespace(offset=0))))
     none_there(admin)
+
+
+def test_a_topic_that_was_made_is_there_once_each_partition_has_its_leader(admin, monkeypatch, clock):
+    answers = [failed(KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))), done(SimpleNamespace(offset=0))]
+    monkeypatch.setattr(FakeAdmin, "create_topics", lambda _, new, **__: {topic.topic: done(None) for topic in new})
+    monkeypatch.setattr(FakeAdmin, "list_offsets", lambda _, places, **__: {place: answers.pop(0) for place in places})
+    none_there(admin)
+    assert (answers, clock.now > 0) == ([], True)
 
 
 def test_a_topic_that_was_made_and_that_no_broker_knows_is_named(admin, monkeypatch, clock):
