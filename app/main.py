@@ -40,8 +40,8 @@ from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
 from app.runtime import tune_collector
 from app.settings import BusSettings, Settings
-from app.stores.base import Store
-from app.stores.memory import MemoryStore
+from app.stores.base import Counts, Store
+from app.stores.memory import MemoryCounts, MemoryStore
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer
@@ -49,13 +49,15 @@ from app.telemetry.tracing import make_tracer
 logger = logging.getLogger("app.main")
 
 
-def make_store(settings: Settings) -> Store:
-    """Where gateways share Idempotency-Keys; its module is imported only now."""
+def make_stores(settings: Settings) -> tuple[Store, Counts]:
+    """Where gateways share Idempotency-Keys and limits; Redis's modules are imported only now."""
     if not settings.gateway.redis_url:
-        return MemoryStore()
+        return MemoryStore(), MemoryCounts()
+    from app.stores.counts import RedisCounts
     from app.stores.redis import RedisStore
 
-    return RedisStore(settings.gateway.redis_url, settings.bus.prefix)
+    where = settings.gateway.redis_url, settings.bus.prefix
+    return RedisStore(*where), RedisCounts(*where)
 
 
 def make_application(settings: Settings) -> App:
@@ -63,7 +65,7 @@ def make_application(settings: Settings) -> App:
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
-    gateway = Gateway(bus, make_store(settings), settings, tracer)
+    gateway = Gateway(bus, *make_stores(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)

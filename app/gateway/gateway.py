@@ -27,8 +27,7 @@ from app.gateway.replies import ReplyReader
 from app.gateway.resources import Resources
 from app.gateway.traced import TracedSender
 from app.settings import Settings
-from app.stores.base import Store
-from app.stores.counts import Counts
+from app.stores.base import Counts, Store
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.gateway")
@@ -38,7 +37,7 @@ _STORE_SECONDS = 1.0  # for its answer, when somebody asks how it is
 
 
 class Gateway:
-    def __init__(self, bus: Bus, store: Store, settings: Settings, tracer: Tracer | None = None) -> None:
+    def __init__(self, bus: Bus, store: Store, counts: Counts, settings: Settings, tracer: Tracer | None = None) -> None:
         self.settings = settings.gateway
         self.max_body = settings.bus.max_body
         self._bus = bus
@@ -49,7 +48,6 @@ class Gateway:
         placement = Placement()
         self._inbox = Inbox(bus, topics.replies)
         self.admission = Admission(self.catalog, self._inbox, settings.gateway)
-        counts = Counts(settings.gateway.redis_url, settings.bus.prefix)
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
         self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)

@@ -6,19 +6,17 @@ reserved in it is given back to it and to no other. Tokens are reserved by an es
 
 import logging
 import math
-import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+from app.contracts.address import new_id
 from app.errors import LimitsUnavailable, RateLimited, StoreUnavailable
 from app.gateway.admission import Admission
-from app.gateway.asgi import Message, RawHeaders, Send
+from app.gateway.asgi import Message, RawHeaders, Send, WriteChunk
 from app.gateway.auth import Caller, Limits
 from app.gateway.estimate import Estimate
 from app.gateway.submission import Submission
-from app.stores.base import Store
-from app.stores.counts import Counts
+from app.stores.base import Counts, Store
 from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.gateway.limits")
@@ -66,19 +64,12 @@ class Limiter:
         try:
             await grant.take()
         except StoreUnavailable as error:
-            self._failed(error)
+            self.failed(error)
             self._without(str(error))
         return grant.watching(send)
 
-    @contextmanager
-    def forgiving(self) -> Iterator[None]:
-        """For what is given back: the client has its reply, so a store that is away is only said."""
-        try:
-            yield
-        except StoreUnavailable as error:
-            self._failed(error)
-
-    def _failed(self, error: StoreUnavailable) -> None:
+    def failed(self, error: StoreUnavailable) -> None:
+        """The store is away. Where something was to be given back that is all: the client has its reply."""
         self._away_until = self.clock() + _AWAY_SECONDS
         logger.warning("limits cannot be counted: %s", error)
 
@@ -142,6 +133,20 @@ class Grant:
 
         return sending
 
+    def reading(self, write: WriteChunk) -> WriteChunk:
+        """Writes a part of a stream past `send`, and looks at what goes by as well."""
+        estimate = self._estimate
+        if estimate is None:
+            return write
+
+        def writing(data: bytes) -> bool:
+            written = write(data)
+            if written:
+                estimate.saw(data)
+            return written
+
+        return writing
+
     async def settle(self, line: dict[str, object], status: int) -> None:
         """At the request's end, from its access line, which gets the tokens that are counted for it."""
         await self._let_go()
@@ -151,19 +156,23 @@ class Grant:
     async def _let_go(self) -> None:
         holder, self._holder = self._holder, ""
         if holder:
-            with self._limiter.forgiving():
+            try:
                 await self._limiter.store.let_go(self._key(RUNNING), holder)
+            except StoreUnavailable as error:
+                self._limiter.failed(error)
 
     async def _correct(self, spent: int | None, line: dict[str, object]) -> None:
         used = self._reserved if spent is None else spent
         line["tokens_counted"] = used
         now = int(self._limiter.clock() // _MINUTE)
         if used > self._reserved or (used < self._reserved and now == self._minute):
-            with self._limiter.forgiving():
+            try:
                 await self._limiter.counts.add(self._key(TOKENS, now), used - self._reserved, _KEPT_SECONDS)
+            except StoreUnavailable as error:
+                self._limiter.failed(error)
 
     async def _hold(self, most: int) -> None:
-        holder = secrets.token_hex(8)
+        holder = new_id()
         if not await self._limiter.store.hold(self._key(RUNNING), holder, most, self._timeout):
             raise RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
         self._holder = holder

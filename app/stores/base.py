@@ -1,4 +1,4 @@
-"""The contract of a store. `tests/contract/test_stores.py` is the contract in full."""
+"""The contracts of a store and of counters. `tests/contract/test_stores.py` and `test_counts.py` are they in full."""
 
 from typing import Protocol
 
@@ -19,5 +19,14 @@ class Store(Protocol):
 
     async def let_go(self, key: str, holder: str) -> None:
         """The holder's place is free again, if it has one."""
+
+    async def close(self) -> None: ...
+
+
+class Counts(Protocol):
+    """Counters by key. Raises StoreUnavailable."""
+
+    async def add(self, key: str, amount: int, seconds: int) -> int:
+        """The counter with `amount` added, which may be below 0; kept for so long from its beginning."""
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""A store inside one process: for a single gateway, and for tests."""
+"""A store and counters inside one process: for a single gateway, and for tests."""
 
 import time
 from collections import OrderedDict
@@ -31,11 +31,13 @@ class MemoryStore:
         return True
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
-        now = self._clock()
-        held = {other: until for other, until in self._held.get(key, {}).items() if until > now}
+        now, held = self._clock(), self._held.setdefault(key, {})
         if len(held) >= most:
-            return False
-        self._held[key] = {**held, holder: now + ttl}
+            for other in [other for other, until in held.items() if until <= now]:
+                del held[other]
+            if len(held) >= most:
+                return False
+        held[holder] = now + ttl
         return True
 
     async def let_go(self, key: str, holder: str) -> None:
@@ -52,3 +54,34 @@ class MemoryStore:
         self._values.move_to_end(key)
         while len(self._values) > self._most:
             self._values.popitem(last=False)
+
+
+class MemoryCounts:
+    """Forgets each counter after its time. On the hot path of every caller with limits, so it does no more than that."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: dict[str, tuple[int, float]] = {}  # and until when; in the order of their beginnings
+
+    async def add(self, key: str, amount: int, seconds: int) -> int:
+        now = self._clock()
+        used, until = self._counts.get(key, (0, 0.0))
+        if until <= now:
+            self._forget_until(now)
+            self._counts.pop(key, None)
+            used, until = 0, now + seconds
+        self._counts[key] = (used + amount, until)
+        return used + amount
+
+    async def close(self) -> None:
+        self._counts.clear()
+
+    def _forget_until(self, now: float) -> None:
+        """The oldest that are past their time: as many as began since the last time, mostly."""
+        past = []
+        for key, (_, until) in self._counts.items():
+            if until > now:
+                break
+            past.append(key)
+        for key in past:
+            del self._counts[key]

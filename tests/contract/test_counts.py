@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app.errors import StoreUnavailable
-from app.stores.counts import Counts
+from app.stores.base import Counts
+from app.stores.counts import RedisCounts
+from app.stores.memory import MemoryCounts
 from tests.acceptance.processes import until
 from tests.nginx import free_port
 from tests.redis_server import running_redis
@@ -22,7 +24,8 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
 async def counts(request: pytest.FixtureRequest) -> AsyncIterator[Counts]:
-    made = Counts(request.getfixturevalue("redis_url") if request.param == "redis" else "", f"test-{request.node.name}")
+    name = f"test-{request.node.name}"
+    made = RedisCounts(request.getfixturevalue("redis_url"), name) if request.param == "redis" else MemoryCounts()
     yield made
     await made.close()
 
@@ -50,9 +53,19 @@ async def test_a_counter_begins_anew_after_its_time(counts):
     await until(begins_anew, "the counter to begin anew")
 
 
+async def test_in_the_process_no_counter_is_kept_that_is_past_its_time():
+    now = 0.0
+    counts = MemoryCounts(lambda: now)
+    for minute in range(1000):
+        now = minute * 60.0
+        for tenant in "abc":
+            await counts.add(f"{tenant}:{minute}", 1, 120)
+    assert len(counts._counts) == 6
+
+
 @pytest.mark.servers
 async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_url):
-    one, same, other = (Counts(redis_url, prefix) for prefix in ("here", "here", "there"))
+    one, same, other = (RedisCounts(redis_url, prefix) for prefix in ("here", "here", "there"))
     await one.add("a", 1, LONG)
     assert (await same.add("a", 1, LONG), await other.add("a", 1, LONG)) == (2, 1)
     for made in (one, same, other):
@@ -60,7 +73,7 @@ async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_
 
 
 async def test_a_redis_that_is_not_there_is_said_in_our_words():
-    counts = Counts(f"redis://127.0.0.1:{free_port()}/0", "test")
+    counts = RedisCounts(f"redis://127.0.0.1:{free_port()}/0", "test")
     with pytest.raises(StoreUnavailable, match="Redis: "):
         await counts.add("a", 1, LONG)
     await counts.close()
@@ -69,7 +82,7 @@ async def test_a_redis_that_is_not_there_is_said_in_our_words():
 @pytest.mark.servers
 async def test_a_redis_that_went_and_came_back_is_used_again():
     with running_redis() as url:
-        counts = Counts(url, "test")
+        counts = RedisCounts(url, "test")
         await counts.add("a", 1, LONG)
     with pytest.raises(StoreUnavailable):
         await counts.add("a", 1, LONG)

@@ -10,7 +10,7 @@ from app.contracts.envelope import Reply
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
-from app.gateway.asgi import Receive, Scope, Send, extension, header, read_body, send_whole, watched
+from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
@@ -121,9 +121,7 @@ class Inference:
         ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        ours = None if "grant" in scope["state"] else extension(scope)  # a grant reads along
-        write = ours["write"] if ours else None
-        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=write)
+        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope))
         final = await stream.run()
         if stream.first_at:
             state = scope["state"]
@@ -140,6 +138,15 @@ class Inference:
             return b": queue position=%d%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait)
 
         return told
+
+
+def _write_of(scope: Scope) -> WriteChunk | None:
+    """What writes a stream's parts without `send`, where the server can."""
+    ours = extension(scope)
+    if ours is None or "grant" not in scope["state"]:
+        return ours and ours["write"]
+    write: WriteChunk = scope["state"]["grant"].reading(ours["write"])
+    return write
 
 
 def noted(final: Reply) -> dict[str, object]:

@@ -15,7 +15,7 @@ from app.errors import GatewayError
 from app.gateway.call import Call
 from app.gateway.gateway import Gateway
 from app.gateway.submission import Submission, Ticket
-from app.stores.memory import MemoryStore
+from app.stores.memory import MemoryCounts, MemoryStore
 from tests.unit.gateway.calls import EVENTS
 from tests.unit.scene import (
     MODEL,
@@ -73,7 +73,7 @@ class House:
         self.controls += [Control.decode(record.headers) for record in records]
 
     async def gateway(self) -> Gateway:
-        made = Gateway(self.bus, self.store, settings(**self.environment))
+        made = Gateway(self.bus, self.store, MemoryCounts(), settings(**self.environment))
         await made.start()
         self.gateways.append(made)
         return made

@@ -13,8 +13,7 @@ from app.gateway.auth import Caller, Limits
 from app.gateway.inbox import Inbox
 from app.gateway.limits import Limiter
 from app.gateway.submission import Submission
-from app.stores.counts import Counts
-from app.stores.memory import MemoryStore
+from app.stores.memory import MemoryCounts, MemoryStore
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import TOPICS, settings
 
@@ -22,11 +21,11 @@ START = 1_000_000 * 60.0  # the first second of a minute
 ACCEPTED = {"request_id": "req_1"}
 
 
-class Redis(Counts):
+class Redis(MemoryCounts):
     """Counts that are away while a test says so, and how often they were asked."""
 
     def __init__(self) -> None:
-        super().__init__("", "")
+        super().__init__()
         self.away = False
         self.asked = 0
 
@@ -201,6 +200,17 @@ async def test_what_goes_by_is_counted_where_nobody_says_the_usage(door):
     assert request.client.got == b"x" * 400
     line = await request.ends()
     assert (line["tokens_counted"], line["tokens_estimated"]) == (110, True)
+
+
+@pytest.mark.parametrize(("limits", "counted"), [({"tpm": 1000}, 110), ({"rpm": 10}, None)])
+async def test_what_is_written_past_send_goes_by_as_well(door, limits, counted):
+    request = await door.asks(**limits)
+    taken: list[bytes] = []
+    grant = request.state["grant"]
+    assert grant.reading(lambda data: not taken.append(data))(b"x" * 400)
+    assert not grant.reading(lambda _: False)(b"x" * 400), "it is sent another way"
+    line = await request.ends()
+    assert (taken, line.get("tokens_counted")) == ([b"x" * 400], counted)
 
 
 async def test_headers_are_openais(door):
