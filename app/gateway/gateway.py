@@ -94,7 +94,7 @@ class Gateway:
         await self._inbox.close()
         await self._followers.close()
         await self._store.close()
-        await self.limiter.counts.close()
+        await self.limiter.leases.counts.close()
 
     def unready(self) -> list[str]:
         """Why it does not serve; empty when it does."""

@@ -17,6 +17,7 @@ from app.gateway.auth import Caller, Limits
 from app.gateway.estimate import Estimate
 from app.gateway.submission import Submission
 from app.stores.base import Counts, Store
+from app.stores.leases import Leases
 from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.gateway.limits")
@@ -26,20 +27,19 @@ REQUESTS, TOKENS, RUNNING = "requests", "tokens", "running"
 
 _PREFIX = b"x-ratelimit-"
 _MINUTE = 60
-_KEPT_SECONDS = 2 * _MINUTE  # of a counter: corrections come to it until its minute is over
 _AWAY_SECONDS = 1.0  # a store that did not answer is not asked again for so long
 _HELD_RETRY_SECONDS = 1.0
 
 
 class Limiter:
-    """`store` holds the places of running requests, `counts` what was used of a minute."""
+    """`store` holds the places of running requests, `counts` what is used of a minute."""
 
     def __init__(
         self, admission: Admission, store: Store, counts: Counts, fail_open: bool, clock: Callable[[], float] = time.time
     ) -> None:
         self._admission = admission
         self.store = store
-        self.counts = counts
+        self.leases = Leases(counts)
         self.clock = clock
         self._fail_open = fail_open
         self._away_until = -math.inf
@@ -167,7 +167,7 @@ class Grant:
         now = int(self._limiter.clock() // _MINUTE)
         if used > self._reserved or (used < self._reserved and now == self._minute):
             try:
-                await self._limiter.counts.add(self._key(TOKENS, now), used - self._reserved, _KEPT_SECONDS)
+                await self._limiter.leases.correct(self._key(TOKENS), now, used - self._reserved, self._limits.tpm or 0)
             except StoreUnavailable as error:
                 self._limiter.failed(error)
 
@@ -178,18 +178,14 @@ class Grant:
         self._holder = holder
 
     async def _count(self, kind: str, limit: int, amount: int) -> None:
-        counts, key = self._limiter.counts, self._key(kind, self._minute)
-        used = await counts.add(key, amount, _KEPT_SECONDS)
-        refused = used > limit
-        if refused:
-            used = await counts.add(key, -amount, _KEPT_SECONDS)
+        taken, used = await self._limiter.leases.take(self._key(kind), self._minute, amount, limit)
         self._left[kind] = (limit, max(0, limit - used))
-        if refused:
+        if not taken:
             raise RateLimited(f"{limit} {kind} a minute are this key's limit with this model", retry_after=self._rest())
 
     def _rest(self) -> float:
         """Seconds until the next minute begins."""
         return max(0.0, (self._minute + 1) * _MINUTE - self._limiter.clock())
 
-    def _key(self, kind: str, minute: int | None = None) -> str:
-        return f"limits:{self._name}:{kind}" + (f":{minute}" if minute is not None else "")
+    def _key(self, kind: str) -> str:
+        return f"limits:{self._name}:{kind}"
