@@ -110,7 +110,7 @@ async def is_answered(http: httpx2.AsyncClient) -> bool:
 @pytest.mark.servers
 async def test_gateways_share_through_redis_and_serve_on_while_it_is_away(memory_stack: Stack) -> None:
     upstream = await memory_stack.upstream()
-    keys = keys_file(memory_stack, rpm=FOREVER, concurrent=1)
+    keys = keys_file(memory_stack, rpm=99, concurrent=1)  # below 100 nothing is taken in advance
     with running_redis() as url:
         one, other = [await served(memory_stack, upstream, REDIS_URL=url, **keys) for _ in range(2)]
         async with one.http() as here, other.http() as there:

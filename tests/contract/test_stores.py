@@ -192,6 +192,21 @@ async def test_the_memory_store_forgets_its_oldest_beyond_its_limit():
 
 
 @pytest.mark.servers
+async def test_of_many_that_ask_redis_at_once_each_has_its_own_answer(redis_url):
+    store = RedisStore(redis_url, "many")
+    await store.put_if_absent("a", b"1", LONG)
+    gone = asyncio.create_task(store.put_if_absent("gone", b"1", LONG))
+    asked = [store.get("a"), store.hold("a", "x", 1, LONG), store.get("b"), store.put_if_absent("b", b"2", LONG), store.get("b")]
+    answers = asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.sleep(0)
+    gone.cancel()
+    one, wrong, none, new, two = await answers
+    assert (one, type(wrong), none, new, two) == (b"1", StoreUnavailable, None, None, b"2")
+    assert await store.get("a") == b"1"
+    await store.close()
+
+
+@pytest.mark.servers
 async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways_of_one_do(redis_url):
     one, same, other = (RedisStore(redis_url, prefix) for prefix in ("here", "here", "there"))
     await one.put_if_absent("a", b"here", LONG)
