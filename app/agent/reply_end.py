@@ -1,6 +1,7 @@
 """What the last bytes of an upstream's reply say, without parsing them."""
 
 import re
+from collections.abc import Iterator
 
 TAIL_BYTES = 4096  # that are enough
 
@@ -14,7 +15,7 @@ _ERROR = re.compile(rb'data: ?\{"error"')
 
 def is_finished(tail: bytes) -> bool:
     """Whether a chat's or a completion's events came to their end."""
-    return bool(members(_FINISHED, tail)) or _DONE.search(tail) is not None
+    return any(members(_FINISHED, tail)) or _DONE.search(tail) is not None
 
 
 def has_error(tail: bytes) -> bool:
@@ -23,10 +24,18 @@ def has_error(tail: bytes) -> bool:
 
 def usage(tail: bytes) -> str:
     """The last `usage` object, as JSON; empty if there is none."""
-    found = members(_USAGE, tail)
-    return found[-1][1].decode(errors="replace") if found else ""
+    at = len(tail)
+    while (at := tail.rfind(b'"usage":', 0, at)) >= 0:  # found at once, where the pattern would go through the whole tail
+        found = _USAGE.match(tail, at)
+        if found is not None and not _is_escaped(found):
+            return found[1].decode(errors="replace")
+    return ""
 
 
-def members(pattern: re.Pattern[bytes], tail: bytes) -> list[re.Match[bytes]]:
+def members(pattern: re.Pattern[bytes], tail: bytes) -> Iterator[re.Match[bytes]]:
     """Where a pattern that begins with a member's name is found outside of texts."""
-    return [found for found in pattern.finditer(tail) if tail[found.start() - 1 : found.start()] != b"\\"]
+    return (found for found in pattern.finditer(tail) if not _is_escaped(found))
+
+
+def _is_escaped(found: re.Match[bytes]) -> bool:
+    return found.string[found.start() - 1 : found.start()] == b"\\"

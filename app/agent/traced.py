@@ -39,7 +39,8 @@ class JobTraces:
         incoming = request.traceparent
         span = self._tracer.begin(incoming)
         if not seen.fold.attempts:  # of one that is taken over nobody knows when it left the queue
-            waited = replace(self._tracer.begin(incoming or span.traceparent), began=request.created * 1_000_000)
+            waited = self._tracer.begin(incoming or span.traceparent)
+            waited.began = request.created * 1_000_000
             self._tracer.end(waited, INTERNAL, f"queue {record.topic}", self._where(record), ended=max(span.began, waited.began))
         request.traceparent = span.traceparent
         try:
@@ -173,5 +174,5 @@ class TracedAnswer:
 
 
 def _first(pattern: re.Pattern[bytes], head: bytes) -> str:
-    found = members(pattern, head)
-    return found[0][1].decode(errors="replace") if found else ""
+    found = next(members(pattern, head), None)
+    return found[1].decode(errors="replace") if found else ""

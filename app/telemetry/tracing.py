@@ -103,7 +103,8 @@ class Tracer:
         if found is None:
             trace, parent, flags = f"{random.getrandbits(128) or 1:032x}", "", None
         else:
-            trace, parent, flags = found[1], found[2], int(found[3], 16)
+            trace, parent, said = found.groups()
+            flags = int(said, 16)
         if flags is None or not self._honours_parent:
             flags = _SAMPLED if int(trace[16:], 16) < self._bound else 0
         return Span(trace, f"{random.getrandbits(64) or 1:016x}", parent, flags, _now())
@@ -111,10 +112,11 @@ class Tracer:
     def end(self, span: Span, kind: str, name: str, attributes: Attributes, *, error: str = "", ended: int = 0) -> None:
         """`error` says in a word what went wrong; attributes without a value are left out. `ended`: now, if it is 0."""
         if self._exporter is not None and span.sampled:
-            said = {key: value for key, value in attributes.items() if value not in ("", ())}
+            if not all(attributes.values()):  # a number or a False is a value
+                attributes = {key: value for key, value in attributes.items() if value or value == 0}
             if error:
-                said["error.type"] = error
-            self._exporter.export(span, kind, name, said, error, ended or _now())
+                attributes = {**attributes, "error.type": error}
+            self._exporter.export(span, kind, name, attributes, error, ended or _now())
 
 
 def _now() -> int:

@@ -4,7 +4,9 @@ import asyncio
 import logging
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from app import __version__
 from app.settings import load
 from app.telemetry.tracing import CLIENT, SERVER, Tracer
 from tests.nginx import free_port
@@ -44,6 +46,22 @@ async def test_the_service_may_be_called_otherwise_and_the_endpoint_may_be_whole
         await ours.close()
     (span,) = receiver.spans
     assert (span.service, span.parent) == ("theirs", "")
+
+
+async def test_a_batch_says_whose_it_is_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=theirs")
+    with receiving() as receiver:
+        ours = tracer(receiver.url)
+        for _ in range(3):
+            ours.end(ours.begin(""), SERVER, "POST /", {})
+        await ours.close()
+    (body,) = receiver.bodies
+    (around,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    (scope,) = around.scope_spans
+    whose = {pair.key: pair.value.string_value for pair in around.resource.attributes}
+    assert (whose["service.name"], whose["service.version"]) == ("ours", __version__)
+    assert (whose["deployment.environment.name"], whose["telemetry.sdk.name"]) == ("test", "opentelemetry")
+    assert (scope.scope.name, scope.scope.version, len(scope.spans)) == ("llm-gateway", __version__, 3)
 
 
 @pytest.mark.parametrize("answers", [False, True])
