@@ -21,6 +21,7 @@ _NO_STATUS, _FAILED = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status = 15; its code 
 _LOCAL, _REMOTE_PARENT = (b"\x85\x01" + flags.to_bytes(4, "little") for flags in (0x100, 0x300))  # flags = 16, of the parent
 
 _INT64 = range(-(2**63), 2**63)
+_64_BITS = 2**64 - 1
 MOST = 4096  # encodings that are kept,
 _LONGEST = 128  # bytes of one of them: a client's long words do not fill the memory
 
@@ -50,7 +51,7 @@ def span_field(span: Span, kind: str, name: str, attributes: Attributes, failed:
     parts.append(_REMOTE_PARENT if span.parent and kind in _REMOTE else _LOCAL)
     parent = f"2208{span.parent}" if span.parent else ""
     ids = bytes.fromhex(f"0a10{span.trace}1208{span.id}{parent}")  # trace_id = 1, span_id = 2, parent_span_id = 4
-    times = _TIMES.pack(0x39, span.began, 0x41, ended)
+    times = _TIMES.pack(0x39, span.began & _64_BITS, 0x41, ended & _64_BITS)  # a record may say any time: nonsense stays nonsense
     return _field(b"\x12", b"".join((ids, _names[name, kind], times, *parts)))
 
 
@@ -81,7 +82,7 @@ def _value(value: object) -> bytes:
         case bool():
             return bytes((0x10, value))
         case int():
-            return b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF) if value in _INT64 else b""
+            return b"\x18" + _varint(value & _64_BITS) if value in _INT64 else b""
         case float():
             return _DOUBLE.pack(0x21, value)
         case tuple():

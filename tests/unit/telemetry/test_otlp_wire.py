@@ -96,6 +96,12 @@ def test_an_integer_beyond_64_bits_is_left_out_as_the_sdk_leaves_it_out(number: 
     assert made == sdks({"before": 1, "tokens": number, "after": 2})
 
 
+@pytest.mark.parametrize("time", [-1, 2**64, 10**30])
+def test_a_time_that_is_none_costs_nobody_the_span(time: int) -> None:
+    made = said(otlp_wire.span_field(Span(TRACE, ID, "", 1, time), SERVER, "POST /", {"a": 1}, False, time))
+    assert (made.name, made.start_time_unix_nano) == ("POST /", made.end_time_unix_nano)
+
+
 def test_half_a_surrogate_pair_costs_a_character_not_the_span() -> None:
     made = said(ours({"path": "/\ud800/"}, name="a\udfffb"))
     assert (made.attributes[0].value.string_value, made.name) == ("/?/", "a?b")
