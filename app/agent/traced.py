@@ -38,7 +38,7 @@ class JobTraces:
         """Meanwhile the request carries this span on, to the upstream."""
         incoming = request.traceparent
         span = self._tracer.begin(incoming)
-        if not seen.fold.attempts:  # of one that is taken over nobody knows when it left the queue
+        if span.sampled and not seen.fold.attempts:  # of one that is taken over nobody knows when it left the queue
             waited = self._tracer.begin(incoming or span.traceparent)
             waited.began = request.created * 1_000_000
             self._tracer.end(waited, INTERNAL, f"queue {record.topic}", self._where(record), ended=max(span.began, waited.began))
@@ -47,7 +47,8 @@ class JobTraces:
             await job.run()
         finally:
             request.traceparent = incoming
-            self._worked(span, job, request, record, seen)
+            if span.sampled:
+                self._worked(span, job, request, record, seen)
 
     def _worked(self, span: Span, job: JobRun, request: Request, record: Record, seen: Seen) -> None:
         final = job.final
@@ -94,7 +95,7 @@ class TracedEngine:
         if host.hostname:
             self._whom["server.port"] = host.port or (443 if host.scheme == "https" else 80)
 
-    async def call(self, job: Job) -> "TracedAnswer":
+    async def call(self, job: Job) -> Answer:
         """Raises EngineUnreachable."""
         span = self._tracer.begin(dict(job.head).get(_HEADER, ""))
         head = tuple(pair for pair in job.head if pair[0] != _HEADER)
@@ -103,7 +104,7 @@ class TracedEngine:
         except EngineUnreachable:
             self._called(span, job, {}, "unreachable")
             raise
-        return TracedAnswer(answer, partial(self._called, span, job))
+        return TracedAnswer(answer, partial(self._called, span, job)) if span.sampled else answer
 
     def _called(self, span: Span, job: Job, said: Attributes, error: str) -> None:
         doing = operation(job.path) or job.path.partition("?")[0].strip("/")

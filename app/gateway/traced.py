@@ -28,6 +28,8 @@ class Traced:
         others = [pair for pair in scope["headers"] if pair[0] != _HEADER.encode()]
         scope["headers"] = [*others, (_HEADER.encode(), span.traceparent.encode())]
         scope.pop("first_headers", None)
+        if not span.sampled:
+            return await self._app(scope, receive, send)
         state = scope.setdefault("state", {})
         status = 0
 
@@ -94,8 +96,9 @@ class TracedSender:
         span = self._tracer.begin(carried.decode())
         headers = [(name, span.traceparent.encode() if name == _HEADER else said) for name, said in headers]
         sent = self._sender.send(topic, value, key=key, headers=headers, partition=partition)
-        about: Attributes = {"messaging.message.id": key.decode(), "messaging.message.body.size": len(value or b"")}
-        sent.add_done_callback(lambda done: self._sent(span, topic, about, done))
+        if span.sampled:
+            about: Attributes = {"messaging.message.id": key.decode(), "messaging.message.body.size": len(value or b"")}
+            sent.add_done_callback(lambda done: self._sent(span, topic, about, done))
         return sent
 
     def _sent(self, span: Span, topic: str, about: Attributes, done: "Future[Place]") -> None:

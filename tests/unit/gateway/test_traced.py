@@ -35,7 +35,8 @@ class Application:
 async def asked(application: Application, path: str = CHAT, *, traceparent: str = CLIENTS, **more: Any) -> Kept:
     tracer, kept = tracing()
     heads = [(b"authorization", f"Bearer {SECRET}".encode()), (b"traceparent", traceparent.encode()), (b"x", b"y")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": heads, "query_string": b"key=" + SECRET.encode(), **more}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": heads, "query_string": b"key=" + SECRET.encode()}
+    scope |= {"state": {}, **more}
 
     async def unused(*_: Any) -> Any:
         return None
