@@ -37,6 +37,8 @@ class JobTraces:
     async def run(self, job: JobRun, request: Request, record: Record, seen: Seen) -> None:
         """Meanwhile the request carries this span on, to the upstream."""
         incoming = request.traceparent
+        if self._tracer.ignores(incoming):
+            return await job.run()
         span = self._tracer.begin(incoming)
         if span.sampled and not seen.fold.attempts:  # of one that is taken over nobody knows when it left the queue
             waited = self._tracer.begin(incoming or span.traceparent)
@@ -97,7 +99,10 @@ class TracedEngine:
 
     async def call(self, job: Job) -> Answer:
         """Raises EngineUnreachable."""
-        span = self._tracer.begin(dict(job.head).get(_HEADER, ""))
+        carried = dict(job.head).get(_HEADER, "")
+        if self._tracer.ignores(carried):
+            return await self._engine.call(job)
+        span = self._tracer.begin(carried)
         head = tuple(pair for pair in job.head if pair[0] != _HEADER)
         try:
             answer = await self._engine.call(replace(job, head=(*head, (_HEADER, span.traceparent))))

@@ -24,7 +24,10 @@ class Traced:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/v1/")):
             return await self._app(scope, receive, send)
-        span = self._tracer.begin(header(scope, _HEADER.encode()))
+        carried = header(scope, _HEADER.encode())
+        if self._tracer.ignores(carried):
+            return await self._app(scope, receive, send)
+        span = self._tracer.begin(carried)
         others = [pair for pair in scope["headers"] if pair[0] != _HEADER.encode()]
         scope["headers"] = [*others, (_HEADER.encode(), span.traceparent.encode())]
         scope.pop("first_headers", None)
@@ -90,10 +93,10 @@ class TracedSender:
     def send(
         self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
     ) -> "Future[Place]":
-        carried = dict(headers).get(_HEADER)
-        if carried is None:
+        carried = dict(headers).get(_HEADER, b"").decode()
+        if not carried or self._tracer.ignores(carried):
             return self._sender.send(topic, value, key=key, headers=headers, partition=partition)
-        span = self._tracer.begin(carried.decode())
+        span = self._tracer.begin(carried)
         headers = [(name, span.traceparent.encode() if name == _HEADER else said) for name, said in headers]
         sent = self._sender.send(topic, value, key=key, headers=headers, partition=partition)
         if span.sampled:

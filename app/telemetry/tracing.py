@@ -97,6 +97,11 @@ class Tracer:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await done.wait()
 
+    def ignores(self, traceparent: str) -> bool:
+        """Whether it names a trace that is not kept: then what does the next part of the work just gets it as well."""
+        found = _TRACEPARENT.fullmatch(traceparent) if self._honours_parent else None
+        return found is not None and not int(found[3], 16) & _SAMPLED
+
     def begin(self, traceparent: str) -> Span:
         """The child of what a `traceparent` names; the first of a new trace where it names nothing."""
         found = _TRACEPARENT.fullmatch(traceparent)

@@ -37,6 +37,12 @@ def test_a_trace_that_the_client_does_not_keep_is_not_kept() -> None:
     assert span.traceparent == f"00-{TRACE}-{span.id}-00"
 
 
+@pytest.mark.parametrize(("header", "ignored"), [(UNSAMPLED, True), (SAMPLED, False), ("", False), (f"00-{TRACE}-x-00", False)])
+def test_what_a_client_does_not_keep_is_ignored_unless_the_sampler_asks_nobody(header: str, ignored: bool) -> None:
+    assert tracer().ignores(header) is ignored
+    assert not tracer(OTEL_TRACES_SAMPLER="traceidratio").ignores(header)
+
+
 def test_other_flags_go_on_as_they_came() -> None:
     assert tracer().begin(f"00-{TRACE}-{PARENT}-03").traceparent.endswith("-03")
 
