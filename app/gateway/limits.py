@@ -19,6 +19,7 @@ from app.gateway.submission import Submission
 from app.stores.base import Counts, Store
 from app.stores.leases import Leases
 from app.telemetry.logs import Throttle
+from app.telemetry.metrics import UNCOUNTED
 
 logger = logging.getLogger("app.gateway.limits")
 logger.addFilter(Throttle())
@@ -74,6 +75,7 @@ class Limiter:
         logger.warning("limits cannot be counted: %s", error)
 
     def _without(self, why: str) -> None:
+        UNCOUNTED.inc()
         if not self._fail_open:
             raise LimitsUnavailable(f"this key has limits, and they cannot be looked up: {why}", retry_after=1)
 

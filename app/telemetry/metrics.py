@@ -85,6 +85,11 @@ REFUSALS = _counter(
     "queue_full a model's, tenant_queue_full a tenant's share of it.",
     "code",
 )
+UNCOUNTED = _counter(
+    "llm_gateway_limits_uncounted_total",
+    "Requests whose caller has limits that could not be looked up, as Redis was away: served all the same, or refused where "
+    "LIMITS_FAIL_OPEN is 0.",
+)
 DURATION = _histogram(
     "gen_ai_server_request_duration_seconds",
     "From a request's head to the end of its reply.",

@@ -14,6 +14,7 @@ from app.gateway.inbox import Inbox
 from app.gateway.limits import Limiter
 from app.gateway.submission import Submission
 from app.stores.memory import MemoryCounts, MemoryStore
+from app.telemetry.metrics import UNCOUNTED
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import TOPICS, settings
 
@@ -264,9 +265,11 @@ async def test_a_gateway_that_is_closed_says_so_first(door):
 
 async def test_while_redis_is_away_requests_are_served_without_headers_and_it_is_said(door, caplog):
     door.redis.away = True
+    uncounted = UNCOUNTED._value.get()
     request = await door.asks(rpm=1)
     await door.asks(rpm=1)
     assert request.told() == {}
+    assert UNCOUNTED._value.get() - uncounted == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert door.redis.asked == 1  # it is not asked again at once
     door.redis.away = False
