@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         of_models.add_parser("forget", help="no longer list a model; it comes back with its next worker"), models.forget
     )
     forget.add_argument("model")
+    forget.add_argument("--force", action="store_true", help="though workers serve it")
     of_dlq = rooms.add_parser("dlq", help="the dead letters").add_subparsers(required=True, metavar="list|show|replay")
     _add(of_dlq.add_parser("list", help="every dead letter, a line each"), dlq.show_all)
     for name, command, help_ in (

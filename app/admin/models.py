@@ -1,13 +1,18 @@
 """The models that are known: what the compacted models' topic holds."""
 
 import argparse
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
-from app.contracts.presence import ModelCard, decode_card
+from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
+from app.errors import UndecodableRecord
 from app.settings import Settings
+
+_SILENT_INTERVALS = 3  # a worker is alive whose heartbeat is younger
 
 
 async def _cards(bus: Bus, topics: Topics) -> dict[str, ModelCard]:
@@ -34,10 +39,31 @@ async def show(bus: Bus, topics: Topics, _settings: Settings, _arguments: argpar
     return 0
 
 
+async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerBeat]:
+    """Those that live, by their last heartbeat."""
+    last: dict[str, tuple[WorkerBeat, float]] = {}
+
+    def on_records(records: Sequence[Record]) -> None:
+        for record in records:
+            with suppress(UndecodableRecord):
+                beat = decode_beat(record.value or b"")
+                if isinstance(beat, WorkerBeat) and beat.model == model:
+                    last[beat.worker] = (beat, record.timestamp / 1000)
+
+    await read_stretch(bus, topics.workers, 0, 0, None, on_records)
+    now = time.time()
+    return [beat for beat, heard in last.values() if not beat.gone and now - heard < _SILENT_INTERVALS * beat.interval]
+
+
 async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
-    """A tombstone for its card. Its topic and what waits there are left alone."""
+    """A tombstone for its card, which a worker writes only when it starts. Its topic and what waits there are left alone."""
     if arguments.model not in await _cards(bus, topics):
         print(f"{arguments.model} is not known")
+        return 1
+    workers = await _workers(bus, topics, arguments.model)
+    if workers and not arguments.force:
+        hosts = ", ".join(sorted({beat.host for beat in workers}))
+        print(f"{arguments.model} has {len(workers)} at work ({hosts}): stop them first; with --force it is 404 from now on")
         return 1
     await bus.send(topics.models, None, key=arguments.model.encode(), headers=[("v", b"1")])
     print(f"{arguments.model} is forgotten")

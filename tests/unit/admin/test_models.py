@@ -1,0 +1,59 @@
+"""`app.admin models`: what it shows, and that a model at work is not forgotten by mistake."""
+
+import time
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+
+from app.admin.models import forget, show
+from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat, encode
+from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, settings, started_bus
+
+CARD = ModelCard(MODEL, REQUESTS, "llm.m", aliases=("nickname",))
+BEAT = WorkerBeat("w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time=0.0, interval=1.0, host="gpu-7")
+GATEWAYS = GatewayBeat("g", TOPICS.replies, 0, time=0.0, interval=1.0)
+
+
+async def known(*beats: WorkerBeat | GatewayBeat) -> ScriptedBus:
+    """A log with the model's card and these heartbeats."""
+    bus = await started_bus()
+    await bus.send(TOPICS.models, encode(CARD), key=MODEL.encode(), headers=[])
+    for beat in beats:
+        whose = beat.worker if isinstance(beat, WorkerBeat) else beat.gateway
+        await bus.send(TOPICS.workers, encode(replace(beat, time=time.time())), key=whose.encode(), headers=[])
+    await bus.send(TOPICS.workers, b"no heartbeat", key=b"x", headers=[])
+    return bus
+
+
+async def forgets(bus: ScriptedBus, *, force: bool = False, model: str = MODEL) -> int:
+    return await forget(bus, TOPICS, settings(), Namespace(model=model, force=force))
+
+
+async def lists(bus: ScriptedBus, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert await show(bus, TOPICS, settings(), Namespace()) == 0
+    return capsys.readouterr().out
+
+
+async def test_a_model_without_workers_is_forgotten(capsys):
+    bus = await known(GATEWAYS, BEAT, replace(BEAT, gone=True), replace(BEAT, worker="other", model="another"))
+    assert await lists(bus, capsys) == f"m topic={REQUESTS} group=llm.m aliases=nickname\n"
+    assert await forgets(bus) == 0
+    assert await lists(bus, capsys) == ""
+    assert await forgets(bus) == 1
+    assert "m is not known" in capsys.readouterr().out
+
+
+async def test_one_that_is_at_work_is_not_unless_it_is_forced(capsys):
+    bus = await known(BEAT, replace(BEAT, worker="other"))
+    assert await forgets(bus) == 1
+    assert "m has 2 at work (gpu-7): stop them first" in capsys.readouterr().out
+    assert "m topic=" in await lists(bus, capsys)
+    assert await forgets(bus, force=True) == 0
+    assert await lists(bus, capsys) == ""
+
+
+async def test_a_worker_that_is_silent_counts_no_more():
+    bus = await known(replace(BEAT, interval=0.0))
+    assert await forgets(bus) == 0
