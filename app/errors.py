@@ -4,7 +4,7 @@ GatewayError                      status  type                    code
 ├── BadRequest                    400     invalid_request_error   (none)
 │   ├── InvalidBody               400     invalid_request_error   invalid_json
 │   └── UpstreamLoop              400     invalid_request_error   upstream_loop
-├── InvalidApiKey                 401     authentication_error    invalid_api_key
+├── InvalidApiKey                 401     invalid_request_error   invalid_api_key
 ├── AnonymousRefused              403     invalid_request_error   anonymous_refused
 ├── ModelNotAllowed               403     invalid_request_error   model_not_allowed
 ├── ModelNotFound                 404     invalid_request_error   model_not_found
@@ -94,7 +94,7 @@ class UpstreamLoop(BadRequest):
 
 
 class InvalidApiKey(GatewayError):
-    status, type, code = 401, "authentication_error", "invalid_api_key"
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
 class AnonymousRefused(GatewayError):

@@ -50,14 +50,17 @@ logger = logging.getLogger("app.main")
 
 
 def make_stores(settings: Settings) -> tuple[Store, Counts]:
-    """Where gateways share Idempotency-Keys and limits; Redis's modules are imported only now."""
+    """Where gateways share Idempotency-Keys and limits; Redis's modules are imported only now. Raises SettingsError."""
     if not settings.gateway.redis_url:
         return MemoryStore(), MemoryCounts()
     from app.stores.counts import RedisCounts
     from app.stores.redis import RedisStore
 
     where = settings.gateway.redis_url, settings.bus.prefix
-    return RedisStore(*where), RedisCounts(*where)
+    try:
+        return RedisStore(*where), RedisCounts(*where)
+    except ValueError as error:
+        raise SettingsError(f"REDIS_URL: {error}; for example REDIS_URL=redis://localhost:6379/0") from None
 
 
 def make_application(settings: Settings) -> App:

@@ -71,7 +71,7 @@ class Takeover:
         found = await self._patiently(partial(self._context.tails.look_past, request, place.offset))
         if found.fold.outcome or found.fold.writer != owner:
             return None
-        if superseded:
+        if superseded or deaths:  # of a reply that is written whole, who died with it had written nothing
             TAKEOVERS.labels(self._context.entry.id).inc()
         logger.info("took over from %s", superseded or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts})
         return found

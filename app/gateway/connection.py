@@ -16,7 +16,7 @@ from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarg
 from app.gateway.asgi import CONNECTION, Extension, Receive, Scope, Send, raw, send_error
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
-HEAD_BYTES = 64 * 1024  # of request line and headers; beyond it comes at most what one read brings
+HEAD_BYTES = 64 * 1024  # of request line and headers
 
 
 class Connection(HttpToolsProtocol):
@@ -45,12 +45,23 @@ class Connection(HttpToolsProtocol):
         self._extensions.clear()  # they hold this connection, which holds them
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > HEAD_BYTES and self._has_too_large_a_head(data):
+            self._refuse_head()
+            return
         super().data_received(data)
         if self._in_head:
             self._begin_head()
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self._refuse(HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes"))
+                self._refuse_head()
+
+    def _has_too_large_a_head(self, data: bytes) -> bool:
+        """Of one read, which may be larger than a head may be: uvloop reads up to 256 KiB at once."""
+        within_a_body = self.cycle is not None and self.cycle.more_body
+        return not within_a_body and data.find(b"\r\n\r\n", 0, HEAD_BYTES) < 0
+
+    def _refuse_head(self) -> None:
+        self._refuse(HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -6,8 +6,7 @@ from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
 
 from app.errors import StoreUnavailable
-
-_CALL_SECONDS = 2.0
+from app.stores.redis_options import options
 
 
 class RedisCounts:
@@ -19,8 +18,7 @@ class RedisCounts:
             wrap_exceptions=True,
             implementation="redispy",
             key_prefix=f"{prefix}:counts",
-            socket_timeout=_CALL_SECONDS,
-            socket_connect_timeout=_CALL_SECONDS,
+            **options(),
         )
 
     async def add(self, key: str, amount: int, seconds: int) -> int:

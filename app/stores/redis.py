@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.errors import StoreUnavailable
+from app.stores.redis_options import options
 
 Command: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
 
-_CALL_SECONDS = 2.0
 _SWAP = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
@@ -39,7 +39,7 @@ class RedisStore:
     """
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._redis = Redis.from_url(url, socket_timeout=_CALL_SECONDS, socket_connect_timeout=_CALL_SECONDS)
+        self._redis = Redis.from_url(url, **options())
         self._prefix = prefix
         self._waiting: list[tuple[Command, Future[Any]]] = []
         self._sending: Task[None] | None = None

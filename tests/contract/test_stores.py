@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from redis.asyncio import Redis
 
 from app.errors import StoreUnavailable
 from app.stores.base import Store
+from app.stores.counts import RedisCounts
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from tests.nginx import free_port
@@ -223,6 +225,19 @@ async def test_a_redis_that_is_not_there_is_said_in_our_words():
         with pytest.raises(StoreUnavailable, match="Redis"):
             await call
     await store.close()
+
+
+@pytest.mark.servers
+async def test_a_connection_that_redis_has_cut_is_made_anew():
+    with running_redis() as url:
+        store, counts, other = RedisStore(url, "test"), RedisCounts(url, "test"), Redis.from_url(url)
+        for number in range(3):
+            assert await store.hold("a", str(number), 3, LONG)
+            assert await counts.add("a", 1, 600) == number + 1
+            await other.client_kill_filter(_type="normal", skipme=True)
+        for made in (store, counts):
+            await made.close()
+        await other.aclose()
 
 
 @pytest.mark.servers

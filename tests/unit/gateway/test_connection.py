@@ -121,6 +121,23 @@ async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it
         assert client.error["code"] == "headers_too_large"
 
 
+@pytest.mark.parametrize("head", [b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\na: %b\r\n\r\n"])
+async def test_a_whole_head_that_is_too_large_is_refused_as_well(head: bytes) -> None:
+    client = Client()
+    await client.send(head % (b"a" * HEAD_BYTES))
+    assert (client.asked, client.wire.closed) == ([], True)
+    assert client.wire.written.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_body_may_be_larger_than_a_head_in_one_read_and_in_several() -> None:
+    client = Client()
+    size = 2 * HEAD_BYTES
+    await client.send(b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (2 * size) + b"a" * size)
+    await client.send(b"a" * size)
+    await client.ask(2)
+    assert (client.asked, client.wire.closed) == (["/1", "/2"], False)
+
+
 async def test_each_request_of_a_connection_may_have_a_head_of_its_own() -> None:
     client = Client()
     for number in range(5):

@@ -1,0 +1,19 @@
+"""Where REDIS_URL leads."""
+
+import pytest
+
+from app.errors import SettingsError
+from app.main import make_stores
+from app.settings import load
+from app.stores.memory import MemoryCounts, MemoryStore
+
+
+def test_without_one_all_is_in_the_process() -> None:
+    store, counts = make_stores(load({}))
+    assert (type(store), type(counts)) == (MemoryStore, MemoryCounts)
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "redis://localhost:notaport/0", "http://localhost"])
+def test_one_that_is_none_is_refused_as_every_setting_is(url: str) -> None:
+    with pytest.raises(SettingsError, match="^REDIS_URL: .*for example"):
+        make_stores(load({"REDIS_URL": url, "BOOTSTRAP_SERVERS": "127.0.0.1:1"}))
