@@ -51,6 +51,21 @@ def test_a_page_of_another_origin_in_a_browser_here_is_not_admitted():
     assert admitted("127.0.0.1", origin="https://elsewhere.example", authorization=f"Bearer {KEY}")
 
 
+@pytest.mark.parametrize(
+    ("host", "may"),
+    [
+        *((host, True) for host in ("", "localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "0.0.0.0:8000")),
+        *(
+            (host, False)
+            for host in ("elsewhere.example", "elsewhere.example:8000", "localhost.elsewhere.example", "[::1", "a b")
+        ),
+    ],
+)
+def test_a_name_that_was_made_to_lead_here_is_not_admitted(host, may):
+    assert admitted("127.0.0.1", host=host) is may
+    assert admitted("127.0.0.1", host=host, authorization=f"Bearer {KEY}")
+
+
 def test_an_operators_key_that_can_be_guessed_stops_the_start():
     with pytest.raises(SettingsError, match="OPERATOR_KEYS: its value does not work"):
         load({"OPERATOR_KEYS": "short"})

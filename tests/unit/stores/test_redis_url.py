@@ -15,5 +15,5 @@ def test_without_one_all_is_in_the_process() -> None:
 
 @pytest.mark.parametrize("url", ["localhost:6379", "redis://localhost:notaport/0", "http://localhost"])
 def test_one_that_is_none_is_refused_as_every_setting_is(url: str) -> None:
-    with pytest.raises(SettingsError, match="^REDIS_URL: .*for example"):
+    with pytest.raises(SettingsError, match=r"^REDIS_URL: .*for example"):
         make_stores(load({"REDIS_URL": url, "BOOTSTRAP_SERVERS": "127.0.0.1:1"}))
