@@ -6,7 +6,7 @@ from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
 
 from app.errors import StoreUnavailable
-from app.stores.redis_options import options
+from app.stores.redis import options
 
 
 class RedisCounts:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError
 
 from app.errors import StoreUnavailable
-from app.stores.redis_options import options
 
 Command: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
 
+_CALL_SECONDS = 2.0
 _SWAP = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
@@ -29,6 +31,13 @@ redis.call('zadd', KEYS[1], now + ttl, ARGV[1])
 if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end
 return 1
 """
+
+
+def options() -> dict[str, Any]:
+    """Of every connection. One more try, at once, on a new one: one that lay idle may have been cut by Redis, or by what lies
+    between, and its next use would look as if Redis were away. What takes too long is not tried again."""
+    once_more = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
+    return {"socket_timeout": _CALL_SECONDS, "socket_connect_timeout": _CALL_SECONDS, "retry": once_more}
 
 
 class RedisStore:
