@@ -7,12 +7,10 @@ from contextlib import suppress
 
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
-from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
+from app.contracts.presence import SILENT_INTERVALS, ModelCard, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
-
-_SILENT_INTERVALS = 3  # a worker is alive whose heartbeat is younger
 
 
 async def _cards(bus: Bus, topics: Topics) -> dict[str, ModelCard]:
@@ -52,7 +50,7 @@ async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerBeat]:
 
     await read_stretch(bus, topics.workers, 0, 0, None, on_records)
     now = time.time()
-    return [beat for beat, heard in last.values() if not beat.gone and now - heard < _SILENT_INTERVALS * beat.interval]
+    return [beat for beat, heard in last.values() if not beat.gone and now - heard < SILENT_INTERVALS * beat.interval]
 
 
 async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from app.bus.base import Bus, Record, Since
 from app.bus.follow import Follower
 from app.contracts.envelope import READS
-from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat
+from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat
 from app.errors import UndecodableRecord
 
-_SILENT_INTERVALS = 3
 _LATELY_SECONDS = 60.0
 
 
@@ -36,7 +35,7 @@ class Peers:
 
     async def start(self) -> None:
         """Returns when every worker that lives is known, and every one that died a moment ago."""
-        since = time.time() - max(_SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
+        since = time.time() - max(SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
         await self._follower.start(Since(int(since * 1000)))
 
     async def close(self) -> None:
@@ -102,7 +101,7 @@ class Peers:
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
             age = max(0.0, time.time() - record.timestamp / 1000)
-            silent_at = time.monotonic() + _SILENT_INTERVALS * beat.interval - age
+            silent_at = time.monotonic() + SILENT_INTERVALS * beat.interval - age
             if isinstance(beat, GatewayBeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:

@@ -22,9 +22,9 @@ _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: Record
 _REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
-_Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"
-
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
+
+_Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"  # partition, and offset if there is one
 
 
 class KafkaProducer:

@@ -8,6 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 from app.contracts.envelope import READS
 from app.errors import UndecodableRecord
 
+SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:

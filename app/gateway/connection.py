@@ -42,7 +42,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._left is not None:
             self._left()
-        self._extensions.clear()  # they hold this connection, which holds them
+        self._extensions.clear()  # they hold this connection, which holds them; who comes now asks `receive`
 
     def data_received(self, data: bytes) -> None:
         if len(data) > HEAD_BYTES and self._has_too_large_a_head(data):
@@ -82,13 +82,9 @@ class Connection(HttpToolsProtocol):
         return True
 
     def watch(self, left: Callable[[], None] | None) -> None:
-        """`left` is called when the client closes its connection, at once if it has; None ends that."""
+        """`left` is called when the client closes its connection; None ends that."""
         self._left = left
-        if left is None:
-            return
-        if self.cycle.disconnected:
-            left()
-        else:
+        if left is not None:
             self.flow.resume_reading()  # a large body may have stopped it, and who does not read hears of no end
 
     def send_400_response(self, msg: str) -> None:

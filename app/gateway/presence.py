@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from app.bus.base import Bus, Record, Since, Start
 from app.bus.follow import Follower
 from app.catalog import Catalog, Known
-from app.contracts.presence import GatewayBeat, WorkerBeat, decode_beat, decode_card, encode
+from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat, decode_card, encode
 from app.contracts.topics import Topics
 from app.errors import BusError, UndecodableRecord
 from app.gateway.placement import Placement
 
 logger = logging.getLogger("app.gateway.presence")
 
-_SILENT_INTERVALS = 3  # a process that misses this many heartbeats is taken for dead
 _RATE_WEIGHT = 0.3  # of the newest measurement in the moving average
 _MOST_SKEW = 1.0  # seconds between two clocks before it is said
 
@@ -49,7 +48,7 @@ class Presence:
     async def start(self) -> None:
         """Returns when every known model is in the catalog. Raises BusError."""
         await self._models.start(Start.BEGINNING)
-        since = time.time() - _SILENT_INTERVALS * self._interval
+        since = time.time() - SILENT_INTERVALS * self._interval
         await self._workers.start(Since(int(since * 1000)))
 
     def begin_beats(self) -> None:
@@ -129,7 +128,7 @@ class Presence:
     def _bury_the_silent(self) -> None:
         now = time.monotonic()
         for process, (heard, interval) in list(self._last.items()):
-            if now - heard > _SILENT_INTERVALS * interval:
+            if now - heard > SILENT_INTERVALS * interval:
                 del self._last[process]
                 self._catalog.lost(process)
                 self._gateways.pop(process, None)

@@ -180,7 +180,8 @@ async def test_a_worker_that_died_with_it_counts_once_and_progress_forgives(shop
     assert [claim.deaths for claim in await claims_of(shop, asked)] == [0, 1, 0]
 
 
-async def test_one_that_fell_silent_before_it_wrote_is_a_death_too(shop):
+async def test_one_that_fell_silent_before_it_wrote_is_a_death_too_and_a_takeover(shop):
+    before = counted("takeovers")
     asked = await shop.ask()
     peer = shop.peer("other")
     await peer.says(running=(asked.id,))
@@ -189,6 +190,7 @@ async def test_one_that_fell_silent_before_it_wrote_is_a_death_too(shop):
     await peer.falls_silent()
     await shop.ended(asked)
     assert [claim.deaths for claim in await claims_of(shop, asked)] == [1]
+    assert counted("takeovers") - before == 1
 
 
 async def test_one_that_was_only_silent_and_is_heard_again_has_not_died(shop):

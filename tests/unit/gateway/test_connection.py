@@ -8,7 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.gateway.asgi import Receive, Scope, Send, extension
+from app.gateway.asgi import Receive, Scope, Send, extension, watched
 from app.gateway.connection import HEAD_BYTES, HEAD_SECONDS, Connection
 
 HEAD = b"GET /%d HTTP/1.1\r\nhost: gateway\r\n"
@@ -21,6 +21,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self.reads_no_more = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -31,9 +32,11 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.reads_no_more = False
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.reads_no_more = True
 
 
 class Client:
@@ -217,6 +220,59 @@ async def test_a_part_is_not_written_where_the_body_has_a_length_or_the_client_i
         await asyncio.sleep(0)
         assert client.written == [True, False], happens
         client.connection.resume_writing()
+
+
+class Watching(Client):
+    """A connection to an application that waits until its client leaves, or may answer; what it reads before is `body`."""
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(scope["path"])
+        self.left: list[str] = []
+        while (await receive()).get("more_body"):
+            pass
+        with watched(scope, receive, lambda: self.left.append(scope["path"])):
+            await self.may_answer.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def test_whoever_watches_hears_that_the_client_has_left_once_and_nobody_hears_it_of_a_request_that_has_ended() -> None:
+    client = Watching()
+    await client.ask(1)
+    await asyncio.sleep(0)
+    client.may_answer.clear()
+    await client.ask(2)
+    await asyncio.sleep(0)
+    client.leave()
+    assert client.left == ["/2"]
+
+    client = Watching()
+    await client.ask(1)
+    await asyncio.sleep(0)
+    client.leave()
+    assert client.left == []
+
+
+async def test_one_that_left_before_anybody_watched_is_told_as_soon_as_one_does() -> None:
+    client = Watching()
+    client.may_answer.clear()
+    client._connection.data_received(HEAD % 1 + b"\r\n")
+    client.leave()
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert (client.asked, client.left) == (["/1"], ["/1"])
+
+
+async def test_a_large_body_stops_nobody_from_hearing_it() -> None:
+    client = Watching()
+    client.may_answer.clear()
+    size = 200 * 1024
+    await client.send(b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+    client._connection.data_received(b"a" * size)
+    assert client.wire.reads_no_more
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert (client.asked, client.wire.reads_no_more) == (["/1"], False)
 
 
 def check_full(client: Client) -> None:

@@ -1,5 +1,6 @@
 """The outermost layer: one base path, errors as OpenAI's bodies, keys, one line per request."""
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -154,6 +155,20 @@ async def test_each_request_is_one_line_and_health_is_none(caplog):
     first, second = (record for record in caplog.records if record.name == "app.access")
     assert (first.message, first.added, second.message) == ("POST /v1/x 200", 1, "GET /v1/models 400")  # type: ignore[attr-defined]
     assert first.client_request_id == ("mine" * 100)[:128]  # type: ignore[attr-defined]
+
+
+async def test_a_line_comes_by_itself_shortly_after_the_reply_and_those_of_many_together(caplog):
+    caplog.set_level(logging.INFO, "app.access")
+    access_log = AccessLog()
+    for status in (200, 201):
+        access_log.ended({"method": "POST", "path": "/v1/x", "headers": []}, status, {})
+        await asyncio.sleep(0)
+    assert caplog.messages == []
+    await asyncio.sleep(0.01)
+    assert caplog.messages == ["POST /v1/x 200", "POST /v1/x 201"]
+    access_log.ended({"method": "POST", "path": "/v1/x", "headers": []}, 202, {})
+    await asyncio.sleep(0.01)
+    assert caplog.messages[2:] == ["POST /v1/x 202"]
 
 
 class Told(Inner):
