@@ -11,6 +11,7 @@ from typing import Any
 from app import __version__
 from app.catalog import Known
 from app.contracts.presence import WorkerBeat
+from app.gateway.access_log import AccessLog
 from app.gateway.call import Call
 from app.gateway.gateway import Gateway
 from app.gateway.observed import endpoint_of
@@ -20,14 +21,16 @@ _MOST_RUNNING = 100
 
 
 class Overview:
-    def __init__(self, gateway: Gateway, recent: Recent) -> None:
+    def __init__(self, gateway: Gateway, recent: Recent, access_log: AccessLog) -> None:
         self._gateway = gateway
         self._recent = recent
+        self._access_log = access_log
 
     async def described(self) -> dict[str, Any]:
         """At this moment. Raises nothing of the log's: what is out of reach says so in its place."""
         letters = await self._gateway.dead_letters.described()
         models, calls = self._gateway.catalog.all(), self._gateway.calls()
+        self._access_log.write()  # whoever has a reply finds its request among the recent ones
         return {
             "time": time.time(),
             "gateway": self._itself(len(calls)),

@@ -83,6 +83,7 @@ async def test_tokens_are_corrected_by_what_the_reply_cost(memory_stack: Stack) 
             assert limit == FOREVER
             assert FOREVER - 3000 < remaining < FOREVER - 1000  # as reserved
         assert left(await http.post(CHAT, json=chat(model="sim", max_tokens=1)), "tokens")[1] <= FOREVER - 1
+    await until(lambda: gateway.log.count("tokens_counted") == 4, "the access lines")
     lines = [line for line in gateway.log.splitlines() if "tokens_counted" in line]
     assert "tokens_counted=1001" in lines[0]  # the upstream's usage: 1 and 1000
     assert "tokens_counted=1001" in lines[1]  # of a stream too, though its client did not ask

@@ -10,7 +10,9 @@ import pytest
 from app.agent.dead_letters import dead_letter
 from app.contracts.presence import WorkerBeat, encode
 from app.errors import BusError
+from app.gateway.access_log import AccessLog
 from app.gateway.gateway import Gateway
+from app.gateway.observed import Observed
 from app.gateway.overview import Overview
 from app.gateway.recent import Recent
 from tests.unit.gateway.house import CARD, Client, House, house, submission
@@ -27,7 +29,7 @@ async def home() -> AsyncIterator[House]:
 
 async def shown(gateway: Gateway) -> dict[str, Any]:
     """As it goes over the wire."""
-    found: dict[str, Any] = orjson.loads(orjson.dumps(await Overview(gateway, Recent()).described()))
+    found: dict[str, Any] = orjson.loads(orjson.dumps(await Overview(gateway, Recent(), AccessLog()).described()))
     return found
 
 
@@ -125,6 +127,14 @@ async def test_no_prompt_is_in_it(home: House) -> None:
     assert found["dead_letters"]["last"]
     assert SECRET not in str(found)
     await client.leaves()
+
+
+async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_written(home: House) -> None:
+    observed = Observed((await home.gateway()).catalog)
+    access_log = AccessLog(observed)
+    overview = Overview(await home.gateway(), observed.recent, access_log)
+    access_log.ended({"path": "/v1/chat/completions", "method": "POST", "headers": []}, 200, {"model": MODEL, "request_id": "r"})
+    assert [recent["id"] for recent in (await overview.described())["recent"]] == ["r"]
 
 
 async def test_of_very_many_requests_the_newest_are_shown(home: House) -> None:
