@@ -95,17 +95,18 @@ class Grant:
         self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains
 
     async def take(self) -> None:
-        """Raises RateLimited, StoreUnavailable."""
+        """Raises RateLimited, StoreUnavailable. Refused for one kind, it uses none of those behind it, but is told of them."""
         limits = self._limits
-        if limits.concurrent:
-            await self._hold(limits.concurrent)
+        refusal = await self._hold(limits.concurrent) if limits.concurrent else None
         if limits.rpm:
-            await self._count(REQUESTS, limits.rpm, 1)
+            refusal = await self._count(REQUESTS, limits.rpm, 1, refusal)
         if limits.tpm and self._estimate:
             # A request that is larger than the limit by its estimate has the whole minute: else it could never be sent.
             amount = min(self._estimate.before, limits.tpm)
-            await self._count(TOKENS, limits.tpm, amount)
-            self._reserved = amount
+            refusal = await self._count(TOKENS, limits.tpm, amount, refusal)
+            self._reserved = 0 if refusal else amount
+        if refusal:
+            raise refusal
 
     def headed(self, headers: RawHeaders) -> RawHeaders:
         """A reply's headers with OpenAI's for what is limited here, instead of those that the upstream has for us."""
@@ -173,17 +174,20 @@ class Grant:
             except StoreUnavailable as error:
                 self._limiter.failed(error)
 
-    async def _hold(self, most: int) -> None:
+    async def _hold(self, most: int) -> RateLimited | None:
         holder = new_id()
         if not await self._limiter.store.hold(self._key(RUNNING), holder, most, self._timeout):
-            raise RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
+            return RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
         self._holder = holder
+        return None
 
-    async def _count(self, kind: str, limit: int, amount: int) -> None:
-        taken, used = await self._limiter.leases.take(self._key(kind), self._minute, amount, limit)
+    async def _count(self, kind: str, limit: int, amount: int, refusal: RateLimited | None) -> RateLimited | None:
+        """A request that is refused already takes nothing."""
+        taken, used = await self._limiter.leases.take(self._key(kind), self._minute, 0 if refusal else amount, limit)
         self._left[kind] = (limit, max(0, limit - used))
-        if not taken:
-            raise RateLimited(f"{limit} {kind} a minute are this key's limit with this model", retry_after=self._rest())
+        if refusal or taken:
+            return refusal
+        return RateLimited(f"{limit} {kind} a minute are this key's limit with this model", retry_after=self._rest())
 
     def _rest(self) -> float:
         """Seconds until the next minute begins."""

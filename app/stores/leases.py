@@ -28,9 +28,10 @@ class Leases:
         self._leases: dict[str, _Lease] = {}
 
     async def take(self, name: str, minute: int, amount: int, limit: int) -> tuple[bool, int]:
-        """Whether `amount` was left of the minute's `limit`, which is then used; and how much of it is used."""
+        """Whether `amount` was left of the minute's `limit`, which is then used; and how much of it is used. 0: only to look."""
         lease = self._of(name, minute)
-        if lease.left < amount or lease.used - lease.left + amount > limit:  # nobody is refused by what was heard long ago
+        unheard = lease.left < amount or not lease.used
+        if unheard or lease.used - lease.left + amount > limit:  # nobody is refused by what was heard long ago
             asked = amount + limit // _SHARE
             lease.used = await self._add(name, minute, asked)
             lease.left += asked

@@ -83,7 +83,8 @@ class Door:
         try:
             return Request(state, client, await self.limiter.admit(state, submission, client.send))
         except GatewayError:
-            await Request(state, client, None).ends(429)
+            self.refused = Request(state, client, None)
+            await self.refused.ends(429)
             raise
 
     async def is_refused(self, **asked: Any) -> RateLimited:
@@ -112,6 +113,18 @@ async def test_one_that_is_refused_uses_nothing(door):
     for _ in range(5):
         await door.is_refused(rpm=1)
     await door.asks(rpm=2)
+
+
+@pytest.mark.parametrize(("kind", "limits"), [("running", {"concurrent": 1, "rpm": 5}), ("requests", {"rpm": 1})])
+async def test_one_that_is_refused_is_told_of_all_its_limits_and_uses_none(door, kind, limits):
+    running = await door.asks(**limits, tpm=1000)
+    left = running.told()["x-ratelimit-remaining-tokens"]
+    for _ in range(3):
+        await door.is_refused(**limits, tpm=1000)
+        told = door.refused.told()
+        assert told["x-ratelimit-remaining-tokens"] == left
+        assert told["x-ratelimit-limit-tokens"] == "1000"
+        assert told["x-ratelimit-remaining-requests"] == str(limits["rpm"] - 1)
 
 
 async def test_tenants_and_models_are_counted_apart_and_a_models_names_together(door):
