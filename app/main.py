@@ -40,27 +40,12 @@ from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
 from app.runtime import tune_collector
 from app.settings import BusSettings, Settings
-from app.stores.base import Counts, Store
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.make import make_stores
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer
 
 logger = logging.getLogger("app.main")
-
-
-def make_stores(settings: Settings) -> tuple[Store, Counts]:
-    """Where gateways share Idempotency-Keys and limits; Redis's modules are imported only now. Raises SettingsError."""
-    if not settings.gateway.redis_url:
-        return MemoryStore(), MemoryCounts()
-    from app.stores.counts import RedisCounts
-    from app.stores.redis import RedisStore
-
-    where = settings.gateway.redis_url, settings.bus.prefix
-    try:
-        return RedisStore(*where), RedisCounts(*where)
-    except ValueError as error:
-        raise SettingsError(f"REDIS_URL: {error}; for example REDIS_URL=redis://localhost:6379/0") from None
 
 
 def make_application(settings: Settings) -> App:
@@ -78,7 +63,6 @@ def make_application(settings: Settings) -> App:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        logs.set_up(settings.logs)
         if tracer is not None:
             tracer.start()
         tune_collector()
@@ -155,7 +139,9 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
 def _application() -> App:
     try:
-        return make_application(app_settings.load())
+        settings = app_settings.load()
+        logs.set_up(settings.logs)  # uvicorn's own lines from here on too
+        return make_application(settings)
     except SettingsError as error:
         print(f"llm-gateway: {error}", file=sys.stderr)
         raise SystemExit(2) from None

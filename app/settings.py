@@ -5,134 +5,42 @@ A `.env` file in the working directory is read too; the environment wins over it
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from dotenv import dotenv_values
 
+from app import parsers as parse
 from app.errors import SettingsError
-from app.weak_keys import weakness
 
 Section = TypeVar("Section")
-Network: TypeAlias = IPv4Network | IPv6Network
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if value < 0 or value != value or value == float("inf"):
-        raise ValueError("a number of seconds, 0 or more")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError("a whole number, 1 or more")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError("a whole number, 0 or more")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError("a share, 0 to 1")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError("a port, 0 to 65535")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("0 or 1")
-    return text == "1"
-
-
-def _own_keys(text: str) -> tuple[str, ...]:
-    keys = _names(text)
-    for number, key in enumerate(keys, 1):
-        if fault := weakness(key):
-            raise ValueError(f"key {number} {fault}; `openssl rand -hex 24` makes a good one")
-    return keys
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    names = _names(text)
-    for name in names:
-        if name != "*" and not re.fullmatch(r"https?://[^/\s]+", name):
-            raise ValueError("origins such as https://app.example.com, without a path")
-    return names
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    return tuple(ip_network(name, strict=False) for name in _names(text))
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or not parts.netloc):
-        raise ValueError("an http:// or https:// address")
-    return text
-
-
-def _properties(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
-    if any(not equals or not name.strip() for name, equals, _ in pairs):
-        raise ValueError("name=value pairs with ; between them")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError("one of " + ", ".join(filter(None, words)))
-        return text.lower()
-
-    return parse
-
-
-def var(name: str, default: str, meaning: str, parse: Callable[[str], Any] = str, secret: bool = False) -> Any:
+def var(name: str, default: str, meaning: str, parser: Callable[[str], Any] = str, secret: bool = False) -> Any:
     """A field that is read from the variable `name`; `default` is written as the environment would have it."""
-    return field(metadata={"name": name, "default": default, "meaning": meaning, "parse": parse}, repr=not secret)
+    return field(metadata={"name": name, "default": default, "meaning": meaning, "parser": parser}, repr=not secret)
 
 
 @dataclass(frozen=True)
 class BusSettings:
-    kind: str = var("BUS", "", "kafka or memory; empty: kafka if BOOTSTRAP_SERVERS is set", one_of("", "kafka", "memory"))
+    kind: str = var("BUS", "", "kafka or memory; empty: kafka if BOOTSTRAP_SERVERS is set", parse.one_of("", "kafka", "memory"))
     servers: str = var("BOOTSTRAP_SERVERS", "", "Kafka's brokers, host:port with commas between")
     prefix: str = var("TOPIC_PREFIX", "llm", "how the names of our topics and groups begin")
     response_topic: str = var("KAFKA_RESPONSE_TOPIC", "", "the reply topic of the deployment; empty: <prefix>.replies")
-    request_partitions: int = var("KAFKA_REQUEST_PARTITIONS", "16", "partitions of a model's topic, at its making", _count)
-    response_partitions: int = var("KAFKA_RESPONSE_PARTITIONS", "8", "partitions of the reply topic, at its making", _count)
+    request_partitions: int = var("KAFKA_REQUEST_PARTITIONS", "16", "partitions of a model's topic, at its making", parse.count)
+    response_partitions: int = var("KAFKA_RESPONSE_PARTITIONS", "8", "partitions of the reply topic, at its making", parse.count)
     replication: int = var("KAFKA_REPLICATION", "-1", "copies of each topic we make; -1: the broker's default", int)
     group_protocol: str = var(
-        "KAFKA_GROUP_PROTOCOL", "auto", "auto, consumer (KIP-848) or classic", one_of("auto", "consumer", "classic")
+        "KAFKA_GROUP_PROTOCOL", "auto", "auto, consumer (KIP-848) or classic", parse.one_of("auto", "consumer", "classic")
     )
     security_protocol: str = var(
         *("KAFKA_SECURITY_PROTOCOL", "", "how to reach the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
-        one_of("", "plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
+        parse.one_of("", "plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
     )
     sasl_mechanism: str = var(
         *("KAFKA_SASL_MECHANISM", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
-        one_of("", "plain", "scram-sha-256", "scram-sha-512"),
+        parse.one_of("", "plain", "scram-sha-256", "scram-sha-512"),
     )
     sasl_username: str = var("KAFKA_SASL_USERNAME", "", "who we are at the brokers")
     sasl_password: str = var("KAFKA_SASL_PASSWORD", "", "the password for it", secret=True)
@@ -141,11 +49,11 @@ class BusSettings:
     ssl_key_location: str = var("KAFKA_SSL_KEY_LOCATION", "", "its private key (PEM)")
     ssl_key_password: str = var("KAFKA_SSL_KEY_PASSWORD", "", "the password of that key", secret=True)
     properties: dict[str, str] = var(
-        "KAFKA_PROPERTIES", "", "any other librdkafka property, name=value;name=value", _properties, secret=True
+        "KAFKA_PROPERTIES", "", "any other librdkafka property, name=value;name=value", parse.properties, secret=True
     )
-    admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", _seconds)
-    max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", _count)
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
+    admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", parse.seconds)
+    max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", parse.count)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
 
     @property
     def on_kafka(self) -> bool:
@@ -158,48 +66,61 @@ class BusSettings:
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
-    max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", _count)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
+    max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", parse.count)
     tenant_soft_queue: int = var(
-        "TENANT_SOFT_QUEUE", "16", "a tenant with more waiting requests of a model than this gives way to others", _natural
+        "TENANT_SOFT_QUEUE", "16", "a tenant with more waiting requests of a model than this gives way to others", parse.natural
     )
     tenant_hard_queue: int = var(
-        "TENANT_HARD_QUEUE", "0", "waiting requests of a model that one tenant may have; 0: no limit of its own", _natural
+        "TENANT_HARD_QUEUE", "0", "waiting requests of a model that one tenant may have; 0: no limit of its own", parse.natural
     )
-    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", _seconds)
+    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", parse.seconds)
     sse_head_after: float = var(
-        "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", _seconds
+        "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", parse.seconds
     )
-    sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", _seconds)
-    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", _seconds)
+    sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", parse.seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.seconds)
     cancel_grace: float = var(
-        "CANCEL_GRACE_SECONDS", "30", "a request with the client's own Idempotency-Key outlives its connection by this", _seconds
+        "CANCEL_GRACE_SECONDS",
+        "30",
+        "a request with the client's own Idempotency-Key outlives its connection by this",
+        parse.seconds,
     )
-    idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", _seconds)
+    idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", parse.seconds)
     redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys and limits; empty: nowhere", secret=True)
-    trusted_proxies: tuple[Network, ...] = var(
-        "TRUSTED_PROXIES", "127.0.0.0/8,::1", "whose X-Proxy-Request-Id is believed: addresses, with commas between", _networks
+    trusted_proxies: tuple[parse.Network, ...] = var(
+        "TRUSTED_PROXIES",
+        "127.0.0.0/8,::1",
+        "whose X-Proxy-Request-Id is believed: addresses, with commas between",
+        parse.networks,
     )
     cors_origins: tuple[str, ...] = var(
-        "CORS_ORIGINS", "", "web pages that may call from a browser: https://a.example, with commas between; *: any", _origins
+        "CORS_ORIGINS",
+        "",
+        "web pages that may call from a browser: https://a.example, with commas between; *: any",
+        parse.origins,
     )
-    limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", _switch)
-    api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", _own_keys, secret=True)
+    limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", parse.switch)
+    api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", parse.own_keys, secret=True)
     api_keys_file: str = var("API_KEYS_FILE", "", "keys with tenants and limits, as YAML (docs/operating/keys.md)")
     operator_keys: tuple[str, ...] = var(
-        "OPERATOR_KEYS", "", "keys for /metrics and /admin at the gateway's own port, with commas between", _own_keys, secret=True
+        "OPERATOR_KEYS",
+        "",
+        "keys for /metrics and /admin at the gateway's own port, with commas between",
+        parse.own_keys,
+        secret=True,
     )
-    allow_anonymous: bool = var("ALLOW_ANONYMOUS", "0", "1: where there are no keys, serve other machines too", _switch)
+    allow_anonymous: bool = var("ALLOW_ANONYMOUS", "0", "1: where there are no keys, serve other machines too", parse.switch)
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    concurrency: int = var("WORKER_CONCURRENCY", "32", "requests at once in one worker", _count)
-    upstream_retries: int = var("UPSTREAM_RETRIES", "2", "tries more before the first byte", _natural)
-    upstream_retry: float = var("UPSTREAM_RETRY_SECONDS", "10", "longest wait before a retry", _seconds)
-    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", _seconds)
-    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", _seconds)
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", _seconds)
+    concurrency: int = var("WORKER_CONCURRENCY", "32", "requests at once in one worker", parse.count)
+    upstream_retries: int = var("UPSTREAM_RETRIES", "2", "tries more before the first byte", parse.natural)
+    upstream_retry: float = var("UPSTREAM_RETRY_SECONDS", "10", "longest wait before a retry", parse.seconds)
+    drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", parse.seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.seconds)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
 
 
 @dataclass(frozen=True)
@@ -209,46 +130,56 @@ class ModelSettings:
     file: str = var("MODELS_FILE", "", "the models, as YAML (docs/models.md)")
     token: str = var("OPENAI_TOKEN", "", "worker: the upstream's bearer token", secret=True)
     name: str = var("OPENAI_MODEL_NAME", "", "worker: the model it serves")
-    host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", _url)
+    host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", parse.url)
     continues: str = var(
         "OPENAI_CONTINUES",
         "auto",
         "may the upstream continue a text: 1, 0, or auto (it says it is vLLM)",
-        one_of("auto", "0", "1"),
+        parse.one_of("auto", "0", "1"),
     )
     request_topic: str = var("KAFKA_REQUEST_TOPIC", "", "worker: its topic; empty: made from the model's name")
     group: str = var("GROUP_ID", "", "worker: its consumer group; empty: made from the model's name")
     first_token: str = var("FIRST_OPENAI_TOKEN", "", "first model: the upstream's bearer token", secret=True)
     first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name")
-    first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", _url)
+    first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", parse.url)
     second_token: str = var("SECOND_OPENAI_TOKEN", "", "second model: the upstream's bearer token", secret=True)
     second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name")
-    second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", _url)
+    second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", parse.url)
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    level: str = var("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", one_of("debug", "info", "warning", "error"))
-    format: str = var("LOG_FORMAT", "", "text or json; empty: text on a terminal, else json", one_of("", "text", "json"))
-    access_sample: float = var("ACCESS_LOG_SAMPLE", "1", "share of the access lines of requests that went well, 0 to 1", _share)
+    level: str = var("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", parse.one_of("debug", "info", "warning", "error"))
+    format: str = var("LOG_FORMAT", "", "text or json; empty: text on a terminal, else json", parse.one_of("", "text", "json"))
+    access_sample: float = var(
+        "ACCESS_LOG_SAMPLE",
+        "1",
+        "share of the access lines of requests that went well, 0 to 1",
+        parse.share,
+    )
 
 
 @dataclass(frozen=True)
 class AdminSettings:
     host: str = var("ADMIN_HOST", "127.0.0.1", "the address that ADMIN_PORT is opened on")
-    port: int = var("ADMIN_PORT", "0", "where the operator's views are; 0: at the gateway's own port, for its own machine", _port)
+    port: int = var(
+        "ADMIN_PORT",
+        "0",
+        "where the operator's views are; 0: at the gateway's own port, for its own machine",
+        parse.port,
+    )
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    endpoint: str = var("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go: an OTLP/HTTP collector; empty: nowhere", _url)
+    endpoint: str = var("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go: an OTLP/HTTP collector; empty: nowhere", parse.url)
     headers: str = var("OTEL_EXPORTER_OTLP_HEADERS", "", "HTTP headers for it: name=value,name=value", secret=True)
     service: str = var("OTEL_SERVICE_NAME", "", "what we are called in traces; empty: llm-gateway, llm-worker")
     sampler: str = var(
         *("OTEL_TRACES_SAMPLER", "parentbased_always_on", "which traces that begin here are kept; parentbased: and the client's"),
-        one_of(*(each + kind for each in ("parentbased_", "") for kind in ("always_on", "always_off", "traceidratio"))),
+        parse.one_of(*(each + kind for each in ("parentbased_", "") for kind in ("always_on", "always_off", "traceidratio"))),
     )
-    share: float = var("OTEL_TRACES_SAMPLER_ARG", "1", "of traceidratio: the share of them, 0 to 1", _share)
+    share: float = var("OTEL_TRACES_SAMPLER_ARG", "1", "of traceidratio: the share of them, 0 to 1", parse.share)
 
 
 @dataclass(frozen=True)
@@ -288,7 +219,7 @@ def _value(item: Field[Any], environment: Mapping[str, str]) -> Any:
     name, default = item.metadata["name"], item.metadata["default"]
     text = environment.get(name, "").strip() or default  # compose passes unset variables as empty ones
     try:
-        return item.metadata["parse"](text)
+        return item.metadata["parser"](text)
     except ValueError as error:
         example = f"{name}={default}" if default else f"leave {name} empty"
         shown = repr(text) if item.repr else "its value"

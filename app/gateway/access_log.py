@@ -55,7 +55,7 @@ class AccessLog:
             self._observe(scope["path"], status, line)
         if self._sample < 1 and _went_well(status, line) and random.random() >= self._sample:
             return
-        access.info("%s %s %s", scope["method"], scope["path"][:_SHOWN], status or "-", extra=line)
+        access.info("%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line})
 
 
 def _went_well(status: int, line: Line) -> bool:

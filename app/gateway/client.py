@@ -4,7 +4,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from app.gateway.asgi import Scope
-from app.settings import Network
+from app.parsers import Network
 
 # What proxies say of their clients. One that uses other words than the first has a client that we do not know.
 _WORDS = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip"})

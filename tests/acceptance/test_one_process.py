@@ -1,6 +1,7 @@
 """`uvicorn app.main:application` by itself, on the memory bus: keys, limits, an upstream that goes, draining, refused starts."""
 
 import asyncio
+import json
 import signal
 
 import aiohttp
@@ -203,6 +204,19 @@ async def test_several_processes_on_the_memory_bus_are_refused(memory_stack: Sta
     gateway = await memory_stack.gateway("--workers=2", ready=False)
     await gateway.ended()
     assert "--workers: the memory bus lives in one process" in gateway.log
+
+
+async def test_where_logs_are_json_every_line_is_from_the_first_to_the_last(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(LOG_FORMAT="json")
+    async with gateway.http() as http:
+        assert (await http.post(CHAT, json=chat("echo"))).status_code == 200
+    gateway.terminate()
+    await gateway.ended()
+    lines = [json.loads(line) for line in gateway.log.splitlines()]
+    assert lines[0]["message"].startswith("Started server process")
+    (access,) = [line for line in lines if line["message"] == "POST /v1/chat/completions"]
+    assert (access["status"], access["model"], access["tenant"]) == (200, "echo", "anonymous")
+    assert lines[-1]["message"].startswith("Finished server process")
 
 
 WRONG_SETTINGS = {"DRAIN_SECONDS": "soon", "MODELS_FILE": "nowhere.yaml"}

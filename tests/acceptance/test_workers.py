@@ -132,7 +132,7 @@ async def test_two_gateways_serve_behind_nginx_and_one_may_go(stack: Stack) -> N
     async with front.http() as http, front.openai() as sdk:
         replies = [await http.post(CHAT, json=chat(max_tokens=1)) for _ in range(10)]
         assert {reply.status_code for reply in replies} == {200}
-        await until(lambda: all("POST /v1/chat/completions 200" in gateway.log for gateway in gateways), "both to serve")
+        await until(lambda: all("POST /v1/chat/completions status=200" in gateway.log for gateway in gateways), "both to serve")
 
         async with await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, max_tokens=2000) as stream:
             begun = [(await anext(stream)).choices[0].delta.content for _ in range(3)]

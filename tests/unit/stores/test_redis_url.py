@@ -3,8 +3,8 @@
 import pytest
 
 from app.errors import SettingsError
-from app.main import make_stores
 from app.settings import load
+from app.stores.make import make_stores
 from app.stores.memory import MemoryCounts, MemoryStore
 
 

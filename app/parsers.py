@@ -1,0 +1,99 @@
+"""What the text of a variable may be: each parser returns its value, or raises ValueError with what would have been right."""
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from app.weak_keys import weakness
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if value < 0 or value != value or value == float("inf"):
+        raise ValueError("a number of seconds, 0 or more")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("a whole number, 1 or more")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("a whole number, 0 or more")
+    return value
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("a share, 0 to 1")
+    return value
+
+
+def port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError("a port, 0 to 65535")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
+
+
+def own_keys(text: str) -> tuple[str, ...]:
+    keys = names(text)
+    for number, key in enumerate(keys, 1):
+        if fault := weakness(key):
+            raise ValueError(f"key {number} {fault}; `openssl rand -hex 24` makes a good one")
+    return keys
+
+
+def origins(text: str) -> tuple[str, ...]:
+    found = names(text)
+    for name in found:
+        if name != "*" and not re.fullmatch(r"https?://[^/\s]+", name):
+            raise ValueError("origins such as https://app.example.com, without a path")
+    return found
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    return tuple(ip_network(name, strict=False) for name in names(text))
+
+
+def url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.netloc):
+        raise ValueError("an http:// or https:// address")
+    return text
+
+
+def properties(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    if any(not equals or not name.strip() for name, equals, _ in pairs):
+        raise ValueError("name=value pairs with ; between them")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError("one of " + ", ".join(filter(None, words)))
+        return text.lower()
+
+    return parse
