@@ -3,6 +3,7 @@
 GatewayError                      status  type                    code
 ├── BadRequest                    400     invalid_request_error   (none)
 │   ├── InvalidBody               400     invalid_request_error   invalid_json
+│   ├── InvalidForm               400     invalid_request_error   invalid_form
 │   └── UpstreamLoop              400     invalid_request_error   upstream_loop
 ├── InvalidApiKey                 401     invalid_request_error   invalid_api_key
 ├── AnonymousRefused              403     invalid_request_error   anonymous_refused
@@ -87,6 +88,10 @@ class BadRequest(GatewayError):
 
 class InvalidBody(BadRequest):
     code = "invalid_json"
+
+
+class InvalidForm(BadRequest):
+    code = "invalid_form"
 
 
 class UpstreamLoop(BadRequest):

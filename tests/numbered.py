@@ -5,6 +5,7 @@ A request to go on from a text (`continue_final_message`, or a completion's prom
 
 import array
 import base64
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,16 @@ def rerank(body: dict[str, Any]) -> dict[str, Any]:
 def tokenize(body: dict[str, Any]) -> dict[str, Any]:
     words = str(body["prompt"]).split()
     return {"count": len(words), "max_model_len": 4096, "tokens": list(range(len(words)))}
+
+
+def file(name: str, content: bytes) -> str:
+    """What a transcription says of a file."""
+    return f"{name}: {len(content)} bytes, {hashlib.sha256(content).hexdigest()}"
+
+
+def sound(text: str) -> bytes:
+    """Speech: all bytes that there are, more than a reply record holds."""
+    return bytes(range(256)) * 3000 + text.encode()
 
 
 def response_events(body: dict[str, Any], count: int) -> list[bytes]:

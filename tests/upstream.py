@@ -2,7 +2,8 @@
 
     python -m tests.upstream --port 9300 --model sim --ttft 0.2 --gap 0.05
 
-Under /v1: chat/completions, completions, embeddings, responses, models. At the root, as vLLM has them: rerank, tokenize.
+Under /v1: chat/completions, completions, embeddings, responses, audio/speech, audio/transcriptions (a form), models.
+At the root, as vLLM has them: rerank, tokenize.
 A model that it does not serve is a 404. A request may say in its body how it is to fare:
 
     x_ttft, x_gap        seconds to the first token and between tokens, instead of the server's
@@ -21,6 +22,8 @@ import asyncio
 import base64
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from email import message_from_bytes
+from email.message import Message
 from typing import Any
 
 import orjson
@@ -59,6 +62,8 @@ class SimulatedUpstream:
             ("/v1/chat/completions", self._generate),
             ("/v1/completions", self._generate),
             ("/v1/responses", self._respond),
+            ("/v1/audio/transcriptions", self._transcribe),
+            ("/v1/audio/speech", _speak),
             ("/v1/embeddings", _whole(numbered.embeddings)),
             ("/rerank", _whole(numbered.rerank)),
             ("/tokenize", _whole(numbered.tokenize)),
@@ -91,7 +96,7 @@ class SimulatedUpstream:
             self._peak = max(self._peak, self._active())
             end = "failed"
             try:
-                response = await self._answer(answer, request, orjson.loads(raw))
+                response = await self._answer(answer, request, _parsed(request, raw))
                 end = "completed" if response.status == 200 and _BROKEN not in response else "failed"
                 return response
             except (asyncio.CancelledError, ConnectionError):
@@ -155,6 +160,36 @@ class SimulatedUpstream:
             await response.write(event)
         await response.write_eof()
         return response
+
+    async def _transcribe(self, request: web.Request, form: dict[str, Any]) -> web.StreamResponse:
+        heard = f"{form['file']} of {form['model']}"
+        if form.get("stream") != "true":
+            return _json({"text": heard, "usage": {"type": "tokens", "input_tokens": 2, "output_tokens": 3, "total_tokens": 5}})
+        response = await _event_stream(request)
+        for event in ({"type": "transcript.text.delta", "delta": heard}, {"type": "transcript.text.done", "text": heard}):
+            await response.write(numbered.sse(event))
+        await response.write_eof()
+        return response
+
+
+async def _speak(_: web.Request, body: dict[str, Any]) -> web.Response:
+    return web.Response(body=numbered.sound(body["input"]), content_type="audio/mpeg")
+
+
+def _parsed(request: web.Request, raw: bytes) -> dict[str, Any]:
+    """JSON, or a form: the text of each part, of a file its name, length and digest."""
+    if request.content_type != "multipart/form-data":
+        found: dict[str, Any] = orjson.loads(raw)
+        return found
+    form = message_from_bytes(b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n" + raw)
+    parts = {str(part.get_param("name", header="content-disposition")): part for part in form.get_payload()}
+    return {name: _said(part) for name, part in parts.items()}
+
+
+def _said(part: Message) -> str:
+    value = part.get_payload(decode=True)
+    assert isinstance(value, bytes)
+    return numbered.file(part.get_filename(), value) if part.get_filename() else value.decode()
 
 
 def _whole(make: Callable[[dict[str, Any]], dict[str, Any]]) -> Answer:

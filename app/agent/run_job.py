@@ -6,7 +6,7 @@ import time
 
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
-from app.agent.engines.base import Answer, EngineBroken, EngineUnreachable, Job
+from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.event_relay import EventRelay
 from app.agent.plan import Finish, Run, plan
 from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
@@ -14,6 +14,7 @@ from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import asking, refuses
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
+from app.contracts.forms import form_with_model
 from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
 from app.contracts.seen import Seen
 from app.contracts.sse import count_events
@@ -135,12 +136,14 @@ class JobRun:
 
     def _job(self, body: bytes, deadline: float) -> Job:
         request, entry = self._request, self._context.entry
+        form = request.content_type
         if not self._is_named_alike:
-            body = with_model(body, request.model, entry.upstream_name)
+            name = entry.upstream_name
+            body = form_with_model(form, body, name) if form else with_model(body, request.model, name)
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
         traced = (("traceparent", request.traceparent),) if request.traceparent else ()
         head = (*request.head, *traced, (HOPS_HEADER, hops))
-        return Job(id=request.id, path=request.path, body=body, stream=request.stream, head=head, deadline=deadline)
+        return Job(request.id, request.path, body, request.stream, head, deadline, form or JSON)
 
     async def _pass_events(self, answer: Answer, joiner: Joiner | None, *, strip: bool) -> None:
         relay = EventRelay(self._writer, joiner, None if self._is_named_alike else self._renamed, strip=strip)

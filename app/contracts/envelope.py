@@ -57,6 +57,7 @@ class Request:
     head: tuple[tuple[str, str], ...] = ()  # the client's HTTP headers that the upstream is to see
     traceparent: str = ""
     maybe_duplicate: bool = False
+    content_type: str = ""  # of a body that is no JSON
 
     def headers(self) -> Headers:
         pairs = [
@@ -73,6 +74,8 @@ class Request:
         for name, value in (("tenant", self.tenant), ("hops", self.hops), ("traceparent", self.traceparent)):
             if value:
                 pairs.append((name, value.encode()))
+        if self.content_type:
+            pairs.append(("content-type", self.content_type.encode()))
         if self.head:
             pairs.append(("head", orjson.dumps(self.head)))
         return [*pairs, ("maybe-duplicate", b"1")] if self.maybe_duplicate else pairs
@@ -98,6 +101,7 @@ class Request:
                 head=_pairs(found.get("head", "")),
                 traceparent=found.get("traceparent", ""),
                 maybe_duplicate="maybe-duplicate" in found,
+                content_type=found.get("content-type", ""),
             )
         except KeyError as error:
             raise UndecodableRecord(f"header {error} is missing") from None

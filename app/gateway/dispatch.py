@@ -151,6 +151,7 @@ class Dispatcher:
             head=submission.head,
             traceparent=submission.traceparent,
             maybe_duplicate=ticket.maybe_duplicate,
+            content_type=submission.content_type,
         )
         return Call(request, known.card.topic, known.card.model)
 

@@ -2,6 +2,8 @@
 
 import re
 
+from app.gateway.submission import Submission
+
 _BYTES_A_TOKEN = 4
 _TOKENS_A_FILE = 1000  # an image or the like inside the body
 _FILE = re.compile(rb'"data:[^"]{100,}"')
@@ -9,13 +11,14 @@ _MOST = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d{1,9})')  # 
 
 
 class Estimate:
-    """Of one request. `before`: the body's size, and the most that it asks for."""
+    """Of one request. `before`: the body's size, and the most that it asks for; a form is one file."""
 
-    def __init__(self, body: bytes, stream: bool) -> None:
-        files = [len(found[0]) for found in _FILE.finditer(body)]
-        most = _MOST.search(body)
+    def __init__(self, submission: Submission) -> None:
+        body, is_form = submission.body, bool(submission.content_type)
+        files = [len(body)] if is_form else [len(found[0]) for found in _FILE.finditer(body)]
+        most = None if is_form else _MOST.search(body)
         self._prompt = (len(body) - sum(files)) // _BYTES_A_TOKEN + len(files) * _TOKENS_A_FILE
-        self._stream = stream
+        self._stream = submission.stream
         self._seen = 0
         self.before = max(1, self._prompt + (int(most[1]) if most else 0))
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 import orjson
 
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED
+from app.contracts.forms import without_boundary
 from app.errors import BusUnavailable, GatewayError, IdempotencyConflict, RequestNotFound, StoreUnavailable
 from app.gateway.call import Call
 from app.gateway.dispatch import Dispatcher
@@ -98,7 +99,9 @@ class Idempotency:
         `grace`: it is the client's own key. The client may come back, so its leaving cancels only after CANCEL_GRACE_SECONDS;
         and without the store the request is refused, since it might run twice. A proxy's key may be forgotten.
         """
-        digest = hashlib.sha256(submission.path.encode() + b"\0" + submission.body).hexdigest()
+        form, body = submission.content_type, submission.body
+        said = without_boundary(form, body) if form else body
+        digest = hashlib.sha256(submission.path.encode() + b"\0" + said).hexdigest()
         name = f"idempotency:{submission.tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         while True:
             entry = Entry.of(self._dispatcher.ticket(), digest)

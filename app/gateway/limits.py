@@ -89,7 +89,7 @@ class Grant:
         self._limits = limits
         self._timeout = submission.timeout
         self._minute = int(limiter.clock() // _MINUTE)
-        self._estimate = Estimate(submission.body, submission.stream) if limits.tpm else None
+        self._estimate = Estimate(submission) if limits.tpm else None
         self._holder = ""
         self._reserved = 0  # tokens
         self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains

@@ -15,6 +15,7 @@ class Submission:
     head: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
     priority: str = "normal"  # of its key
+    content_type: str = ""  # of a body that is no JSON
 
 
 @dataclass(frozen=True, slots=True)

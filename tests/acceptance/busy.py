@@ -88,6 +88,8 @@ async def ask_in_all_ways(scene: Scene, http: httpx2.AsyncClient) -> None:
     text = scene.hidden.new("a text", "text-")
     for path, body in (("completions", {"prompt": text}), ("embeddings", {"input": text}), ("rerank", {"query": text})):
         assert (await http.post(f"/v1/{path}", json={"model": GOES_ON, "documents": [text], **body})).status_code == 200
+    form = {"data": {"model": GOES_ON, "prompt": text}, "files": {"file": (f"{text}.wav", text.encode())}}
+    assert (await http.post("/v1/audio/transcriptions", **form)).status_code == 200
     query = f"?api_key={scene.hidden.new('a key in a query', 'sk-')}"
     assert (await http.post(CHAT + query, json=scene.chat())).status_code == 200
     assert (await http.get("/v1/models" + query)).status_code == 200

@@ -25,6 +25,8 @@ def ask(**fields: Any) -> Ask:
     return lambda sdk: sdk.chat.completions.create(**{"model": "sim", "messages": HELLO, **fields})
 
 
+A_FORM = {"body": {"model": "sim"}, "files": {"file": b"RIFF"}, "options": {"headers": {"Content-Type": "multipart/form-data"}}}
+
 REFUSALS: dict[str, tuple[Ask, type[openai.APIStatusError], int, str | None]] = {
     "no messages": (ask(messages=[]), openai.BadRequestError, 400, None),
     "an unknown model": (ask(model="nobody"), openai.NotFoundError, 404, "model_not_found"),
@@ -43,7 +45,7 @@ REFUSALS: dict[str, tuple[Ask, type[openai.APIStatusError], int, str | None]] = 
     ),
     "a large body": (ask(user=LARGE), openai.APIStatusError, 413, "body_too_large"),
     "a form": (
-        lambda sdk: sdk.audio.transcriptions.create(model="sim", file=("a.wav", b"RIFF")),
+        lambda sdk: sdk.post("/chat/completions", cast_to=object, **A_FORM),
         openai.APIStatusError,
         415,
         "unsupported_media_type",

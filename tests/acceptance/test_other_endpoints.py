@@ -2,7 +2,7 @@
 
 import httpx2
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from tests import numbered
 from tests.acceptance.conftest import Site
@@ -60,3 +60,42 @@ async def test_the_sdk_reads_a_streamed_response(sdk: AsyncOpenAI) -> None:
         "response.completed",
     ]
     assert "".join(event.delta for event in found if event.type == "response.output_text.delta") == numbered.tokens(3)
+
+
+SPEECH = ("speech.wav", b"RIFF\r\n--\r\n" + bytes(range(256)) * 3500, "audio/wav")  # some bytes like a form's own
+
+
+@pytest.mark.parametrize("model", ["sim", "nick/name"])
+async def test_the_sdk_has_a_file_transcribed(sdk: AsyncOpenAI, site: Site, model: str) -> None:
+    heard = await sdk.audio.transcriptions.create(model=model, file=SPEECH, language="en", timestamp_granularities=["word"])
+    assert heard.text == f"{numbered.file(*SPEECH[:2])} of sim"
+    seen = await site.upstream.last()
+    assert seen.path == "/v1/audio/transcriptions"
+    assert seen.headers["content-type"].startswith("multipart/form-data; boundary=")
+    assert b'name="timestamp_granularities[]"\r\n\r\nword\r\n' in seen.body
+
+
+async def test_a_transcription_streams(sdk: AsyncOpenAI) -> None:
+    stream = await sdk.audio.transcriptions.create(model="sim", file=SPEECH, stream=True)
+    assert [event.type async for event in stream] == ["transcript.text.delta", "transcript.text.done"]
+
+
+async def test_the_same_form_sent_again_with_its_key_is_not_run_again(sdk: AsyncOpenAI, site: Site) -> None:
+    """Each time the SDK makes up another boundary."""
+    before, key = (await site.upstream.stats()).started, {"Idempotency-Key": "a-form"}
+    for _ in range(2):
+        heard = await sdk.audio.transcriptions.create(model="sim", file=SPEECH, extra_headers=key)
+        assert heard.text.startswith("speech.wav: ")
+    assert (await site.upstream.stats()).started == before + 1
+
+
+async def test_a_form_without_a_model_is_refused_with_its_place(sdk: AsyncOpenAI) -> None:
+    with pytest.raises(BadRequestError, match="model is missing") as refused:
+        await sdk.files.create(file=SPEECH, purpose="assistants")
+    assert refused.value.param == "model"
+
+
+async def test_speech_arrives_byte_for_byte(sdk: AsyncOpenAI) -> None:
+    spoken = await sdk.audio.speech.create(model="nickname", voice="alloy", input="hello")
+    assert spoken.content == numbered.sound("hello")
+    assert spoken.response.headers["content-type"] == "audio/mpeg"

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+JSON = "application/json"
+
 Take = Callable[[bytes], Awaitable[None] | None]
 
 
@@ -13,10 +15,11 @@ class Job:
 
     id: str
     path: str  # below the API's root: /chat/completions
-    body: bytes = field(repr=False)  # JSON that already names the upstream's model
+    body: bytes = field(repr=False)  # it already names the upstream's model
     stream: bool
     head: tuple[tuple[str, str], ...] = ()  # HTTP headers for the upstream
     deadline: float = float("inf")  # the event loop's time, seconds
+    content_type: str = JSON
 
 
 class EngineUnreachable(Exception):

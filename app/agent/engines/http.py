@@ -102,7 +102,12 @@ class HttpEngine:
 
     async def _with_retries(self, base: str, job: Job) -> HttpAnswer:
         line = request_line("POST", base, job.path)
-        head = b"%b%b%bContent-Length: %d\r\n\r\n" % (line, self._head, own_head(job.id, job.head), len(job.body))
+        head = b"%b%b%bContent-Length: %d\r\n\r\n" % (
+            line,
+            self._head,
+            own_head(job.id, job.content_type, job.head),
+            len(job.body),
+        )
         done = 0
         while True:
             try:

@@ -60,7 +60,7 @@ class Address:
 def common_head(address: Address, token: str) -> bytes:
     """The header lines that all requests to an upstream have. A token wins over credentials in the address."""
     head = [("Host", address.authority), ("User-Agent", "llm-gateway")]
-    head += [("Accept-Encoding", "identity"), ("Content-Type", "application/json")]
+    head.append(("Accept-Encoding", "identity"))
     if token:
         head.append(("Authorization", f"Bearer {token}"))
     elif address.credentials:
@@ -69,10 +69,11 @@ def common_head(address: Address, token: str) -> bytes:
     return _checked(lines, len(head)).encode()
 
 
-def own_head(id_: str, head: Iterable[tuple[str, str]]) -> bytes:
+def own_head(id_: str, content_type: str, head: Iterable[tuple[str, str]]) -> bytes:
     """The header lines of one request. Raises BadRequest where a name or a value would be more than one line of a head."""
     try:
-        lines = [f"X-Request-Id: {id_}\r\n", *[f"{_name(name)}: {value}\r\n" for name, value in head]]
+        own = (("X-Request-Id", id_), ("Content-Type", content_type))
+        lines = [f"{name}: {value}\r\n" for name, value in own] + [f"{_name(name)}: {value}\r\n" for name, value in head]
         return _checked("".join(lines), len(lines)).encode("latin-1")
     except ValueError as error:
         raise BadRequest(f"a header cannot be passed on: {error}") from None

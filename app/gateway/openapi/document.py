@@ -80,10 +80,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.parameters:
         operation.setdefault("parameters", []).extend(map(_parameter, endpoint.parameters))
     if endpoint.request:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _ref(endpoint.request), "examples": _examples(endpoint.examples)}},
-        }
+        content = {"application/json": {"schema": _ref(endpoint.request), "examples": _examples(endpoint.examples)}}
+        if endpoint.form:
+            content["multipart/form-data"] = {"schema": _ref(endpoint.form)}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
@@ -158,8 +158,7 @@ def _schemas() -> dict[str, Any]:
     """The schemas that the table names, and those that they name."""
     named: dict[type[BaseModel], None] = {ErrorReply: None}
     for endpoint in (*ENDPOINTS, *REQUEST_ENDPOINTS):
-        if endpoint.request:
-            named[endpoint.request] = None
+        named.update(dict.fromkeys(filter(None, (endpoint.request, endpoint.form))))
         for reply in endpoint.replies.values():
             named[reply.schema] = None
             if reply.chunk:

@@ -48,4 +48,5 @@ class Endpoint:
     request: type[BaseModel] | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (description, values)
+    form: type[BaseModel] | None = None  # of a body that may be multipart/form-data too
     parameters: tuple[Parameter, ...] = ()

@@ -128,9 +128,10 @@ ENDPOINTS = (
         "/v1/{path}",
         "Inference",
         "Anything else the model's upstream has",
-        "Any path with a JSON body that names a `model`: `rerank`, `score`, `moderations`, `responses`, `messages`, `tokenize` "
-        "and more. It reaches the same path at the model's upstream, streamed replies included. What the upstream has not is "
-        "its own 404; `completions` is the example here because every model has it.",
+        "Any path with a body that names a `model`: JSON for `responses`, `messages`, `audio/speech`, `rerank`, `tokenize` and "
+        "more, a form for `audio/transcriptions`, `images/edits` and what else takes files. It reaches the same path at the "
+        "model's upstream, streamed replies included. What the upstream has not is its own 404; `completions` is the example "
+        "here because every model has it.",
         {
             200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]}),
             202: ACCEPTED,
@@ -142,6 +143,7 @@ ENDPOINTS = (
             "rerank": {"model": MODEL, "query": "calm sea", "documents": ["The sea was calm.", "It rained."]},
         },
         {"path": ("The endpoint's path; it may hold slashes.", ("completions", "tokenize", "rerank"))},
+        form=requests.AnyForm,
         parameters=INFERENCE_HEADERS,
     ),
     Endpoint(

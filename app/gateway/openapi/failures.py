@@ -15,6 +15,7 @@ Kinds: TypeAlias = tuple[type[GatewayError], ...]
 SAMPLES: tuple[GatewayError, ...] = (
     errors.BadRequest("messages[0].role: expected a string, got a number.", param="messages[0].role"),
     errors.InvalidBody("The body is not valid JSON: unexpected end of data at line 1, column 14."),
+    errors.InvalidForm("The body is not a valid form, at byte 120."),
     errors.UpstreamLoop("The request came back through its own upstream: OPENAI_HOST points at this gateway."),
     errors.InvalidApiKey("No API key was sent, or it is not one of this server's."),
     errors.AnonymousRefused("This server has no API keys, so it serves only clients on its own machine."),
@@ -27,7 +28,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.IdempotencyConflict("This Idempotency-Key was used for another request.", param="Idempotency-Key"),
     errors.RequestCancelled("The request was cancelled."),
     errors.BodyTooLarge("The body has more than the 16777216 bytes that this server takes."),
-    errors.UnsupportedMedia("This endpoint takes JSON, not multipart/form-data."),
+    errors.UnsupportedMedia("This endpoint takes JSON, no form."),
     errors.HeadersTooLarge("The request line and headers are larger than 65536 bytes."),
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
     errors.TenantQueueFull("600 of your requests already wait for this model.", retry_after=5),

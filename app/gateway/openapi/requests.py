@@ -133,3 +133,11 @@ class AnyRequest(Schema):
 
     model: str = Field(description="A model's id or alias; GET /v1/models lists them.")
     stream: bool | None = optional("Send the reply as server-sent events, where the upstream can.")
+
+
+class AnyForm(Schema):
+    """A form for an endpoint that takes files: every part goes to the model's upstream unchanged."""
+
+    model: str = Field(description="A model's id or alias; GET /v1/models lists them.")
+    stream: bool | None = optional("Send the reply as server-sent events, where the upstream can.")
+    file: bytes = Field(description="A file; endpoints have names of their own for it, such as image.")

@@ -1,4 +1,4 @@
-"""POST /v1/<anything> with a JSON body that names a model: to that model's worker, and the reply back."""
+"""POST /v1/<anything> with a body, JSON or a form, that names a model: to that model's worker, and the reply back."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -7,9 +7,10 @@ from functools import lru_cache
 import orjson
 
 from app.contracts.envelope import Reply
+from app.contracts.forms import check_form
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
-from app.errors import BadRequest, UnknownUrl, UnsupportedMedia
+from app.errors import BadRequest, UnknownUrl
 from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
@@ -22,6 +23,14 @@ from app.gateway.submission import Submission
 HOPS_HEADER = b"x-llm-gateway-hops"
 
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
+
+# What an upstream calls them: the Responses, audio and Messages APIs have names of their own.
+_TOKENS = {
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+}
 
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
@@ -79,11 +88,11 @@ class Inference:
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
-        if header(scope, b"content-type").startswith("multipart/"):
-            raise UnsupportedMedia("multipart bodies are not taken; send JSON")
         body = await read_body(scope, receive, self._gateway.max_body)
         path = _upstream_path(scope["path"])
-        checked = check_body(path, body)
+        kind = header(scope, b"content-type")
+        form = kind if kind.startswith("multipart/") else ""
+        checked = check_form(path, form, body) if form else check_body(path, body)
         query = scope.get("query_string", b"").decode("latin-1")
         if query:
             query = without_keys(query)
@@ -100,6 +109,7 @@ class Inference:
             ),
             traceparent=header(scope, b"traceparent"),
             priority=scope["state"]["caller"].priority,
+            content_type=form,
         )
 
     def _timeout(self, wanted: str) -> float:
@@ -155,7 +165,7 @@ def noted(final: Reply) -> dict[str, object]:
     usage = orjson.loads(notes.pop("usage", "{}"))
     line: dict[str, object] = {"outcome": final.outcome, "worker": notes.pop("worker", "")}
     line.update({name.replace("-", "_"): float(value) for name, value in notes.items()})
-    line.update({name: usage[name] for name in ("prompt_tokens", "completion_tokens") if name in usage})
+    line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
     return line
 
 

@@ -4,17 +4,22 @@ import orjson
 import pytest
 
 from app.gateway.estimate import Estimate
+from app.gateway.submission import Submission
 
 ACCEPTED = {"request_id": "req_1"}
 
 
 def estimate(stream: bool = False, text: str = "x" * 400, **members: object) -> Estimate:
-    return Estimate(orjson.dumps({"messages": [{"content": text}], **members}), stream)
+    return Estimate(submission(orjson.dumps({"messages": [{"content": text}], **members}), stream))
+
+
+def submission(body: bytes, stream: bool = False, content_type: str = "") -> Submission:
+    return Submission("/x", body, "m", stream, "t", 60.0, content_type=content_type)
 
 
 def test_a_body_counts_by_its_size():
     assert 100 <= estimate().before <= 110
-    assert Estimate(b"{}", False).before == 1
+    assert Estimate(submission(b"{}")).before == 1
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
@@ -24,6 +29,10 @@ def test_what_it_asks_for_at_most_is_added(name):
 
 def test_what_only_its_text_says_is_not():
     assert estimate(text='{"max_tokens": 5000}').before < 100
+
+
+def test_a_form_counts_as_one_file():
+    assert Estimate(submission(b"x" * 1_000_000, content_type="multipart/form-data; boundary=x")).before == 1000
 
 
 def test_a_file_inside_the_body_counts_as_one_and_not_by_its_size():

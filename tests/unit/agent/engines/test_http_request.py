@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.agent.engines.base import JSON
 from app.agent.engines.http_request import Address, common_head, own_head, request_line
 from app.errors import BadRequest
 
@@ -56,29 +57,36 @@ def test_a_token_of_two_lines_is_refused() -> None:
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\n", "\r", "a\0b", "\u20ac"])
 def test_a_value_that_is_more_than_a_headers_value_is_refused(value: str) -> None:
     with pytest.raises(BadRequest, match="cannot be passed on"):
-        own_head("0123", [("x", value)])
+        own_head("0123", JSON, [("x", value)])
     with pytest.raises(BadRequest, match="cannot be passed on"):
-        own_head(value, [])
+        own_head(value, JSON, [])
+    with pytest.raises(BadRequest, match="cannot be passed on"):
+        own_head("0123", value, [])
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nX", "é", "Content-Length", "transfer-encoding", "HOST", "connection"])
 def test_a_name_that_is_none_or_is_ours_is_refused(name: str) -> None:
     with pytest.raises(BadRequest, match="cannot be passed on"):
-        own_head("0123", [(name, "1")])
+        own_head("0123", JSON, [(name, "1")])
 
 
 @given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=3))
 def test_whatever_the_headers_each_is_a_line_or_the_request_is_refused(head: list[tuple[str, str]]) -> None:
     try:
-        lines = own_head("0123", head)
+        lines = own_head("0123", JSON, head)
     except BadRequest:
         return
-    expected = [b"X-Request-Id: 0123", *(f"{name}: {value}".encode("latin-1") for name, value in head), b""]
+    expected = [
+        b"X-Request-Id: 0123",
+        b"Content-Type: application/json",
+        *(f"{name}: {value}".encode("latin-1") for name, value in head),
+        b"",
+    ]
     assert lines.split(b"\r\n") == expected
 
 
 def test_bytes_beyond_ascii_go_out_as_they_came_in() -> None:
-    assert b"x: gr\xfc\xdf\r\n" in own_head("0123", [("x", b"gr\xfc\xdf".decode("latin-1"))])
+    assert b"x: gr\xfc\xdf\r\n" in own_head("0123", JSON, [("x", b"gr\xfc\xdf".decode("latin-1"))])
 
 
 @given(st.text(max_size=20))

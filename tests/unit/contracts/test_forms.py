@@ -1,0 +1,111 @@
+"""What is read of a form, and its model's name."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.contracts.forms import check_form, form_with_model, without_boundary
+from app.contracts.openai import CHAT, COMPLETIONS, EMBEDDINGS, Body
+from app.errors import BadRequest, InvalidForm, UnsupportedMedia
+
+PATH = "/audio/transcriptions"
+BOUNDARY = "b0und"
+TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def part(name: str, value: bytes, filename: str = "") -> bytes:
+    said = f'name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    return b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (BOUNDARY.encode(), said.encode(), value)
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+MODEL, FILE = part("model", b"whisper"), part("file", b"\r\n--b0un\r\n--\0\xff" * 100, "a.wav")
+
+
+@pytest.mark.parametrize("parts", [(MODEL, FILE), (FILE, MODEL)])
+@pytest.mark.parametrize(
+    ("said", "stream"), [(b"true", True), (b"True", True), (b"1", True), (b"false", False), (b"0", False), (b"", False)]
+)
+def test_model_and_stream_are_read_wherever_they_stand(parts, said, stream):
+    assert check_form(PATH, TYPE, form(*parts)) == Body("whisper", False)
+    assert check_form(PATH, TYPE, form(*parts, part("stream", said))) == Body("whisper", stream)
+    assert check_form(PATH, TYPE, form(part("stream", said), *parts)) == Body("whisper", stream)
+
+
+def test_a_quoted_boundary_and_a_names_letters_are_read():
+    found = form(part("model", "größe/ü".encode())).replace(b"Content-Disposition", b"content-disposition")
+    assert check_form(PATH, f'multipart/form-data; charset=utf-8; boundary="{BOUNDARY}"', found).model == "größe/ü"
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (form(FILE), "model is missing", "model"),
+        (form(part("model", b"")), "model is missing", "model"),
+        (form(MODEL, MODEL), "more than once", "model"),
+        (form(part("model", b"\xff")), "UTF-8", "model"),
+        (form(MODEL, part("stream", b"maybe")), "true or false", "stream"),
+        (form(MODEL, part("stream", b"true"), part("stream", b"true")), "more than once", "stream"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(body, message, param):
+    with pytest.raises(BadRequest, match=message) as refused:
+        check_form(PATH, TYPE, body)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", form(MODEL)),
+        ("multipart/form-data; boundary=", form(MODEL)),
+        ("multipart/form-data; boundary=another", form(MODEL)),
+        (f"multipart/form-data; boundary={'x' * 300}", form(MODEL)),
+        (TYPE, b""),
+        (TYPE, b'{"model":"whisper"}'),
+        (TYPE, form(MODEL)[:-10]),
+        (TYPE, form(MODEL).replace(b"Content", b"Con tent")),
+        (TYPE, form(MODEL, *[part("more", b"x")] * 128)),
+    ],
+)
+def test_what_is_no_form_is_refused(content_type, body):
+    with pytest.raises(InvalidForm):
+        check_form(PATH, content_type, body)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
+def test_where_openai_takes_json_a_form_is_refused(path):
+    with pytest.raises(UnsupportedMedia):
+        check_form(path, TYPE, form(MODEL))
+
+
+NAME = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8).filter(lambda name: name != "model")
+
+
+@given(st.lists(st.tuples(NAME, st.binary(max_size=40))), st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+def test_the_model_is_renamed_and_nothing_else(others, old, new):
+    others = [(name, value) for name, value in others if BOUNDARY.encode() not in value]
+    for place in {0, len(others)}:
+        parts = [part(name, value) for name, value in others]
+        before, after = ([*parts[:place], part("model", name.encode()), *parts[place:]] for name in (old, new))
+        if BOUNDARY not in old:
+            assert form_with_model(TYPE, form(*before), new) == form(*after)
+
+
+@given(st.binary(max_size=200), st.text(st.characters(codec="latin-1"), max_size=20))
+def test_whatever_comes_is_read_or_refused(body, boundary):
+    for content_type in (TYPE, f"multipart/form-data; boundary={boundary}"):
+        for each in (body, form(MODEL, part("file", body)), form(MODEL) + body, form(MODEL)[: len(body)]):
+            with suppress(BadRequest, InvalidForm):
+                check_form(PATH, content_type, each)
+
+
+def test_the_same_form_with_another_boundary_is_the_same():
+    other = form(MODEL, FILE).replace(BOUNDARY.encode(), b"another")
+    assert without_boundary(TYPE, form(MODEL, FILE)) == without_boundary("multipart/form-data; boundary=another", other)
+    assert without_boundary(TYPE, form(MODEL, FILE)) != without_boundary(TYPE, form(MODEL))
