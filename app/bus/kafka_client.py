@@ -163,10 +163,15 @@ def _result(future: "ThreadFuture[Any]") -> Any:
     return future.result(_TIMEOUT)
 
 
+# Retriable by the protocol (https://kafka.apache.org/protocol#protocol_error_codes). KIP-320: who knows a newer leader than the
+# broker that it asks, or an older one. KIP-207: a leader that does not know its partition's end yet.
 _PASSING = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,

@@ -227,8 +227,11 @@ def test_a_topic_that_another_process_has_made_meanwhile_is_no_error(admin, monk
     none_there(admin)
 
 
-def test_a_topic_that_was_made_is_there_once_each_partition_has_its_leader(admin, monkeypatch, clock):
-    answers = [failed(KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))), done(SimpleNamespace(offset=0))]
+@pytest.mark.parametrize(
+    "code", ["NOT_LEADER_FOR_PARTITION", "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE"]
+)
+def test_a_topic_that_was_made_is_there_once_each_partition_has_its_leader(admin, monkeypatch, clock, code):
+    answers = [failed(KafkaException(KafkaError(getattr(KafkaError, code)))), done(SimpleNamespace(offset=0))]
     monkeypatch.setattr(FakeAdmin, "create_topics", lambda _, new, **__: {topic.topic: done(None) for topic in new})
     monkeypatch.setattr(FakeAdmin, "list_offsets", lambda _, places, **__: {place: answers.pop(0) for place in places})
     none_there(admin)
