@@ -68,7 +68,7 @@ class Requests:
         if not resource.final:
             return JSONResponse(resource.described(), status_code=202, headers=_RETRY_AFTER)
         parts = resource.seen.parts
-        body = whole_body(parts, stream=resource.request.stream)
+        body = whole_body(parts, stream=resource.request.stream, path=resource.request.path)
         response = Response(body.value, body.status)
         response.raw_headers += headers_of(resource.address.encode(), body.head)
         return response
