@@ -74,18 +74,18 @@ class Edge:
         except ClientGone:
             line["client"] = "gone"
         except GatewayError as error:
-            line["code"] = error.code
-            await self._error(error, status, sending)
+            await self._error(error, status, line, sending)
         except Exception:  # whatever it is, the client gets an error body and the log the trace
             logger.exception("unexpected error on %s", scope["path"])
-            await self._error(InternalError("the gateway failed; its log says why"), status, sending)
+            await self._error(InternalError("the gateway failed; its log says why"), status, line, sending)
         finally:
             if "grant" in state:
                 await state["grant"].settle(line, status)
-        line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
-        self._access_log.ended(scope, status, line)
+            line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
+            self._access_log.ended(scope, status, line)
 
-    async def _error(self, error: GatewayError, status: int, send: Send) -> None:
+    async def _error(self, error: GatewayError, status: int, line: dict[str, object], send: Send) -> None:
+        line["code"] = error.code
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
         await send_error(send, error)

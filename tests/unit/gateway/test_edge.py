@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.errors import BadRequest
+from app.errors import BadRequest, GatewayError, InvalidBody
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
@@ -49,8 +49,10 @@ class Served:
         head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
         scope["client"] = ("127.0.0.1", 1)
-        await self.edge(scope, _nothing, self.client.send)
-        self.access_log.write()
+        try:
+            await self.edge(scope, _nothing, self.client.send)
+        finally:
+            self.access_log.write()
         return self.client
 
 
@@ -136,6 +138,19 @@ async def test_behind_the_head_an_error_breaks_the_connection_off(fault):
     with pytest.raises(Exception, match=r"late|failed"):
         await served.ask("POST", "/v1/x")
     assert (served.client.status, served.client.got, served.client.ended) == (200, b"half", False)
+
+
+@pytest.mark.parametrize(("fault", "code"), [(InvalidBody("late"), "invalid_json"), (KeyError("late"), "internal_error")])
+async def test_what_breaks_off_behind_the_head_has_its_line_and_is_counted(caplog, fault, code):
+    caplog.set_level(logging.INFO, "app.access")
+    observed: list[int] = []
+    inner = Inner(fault, after=(HEAD,))
+    served = Served(inner, sample=0.0, observe=lambda _path, status, _line: observed.append(status))
+    with pytest.raises(GatewayError):
+        await served.ask("POST", "/v1/x")
+    (line,) = (record for record in caplog.records if record.name == "app.access")
+    assert (line.status, line.code) == (200, code)  # type: ignore[attr-defined]
+    assert observed == [200]
 
 
 async def test_a_client_that_has_left_is_no_error(caplog):
