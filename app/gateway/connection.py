@@ -13,18 +13,22 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
-from app.gateway.asgi import CONNECTION, Extension, Receive, Scope, Send, raw, send_error
+from app.gateway.asgi import BODY_SECONDS, CONNECTION, Extension, Receive, Scope, Send, raw, send_error
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers
 
 
 class Connection(HttpToolsProtocol):
-    """Between two requests uvicorn's keep-alive timeout counts, within a body the application's own."""
+    """Between two requests uvicorn's keep-alive timeout counts, within a body the application's own.
+
+    A request that is answered before its body has come is read on, so that a client which first sends and then reads has its
+    answer. Nobody reads what comes then, so nobody else counts its time.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_timer: asyncio.TimerHandle | None = None  # while a head is awaited that did not come in one piece
+        self._timer: asyncio.TimerHandle | None = None  # for a head, or an answered request's body, that came in pieces
         self._in_head = False
         self._head_bytes = 0
         self._left: Callable[[], None] | None = None  # hears that the client has closed
@@ -35,10 +39,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._in_head = True
-        self._begin_head()
+        self._begin_time(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
+        self._end_time()
         super().connection_lost(exc)
         if self._left is not None:
             self._left()
@@ -50,10 +54,12 @@ class Connection(HttpToolsProtocol):
             return
         super().data_received(data)
         if self._in_head:
-            self._begin_head()
+            self._begin_time(HEAD_SECONDS)
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse_head()
+        elif self._is_over() and self.timeout_keep_alive_task is None:  # these bytes have ended it
+            self._begin_time(BODY_SECONDS if self.cycle.more_body else HEAD_SECONDS)
 
     def _has_too_large_a_head(self, data: bytes) -> bool:
         """Of one read, which may be larger than a head may be: uvloop reads up to 256 KiB at once."""
@@ -68,10 +74,19 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
-        self._end_head()
+        self._in_head = False
+        self._end_time()
+        self._unset_keepalive_if_required()
         self.scope["extensions"] = self._extensions
         self.app = _refuse_for_room if self._is_full() else self._served
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._is_over():  # the end of a body that nobody waits for; from here on it is as after any other
+            self.cycle.more_body = False
+            self._end_time()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def write_chunk(self, data: bytes) -> bool:
         """Writes a part of the body that is being sent; false where ASGI's `send` has to be awaited for it."""
@@ -96,29 +111,32 @@ class Connection(HttpToolsProtocol):
             return False
         return len(self.connections) >= self._most or len(self.tasks) >= self._most
 
-    def _begin_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_slow_head)
+    def _begin_time(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(seconds, self._on_timeout)
 
-    def _end_head(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _end_time(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _on_slow_head(self) -> None:
-        self._head_timer = None
+    def _on_timeout(self) -> None:
+        self._timer = None
         if self._is_answering():  # it sends its next request early, and slowly: the reply under way comes first
-            self._begin_head()
+            self._begin_time(HEAD_SECONDS)
         else:
             self.transport.close()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _is_over(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
     def _refuse(self, error: GatewayError) -> None:
         """The last that this connection hears. In the middle of a reply there is nothing to be said but its end."""
-        self._end_head()
+        self._in_head = False
+        self._end_time()
         if not (self._is_answering() and self.cycle.response_started):
             body = error.body()
             head = raw([*error.head(), ("content-length", str(len(body))), ("connection", "close")])
