@@ -32,12 +32,14 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._left: Callable[[], None] | None = None  # hears that the client has closed
+        self._ended = False  # our side of it
         self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
         self._served = self.app
         self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._line = _Line(transport, self._end)
         self._in_head = True
         self._begin_time(HEAD_SECONDS)
 
@@ -47,8 +49,11 @@ class Connection(HttpToolsProtocol):
         if self._left is not None:
             self._left()
         self._extensions.clear()  # they hold this connection, which holds them; who comes now asks `receive`
+        self._line.close = self.transport.close  # type: ignore[method-assign]  # the same
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
         if len(data) > HEAD_BYTES and self._has_too_large_a_head(data):
             self._refuse_head()
             return
@@ -80,6 +85,8 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions
         self.app = _refuse_for_room if self._is_full() else self._served
         super().on_headers_complete()
+        if self.app is self._served and self.cycle is not None:
+            self.cycle.transport = self._line
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -127,6 +134,17 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _end(self) -> None:
+        """After a request. To close over a body that still comes would reset the connection, and take the answer back.
+
+        So only our side ends here, and what comes is dropped: until the client ends its own, or uvicorn's keep-alive timeout.
+        """
+        if self._is_over() and self.cycle.more_body and self.transport.can_write_eof():
+            self._ended = True
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
@@ -143,6 +161,16 @@ class Connection(HttpToolsProtocol):
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.close()
+
+
+class _Line(asyncio.Transport):
+    """A connection as a request has it, which says by `close` that it is done with it."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self.write = transport.write  # type: ignore[method-assign]
+        self.is_closing = transport.is_closing  # type: ignore[method-assign]
+        self.close = close  # type: ignore[method-assign]
 
 
 async def _refuse_for_room(_scope: Scope, _receive: Receive, send: Send) -> None:

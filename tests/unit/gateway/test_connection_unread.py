@@ -72,3 +72,21 @@ async def test_empty_lines_between_two_requests_keep_no_connection_open() -> Non
     await client.ask(1)
     assert await drip(client, b"\r\n", 3 * HEAD_SECONDS) <= HEAD_SECONDS + 1
     assert client.wire.closed
+
+
+async def test_a_connection_that_is_to_be_closed_is_first_read_to_its_client_s_end() -> None:
+    """Else the client's system takes the answer for lost."""
+    client = Client(timeout_keep_alive=100)
+    await client.send(UNREAD.replace(b"host: x", b"host: x\r\nconnection: close"))
+    assert client.wire.written.endswith(b"ok")
+    assert (client.wire.ended, client.wire.closed) == (True, False)
+    await client.send(b"a" * 1000 + HEAD % 2 + b"\r\n")
+    assert client.asked == ["/1"]
+    assert await drip(client, b"a", 300) <= 101
+    assert client.wire.closed
+
+
+async def test_behind_a_whole_body_a_connection_that_is_to_be_closed_is_closed_at_once() -> None:
+    client = Client()
+    await client.send(UNREAD.replace(b"host: x", b"host: x\r\nconnection: close") + b"a" * 1000)
+    assert (client.wire.ended, client.wire.closed) == (False, True)
