@@ -152,10 +152,13 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def _refuse(self, error: GatewayError) -> None:
-        """The last that this connection hears. In the middle of a reply there is nothing to be said but its end."""
+        """The last that this connection hears. In the middle of a reply there is nothing to be said but its end.
+
+        A request that waits for the reply before it has a place in `pipeline`, and is the cycle that was made last.
+        """
         self._in_head = False
         self._end_time()
-        if not (self._is_answering() and self.cycle.response_started):
+        if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
             body = error.body()
             head = raw([*error.head(), ("content-length", str(len(body))), ("connection", "close")])
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)

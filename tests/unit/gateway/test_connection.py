@@ -103,6 +103,18 @@ async def test_in_the_middle_of_a_reply_what_is_no_http_ends_it_without_a_word()
     client.may_answer.set()
 
 
+@pytest.mark.parametrize("garbage", [b"\x00\r\n", b"a" * 2 * HEAD_BYTES])
+async def test_nor_is_anything_written_into_it_where_another_request_waits_for_its_end(garbage: bytes) -> None:
+    client = Client()
+    client.may_answer.clear()
+    await client.ask(1)
+    await client.ask(2)
+    written = client.wire.written
+    await client.send(garbage)
+    assert (client.wire.closed, client.wire.written) == (True, written)
+    client.may_answer.set()
+
+
 class Stream(Client):
     """A connection to an application that writes its body in parts, past `send`."""
 
