@@ -16,6 +16,7 @@ from app.gateway.asgi import Scope, header
 from app.gateway.client import is_local
 from app.keys import KeyEntry
 from app.settings import GatewaySettings
+from app.web_pages import is_own_page, names_this_machine
 
 logger = logging.getLogger("app.gateway.auth")
 
@@ -77,12 +78,9 @@ class Keys:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
         if self._required:
             return self._known(header(scope, b"authorization"))
-        if self._settings.allow_anonymous or is_local(scope, self._settings.trusted_proxies):
-            return self._anonymous
-        raise AnonymousRefused(
-            "This server has no API keys, so it serves only clients on its own machine. Its operator sets API_KEYS_FILE or"
-            " API_KEYS, or ALLOW_ANONYMOUS=1 to serve everybody."
-        )
+        if not self._settings.allow_anonymous:
+            self._refuse_unless_ours(scope)
+        return self._anonymous
 
     def warn(self) -> None:
         """Says at the start what it means that there are no keys."""
@@ -92,6 +90,22 @@ class Keys:
             logger.warning("no API keys, and ALLOW_ANONYMOUS: whoever reaches this gateway may use its models")
         else:
             logger.warning("no API keys: clients on this machine are served, others get 403 (API_KEYS_FILE, API_KEYS)")
+
+    def _refuse_unless_ours(self, scope: Scope) -> None:
+        """Raises AnonymousRefused unless the client is on this machine, and is no web page of somebody else's."""
+        host = header(scope, b"host")
+        if not is_local(scope, self._settings.trusted_proxies):
+            why = "it serves only clients on its own machine"
+        elif not names_this_machine(host):
+            why = "it is to be asked by its address or as localhost, not by another name: any web page can make a name lead here"
+        elif not is_own_page(header(scope, b"origin"), host, self._settings.cors_origins):
+            why = "it serves no web pages but its own and those of CORS_ORIGINS"
+        else:
+            return
+        raise AnonymousRefused(
+            f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or API_KEYS, or ALLOW_ANONYMOUS=1 to serve"
+            " everybody."
+        )
 
     def _known(self, authorization: str) -> Caller:
         key = bearer(authorization)

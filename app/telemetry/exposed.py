@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from errno import EADDRINUSE
+from ipaddress import ip_address
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from app.settings import AdminSettings
 from app.telemetry.metrics import REGISTRY
+from app.web_pages import is_own_page, names_this_machine
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -54,8 +56,10 @@ async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> 
         yield
         return
     server, _ = started
+    app = make_wsgi_app(REGISTRY)
     if others is not None:
-        server.set_app(_beside(make_wsgi_app(REGISTRY), others))
+        app = _beside(app, others)
+    server.set_app(_without_foreign_pages(app) if _is_loopback(settings.host) else app)
     try:
         yield
     finally:
@@ -86,5 +90,25 @@ def _started(settings: AdminSettings) -> "tuple[WSGIServer, Thread] | None":
 def _beside(metrics: "WSGIApplication", others: "WSGIApplication") -> "WSGIApplication":
     def chosen(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         return (metrics if environ["PATH_INFO"] == "/metrics" else others)(environ, start_response)
+
+    return chosen
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_foreign_pages(app: "WSGIApplication") -> "WSGIApplication":
+    """On loopback a browser on this machine is the one way in for others; elsewhere names are what this port is asked by."""
+
+    def chosen(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST", "")
+        if names_this_machine(host) and is_own_page(environ.get("HTTP_ORIGIN", ""), host):
+            return app(environ, start_response)
+        start_response("404 Not Found", [("content-type", "text/plain; charset=utf-8")])
+        return [b"Not Found"]
 
     return chosen

@@ -85,7 +85,7 @@ def request(
     path = path.encode() if isinstance(path, str) else path
     lines = [
         b"%s %s HTTP/1.1" % (method.encode(), path),
-        b"host: gateway",
+        b"host: localhost",
         b"content-length: %d" % (len(body) if length is None else length),
     ]
     for name, value in headers.items():
@@ -95,7 +95,7 @@ def request(
 
 def in_chunks(*rest: bytes) -> bytes:
     """The head of a body in chunks, and what comes behind it."""
-    return b"POST %s HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode() + b"".join(rest)
+    return b"POST %s HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode() + b"".join(rest)
 
 
 def chunk(data: bytes) -> bytes:

@@ -183,7 +183,7 @@ async def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside() -> Non
 
     transport = httpx2.ASGITransport(Edge(faulty, Keys(load({}).gateway), AccessLog()))  # type: ignore[arg-type]
     async with AsyncOpenAI(
-        api_key="unused", base_url="http://gateway/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
+        api_key="unused", base_url="http://localhost/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
     ) as sdk:
         with pytest.raises(openai.InternalServerError) as failed:
             await ask()(sdk)

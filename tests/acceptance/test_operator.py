@@ -86,6 +86,9 @@ async def test_the_admin_port_has_the_page_and_the_view_and_the_gateways_own_has
         assert (await asked(gateway.port, path, **bearer(OPERATOR))).status_code == 404
     view = await asked(port, "/admin/overview")
     assert [model["id"] for model in view.json()["models"]] == ["echo"]
+    for foreign in ({"origin": "https://elsewhere.example"}, {"host": f"elsewhere.example:{port}"}):
+        for path in (*VIEWS, "/ui"):
+            assert (await asked(port, path, **foreign)).status_code == 404
     page = await asked(port, "/ui")
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.content == (await asked(gateway.port, "/ui")).content
@@ -98,6 +101,12 @@ async def test_the_admin_port_has_nothing_else(memory_stack: Stack, path: str) -
     port = free_port()
     await memory_stack.gateway(ADMIN_PORT=str(port))
     assert (await asked(port, path)).status_code == 404
+
+
+async def test_on_an_address_of_the_network_the_admin_port_is_asked_by_any_name(memory_stack: Stack) -> None:
+    port = free_port()
+    await memory_stack.gateway(ADMIN_PORT=str(port), ADMIN_HOST="0.0.0.0")
+    assert (await asked(port, "/metrics", host=f"main:{port}")).status_code == 200
 
 
 @pytest.mark.servers

@@ -108,7 +108,7 @@ async def cost(served: Served, **body: Any) -> int:
         sent.append(message)
 
     path = "/v1/chat/completions"
-    head = [(b"host", b"x"), (b"content-type", b"application/json"), (b"user-agent", b"y"), (b"accept", b"*/*")]
+    head = [(b"host", b"localhost:8000"), (b"content-type", b"application/json"), (b"user-agent", b"y"), (b"accept", b"*/*")]
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": head}
     counter = Counter()
     with counter.counting():

@@ -34,8 +34,9 @@ def sent(text: str) -> str:
     return text.encode().decode("latin-1")
 
 
-def asked(of: Keys, authorization: str = "", client: str = "127.0.0.1") -> Caller:
+def asked(of: Keys, authorization: str = "", client: str = "127.0.0.1", **headers: str) -> Caller:
     head = [(b"authorization", authorization.encode("latin-1"))] if authorization else []
+    head += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     return of.caller({"type": "http", "headers": head, "client": (client, 1)})
 
 
@@ -50,6 +51,49 @@ def test_without_keys_those_elsewhere_are_refused_and_told_why():
 
 def test_without_keys_those_elsewhere_are_served_if_the_operator_says_so():
     assert asked(keys(ALLOW_ANONYMOUS="1"), client="192.0.2.7").tenant == ANONYMOUS
+
+
+PAGES: dict[str, tuple[dict[str, str], str]] = {  # what a browser on this machine says, and what the refusal says; "": none
+    "no browser": ({}, ""),
+    "the SDK": ({"host": "127.0.0.1:8000"}, ""),
+    "curl": ({"host": "localhost:8000"}, ""),
+    "our own page": ({"host": "localhost:8000", "origin": "http://localhost:8000"}, ""),
+    "our own page behind TLS": ({"host": "[::1]", "origin": "https://[::1]"}, ""),
+    "a page that may": ({"host": "localhost:8000", "origin": "https://app.example"}, ""),
+    "a foreign page": ({"host": "localhost:8000", "origin": "https://elsewhere.example"}, "CORS_ORIGINS"),
+    "a page at another port": ({"host": "localhost:8000", "origin": "http://localhost:3000"}, "CORS_ORIGINS"),
+    "a page without an origin": ({"host": "localhost:8000", "origin": "null"}, "CORS_ORIGINS"),
+    "a page without an origin, to no host": ({"origin": "null"}, "CORS_ORIGINS"),
+    "a name that leads here": ({"host": "elsewhere.example:8000"}, "localhost"),
+    "a page whose name leads here": ({"host": "elsewhere.example", "origin": "http://elsewhere.example"}, "localhost"),
+    "a page that may, by a name that leads here": ({"host": "app.example", "origin": "https://app.example"}, "localhost"),
+    "an endless name": ({"host": "127.0.0.1" + "0" * 1000}, "localhost"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_keys_no_web_page_of_somebody_elses_is_served(page):
+    headers, why = PAGES[page]
+    known = keys(CORS_ORIGINS="https://app.example")
+    if not why:
+        assert asked(known, **headers).tenant == ANONYMOUS
+    else:
+        with pytest.raises(AnonymousRefused, match=why):
+            asked(known, **headers)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_where_everybody_is_served_and_where_there_is_a_key_pages_are_too(page):
+    headers, _ = PAGES[page]
+    assert asked(keys(ALLOW_ANONYMOUS="1"), **headers).tenant == ANONYMOUS
+    assert asked(keys("sk-one"), "Bearer sk-one", **headers).tenant.startswith("key-")
+
+
+def test_any_page_that_may_is_any_page_but_not_by_any_name():
+    known = keys(CORS_ORIGINS="*")
+    assert asked(known, host="localhost", origin="https://elsewhere.example").tenant == ANONYMOUS
+    with pytest.raises(AnonymousRefused):
+        asked(known, host="elsewhere.example", origin="https://elsewhere.example")
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "192.0.2.7"])

@@ -48,6 +48,7 @@ def test_without_operators_keys_none_is_good():
 
 def test_a_page_of_another_origin_in_a_browser_here_is_not_admitted():
     assert not admitted("127.0.0.1", origin="https://elsewhere.example")
+    assert not admitted("127.0.0.1", origin="null")
     assert admitted("127.0.0.1", origin="https://elsewhere.example", authorization=f"Bearer {KEY}")
 
 
