@@ -43,16 +43,17 @@ async def memory_stack() -> AsyncIterator[Stack]:
 
 @dataclass(frozen=True)
 class Site:
-    """One gateway in front of one simulated upstream, by four models; see `site`."""
+    """A gateway in front of one simulated upstream, by four models; see `site`."""
 
     gateway: Gateway
+    early: Gateway  # one more, which sends a stream's head before anything is known of it; a slow machine would make any so
     upstream: Upstream
 
 
 @pytest_asyncio.fixture(params=BUSES, scope="session", loop_scope="session")
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """The same deployment on each bus, shared by all tests that change nothing in it."""
-    async with Stack("site", bus=request.param, SSE_HEAD_AFTER_SECONDS="0.3", SSE_KEEPALIVE_SECONDS="0.2") as stack:
+    async with Stack("site", bus=request.param, UPSTREAM_TOKEN="sk-upstream") as stack:
         upstream = await stack.upstream("sim", "other")
         stack.models(
             {"id": "sim", "host": upstream.url},
@@ -60,9 +61,10 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
             {"id": "team/sim-1.5", "host": upstream.url, "upstream_model": "sim", "aliases": ["nickname", "nick/name"]},
         )
         if request.param == "kafka":
-            await stack.worker(UPSTREAM_TOKEN="sk-upstream")
-        gateway = await stack.gateway(UPSTREAM_TOKEN="sk-upstream", MAX_BODY_BYTES="1000000")
-        yield Site(gateway, upstream)
+            await stack.worker()
+        gateway = await stack.gateway(MAX_BODY_BYTES="1000000")
+        early = await stack.gateway(SSE_HEAD_AFTER_SECONDS="0.3", SSE_KEEPALIVE_SECONDS="0.2")
+        yield Site(gateway, early, upstream)
 
 
 @pytest.fixture
@@ -76,6 +78,13 @@ async def sdk(site: Site) -> AsyncIterator[AsyncOpenAI]:
 async def http(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain HTTP client, pointed at the site."""
     async with site.gateway.http() as client:
+        yield client
+
+
+@pytest.fixture
+async def early(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
+    """The same, pointed at the gateway with the early head."""
+    async with site.early.http() as client:
         yield client
 
 

@@ -66,9 +66,9 @@ async def test_an_upstreams_refusal_of_a_stream_is_an_http_error(sdk: AsyncOpenA
     assert refused.value.code == "scripted"
 
 
-async def test_the_head_comes_early_and_comments_keep_it_awake(http: httpx2.AsyncClient) -> None:
+async def test_the_head_comes_early_and_comments_keep_it_awake(early: httpx2.AsyncClient) -> None:
     body = chat(stream=True, max_tokens=2, x_ttft=1.5, x_gap=1.0)
-    async with http.stream("POST", CHAT, json=body) as response:
+    async with early.stream("POST", CHAT, json=body) as response:
         assert response.headers["x-request-id"].startswith("req_")
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line async for line in response.aiter_lines() if line]
@@ -78,9 +78,9 @@ async def test_the_head_comes_early_and_comments_keep_it_awake(http: httpx2.Asyn
     assert "c" in kinds.strip("c"), "none between the tokens"
 
 
-async def test_an_error_after_an_early_head_is_an_event(http: httpx2.AsyncClient) -> None:
+async def test_an_error_after_an_early_head_is_an_event(early: httpx2.AsyncClient) -> None:
     body = chat(stream=True, x_status=400, x_ttft=1.0)
-    response = await http.post(CHAT, json=body)
+    response = await early.post(CHAT, json=body)
     assert response.status_code == 200
     (event,) = events(response.content)
     assert event["error"]["code"] == "scripted"
