@@ -120,6 +120,12 @@ async def test_a_length_over_the_limit_is_refused_before_the_body_comes(echo: Ga
         assert str(MOST) in answer.error["message"]
 
 
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+async def test_who_first_sends_a_large_body_whole_reads_its_refusal(echo: Gateway, connection: str) -> None:
+    answer = await exchange(echo.port, request(body=b"x" * 20_000_000, Connection=connection))
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+
+
 NO_REQUESTS = {
     "a greeting": b"hello\r\n\r\n",
     "another protocol": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
