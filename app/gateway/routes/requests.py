@@ -29,7 +29,7 @@ class Requests:
         return [
             Route("/v1/requests/{id}", self.state),
             Route("/v1/requests/{id}/result", self.result),
-            Route("/v1/requests/{id}/stream", _Stream(self)),
+            Route("/v1/requests/{id}/stream", _Stream(self), methods=["GET"]),
             Route("/v1/requests/{id}/cancel", self.cancel, methods=["POST"]),
         ]
 
