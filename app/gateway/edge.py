@@ -29,7 +29,7 @@ class Entrance:
                 scope["path"] = scope["path"][4:]
                 scope["raw_path"] = scope.get("raw_path", b"")[4:]
             path = scope["path"]
-            if scope["method"] == "POST" and path.startswith("/v1/") and not path.startswith("/v1/requests/"):
+            if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
                 app = self._inference
         await app(scope, receive, send)
 

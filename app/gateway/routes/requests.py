@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.fold import CANCELLED, EXPIRED
@@ -26,12 +26,14 @@ class Requests:
         self._gateway = gateway
 
     def routes(self) -> list[BaseRoute]:
-        return [
-            Route("/v1/requests/{id}", self.state),
-            Route("/v1/requests/{id}/result", self.result),
-            Route("/v1/requests/{id}/stream", _Stream(self), methods=["GET"]),
-            Route("/v1/requests/{id}/cancel", self.cancel, methods=["POST"]),
+        """All that is below /v1/requests: what is not here is 404, and no POST goes on from it to a model."""
+        below = [
+            Route("/{id}", self.state),
+            Route("/{id}/result", self.result),
+            Route("/{id}/stream", _Stream(self), methods=["GET"]),
+            Route("/{id}/cancel", self.cancel, methods=["POST"]),
         ]
+        return [Mount("/v1/requests", Router(below, redirect_slashes=False)), Route("/v1/requests", Router())]
 
     async def find(self, scope: Scope) -> Resource:
         """Raises RequestNotFound, BusUnavailable. A request whose deadline nobody has looked after is ended here."""
