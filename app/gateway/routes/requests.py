@@ -68,7 +68,8 @@ class Requests:
         """What the waiting client would have got; 202 with the resource while that is not known."""
         resource = await self.find(request.scope)
         if not resource.final:
-            return JSONResponse(resource.described(), status_code=202, headers=_RETRY_AFTER)
+            known_by = {"x-request-id": resource.address.encode()}
+            return JSONResponse(resource.described(), status_code=202, headers={**_RETRY_AFTER, **known_by})
         parts = resource.seen.parts
         body = whole_body(parts, stream=resource.request.stream)
         response = Response(body.value, body.status)

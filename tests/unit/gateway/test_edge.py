@@ -64,6 +64,7 @@ async def test_posts_under_either_base_path_go_to_inference(path):
     await served.ask("POST", path)
     (scope,) = served.inference.scopes
     assert scope["path"] == scope["raw_path"].decode() == path.removeprefix("/api")
+    assert scope["state"].get("base", "") == ("/api" if path.startswith("/api") else "")
     assert served.routed.scopes == []
 
 

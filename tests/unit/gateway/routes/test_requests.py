@@ -1,5 +1,6 @@
 """/v1/requests/{id} over HTTP: what is there, for which method, and what a reply comes as."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,13 +9,18 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from app.contracts.address import Address, fingerprint
+from app.contracts.envelope import Request
+from app.contracts.fold import COMPLETED, FINAL
 from app.gateway.access_log import AccessLog
-from app.gateway.asgi import Receive, Scope, Send, send_whole
+from app.gateway.asgi import App, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
+from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.settings import load
 from tests.unit.gateway.house import House, house
+from tests.unit.scene import REQUESTS, body, request, send_request
 
 
 async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
@@ -22,17 +28,26 @@ async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def served(at: House) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a gateway whose inference says that it was asked."""
+async def served(at: House, infers: App = to_a_model) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a gateway whose inference, if nothing else is said, only tells that it was asked."""
     keys, access_log = Keys(load({}).gateway), AccessLog()
-    inference = Edge(to_a_model, keys, access_log)
+    inference = Edge(infers, keys, access_log)
     catch_all = Route("/v1/{path:path}", inference, methods=["POST"])
     routed = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     routed.add_middleware(Edge, keys=keys, access_log=access_log)
-    routed.router.routes += [*Requests(await at.gateway()).routes(), catch_all]
+    gateway = at.gateways[0] if at.gateways else await at.gateway()
+    routed.router.routes += [*Requests(gateway).routes(), catch_all]
     transport = httpx2.ASGITransport(Entrance(routed, inference))
     async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
+
+
+async def asked(at: House, **members: bool) -> tuple[Request, str]:
+    """A request in the log, and the id by which a client knows it."""
+    one = request(now=time.time(), tenant="anonymous", **members)
+    place = await send_request(at.bus, one)
+    address = Address(one.id, fingerprint(REQUESTS), place.partition, place.offset, one.reply_partition, one.reply_offset)
+    return one, address.encode()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
@@ -72,3 +87,24 @@ async def test_what_is_there_asks_for_the_request():
 async def test_other_posts_go_to_a_model():
     async with house() as at, served(at) as client:
         assert (await client.post("/v1/requestsx")).status_code == 299
+
+
+async def test_a_result_has_its_id_whether_or_not_it_is_there_yet():
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        pending = await client.get(f"/v1/requests/{public_id}/result")
+        assert (pending.status_code, pending.headers["x-request-id"], pending.headers["retry-after"]) == (202, public_id, "1")
+        await at.write(one, FINAL, 0, b"{}", outcome=COMPLETED, status=200, head=(("content-type", "application/json"),))
+        there = await client.get(f"/v1/requests/{public_id}/result")
+        assert (there.status_code, there.headers["x-request-id"]) == (200, public_id)
+
+
+@pytest.mark.parametrize("base", ["/v1", "/api/v1"])
+async def test_a_request_that_is_accepted_is_found_below_the_clients_own_base_path(base):
+    async with house() as at:
+        gateway = await at.gateway()
+        async with served(at, Inference(gateway)) as client:
+            told = await client.post(f"{base}/chat/completions", content=body(), headers={"Prefer": "respond-async"})
+            assert told.status_code == 202
+            assert told.headers["location"] == f"{base}/requests/{told.headers['x-request-id']}"
+            assert (await client.get(told.headers["location"])).json()["id"] == told.headers["x-request-id"]
