@@ -12,7 +12,7 @@ from app.errors import BusUnavailable
 from app.gateway.asgi import watched
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, event_number, headers_of, whole_body
+from app.gateway.responses import EventStream, event_number, headers_of, refuse_binary, whole_body
 
 _ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
 _LOOK_SECONDS = 0.05
@@ -79,6 +79,7 @@ class Requests:
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = _starting_after(Request(scope))
         resource = await self.find(scope)
+        refuse_binary(resource.head, resource.address.encode())
         async with self._gateway.reader.reading(resource.call()) as call:
             with watched(scope, receive, call.leave):
                 await EventStream(call, send, self._gateway.settings, ids=True, seen=seen, at_once=True).run()

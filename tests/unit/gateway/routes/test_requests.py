@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 import pytest
@@ -108,3 +109,28 @@ async def test_a_request_that_is_accepted_is_found_below_the_clients_own_base_pa
             assert told.status_code == 202
             assert told.headers["location"] == f"{base}/requests/{told.headers['x-request-id']}"
             assert (await client.get(told.headers["location"])).json()["id"] == told.headers["x-request-id"]
+
+
+def head(kind: str) -> dict[str, Any]:
+    return {"outcome": COMPLETED, "status": 200, "head": (("content-type", kind),)}
+
+
+@pytest.mark.parametrize("kind", ["audio/mpeg", "application/octet-stream", "Image/PNG; q=1"])
+async def test_a_reply_that_is_no_text_has_no_events_and_says_where_it_is(kind):
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        await at.write(one, FINAL, 0, b"\xff\n\x00", **head(kind))
+        answer = await client.get(f"/v1/requests/{public_id}/stream")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id")
+        assert f"GET /v1/requests/{public_id}/result has it" in answer.json()["error"]["message"]
+        assert (await client.get(f"/v1/requests/{public_id}/result")).content == b"\xff\n\x00"
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/plain; charset=utf-8", "application/x-ndjson", "application/problem+json"]
+)
+async def test_a_whole_reply_that_is_text_is_one_event(kind):
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        await at.write(one, FINAL, 0, b"{}", **head(kind))
+        assert (await client.get(f"/v1/requests/{public_id}/stream")).content == b"id: 1\ndata: {}\n\nid: 2\ndata: [DONE]\n\n"
