@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from app.catalog import ECHO, ModelEntry
 from app.errors import SettingsError
 from app.settings import ModelSettings, Settings
-from app.yaml_file import fault_of, parse_yaml
+from app.yaml_text import fault_of, parse_yaml
 
 EXAMPLE = 'models: [{id: qwen, host: "http://127.0.0.1:8011", upstream_model: Qwen/Qwen3-8B}]'
 
