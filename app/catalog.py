@@ -91,6 +91,10 @@ class Known:
         """Seconds until `waiting` requests are begun, at the measured rate; None while that is not known."""
         return round(waiting / self.rate, 1) if self.rate else None
 
+    def worker_of(self, id_: str) -> str:
+        """The worker whose heartbeat lists the request; empty if none does."""
+        return next((beat.worker for beat in self.workers.values() if id_ in beat.running), "")
+
     @property
     def in_flight(self) -> int:
         return sum(beat.in_flight for beat in self.workers.values())

@@ -4,21 +4,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.agent.continuation import Joiner
-from app.agent.reply_end import TAIL_BYTES
 from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import USAGE, without_usage
 from app.contracts.sse import EventSplitter
 
 MOST_UNSETTLED = 256 * 1024  # bytes that are read from an upstream while the log has not taken them
 
-_TAIL_BLOCKS = 16  # the last blocks, which hold TAIL_BYTES and more where it matters
+_LATEST_BLOCKS = 16
 _DONE_BYTES = 24
 
 
 class EventRelay:
     """Whole events go out as they come; the block with [DONE] is kept for the final record, one record less."""
 
-    __slots__ = ("_joiner", "_latest", "_rename", "_splitter", "_strip", "_unsettled", "_writer", "last")
+    __slots__ = ("_joiner", "_latest", "_rename", "_splitter", "_strip", "_unsettled", "_writer", "first", "last")
 
     def __init__(
         self, writer: ReplyWriter, joiner: Joiner | None, rename: Callable[[bytes], bytes] | None, *, strip: bool = False
@@ -29,8 +28,9 @@ class EventRelay:
         self._rename = rename
         self._strip = strip
         self._splitter = EventSplitter()
-        self._latest = deque[bytes](maxlen=_TAIL_BLOCKS)
+        self._latest = deque[bytes](maxlen=_LATEST_BLOCKS)
         self._unsettled = 0
+        self.first = b""  # the first block, in the upstream's own words
         self.last = b""  # the block with [DONE]
 
     def take(self, piece: bytes) -> Awaitable[None] | None:
@@ -41,6 +41,7 @@ class EventRelay:
         if not block:
             return None
         self._latest.append(block)
+        self.first = self.first or block
         if self._strip and USAGE in block:
             block = without_usage(block)
             if not block:
@@ -57,9 +58,9 @@ class EventRelay:
         return self._writer.settled()
 
     @property
-    def tail(self) -> bytes:
-        """The end of what came, in the upstream's own words."""
-        return b"".join(self._latest)[-TAIL_BYTES:]
+    def latest(self) -> bytes:
+        """The last blocks, in the upstream's own words."""
+        return b"".join(self._latest)
 
     def end(self) -> bytes:
         """What belongs into the final record."""

@@ -3,21 +3,24 @@
 import asyncio
 import logging
 import time
+from typing import Any
+
+import orjson
 
 from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.event_relay import EventRelay
 from app.agent.plan import Finish, Run, plan
-from app.agent.reply_end import TAIL_BYTES, has_error, is_finished, usage
+from app.agent.reply_end import is_finished, usage
 from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import asking, refuses
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.forms import form_with_model
-from app.contracts.openai import CHAT, COMPLETIONS, rename_model, with_model
+from app.contracts.openai import CHAT, COMPLETIONS, is_text, rename_model, with_model
 from app.contracts.seen import Seen
-from app.contracts.sse import count_events
+from app.contracts.sse import count_events, error_event, has_error
 from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
@@ -26,7 +29,7 @@ logger = logging.getLogger("app.agent.job")
 HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
-_MUST_FINISH = (CHAT, COMPLETIONS)  # elsewhere a clean end of the body is the end
+_TEXTS = (CHAT, COMPLETIONS)  # whose streams have their usage only for the asking
 
 
 class JobRun:
@@ -89,7 +92,7 @@ class JobRun:
         if isinstance(planned, GatewayError):
             raise planned
         if isinstance(planned, Finish):
-            return await self._writer.finish(COMPLETED, planned.events, notes=self._notes(b""))
+            return await self._writer.finish(COMPLETED, planned.events, notes=self._notes({}))
         asked = asking(planned.body) if self._wants_usage() else None
         answer = await self._called(planned, asked or planned.body, deadline)
         try:
@@ -102,7 +105,7 @@ class JobRun:
     def _wants_usage(self) -> bool:
         context, request = self._context, self._request
         wanted = request.stream and context.entry.ask_usage and not context.usage_refused
-        return wanted and request.path.partition("?")[0] in _MUST_FINISH
+        return wanted and self._path in _TEXTS
 
     async def _called(self, planned: Run, body: bytes, deadline: float) -> Answer:
         try:
@@ -130,8 +133,10 @@ class JobRun:
         if planned.goes_on and answer.status >= 400:
             raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
         self._writer.start(answer.status, answer.headers)
-        body = self._renamed(body)
-        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(body[-TAIL_BYTES:]))
+        used: dict[str, Any] = {}
+        if is_text(dict(answer.headers).get("content-type", "")):
+            body, used = self._renamed(body), usage(body)
+        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(used))
         return True
 
     def _job(self, body: bytes, deadline: float) -> Job:
@@ -152,24 +157,28 @@ class JobRun:
         except EngineBroken:
             if not relay.last:  # else nothing is missing: [DONE] was there
                 raise
-        tail = relay.tail
-        if self._request.path.partition("?")[0] in _MUST_FINISH and not is_finished(tail):
-            if has_error(tail):
-                return await self._writer.finish(FAILED, notes=self._notes(tail))
+        latest = relay.latest
+        failed = has_error(latest)
+        if not failed and not is_finished(self._path, latest):
             raise EngineBroken("it ended without a finish reason")
-        await self._writer.finish(COMPLETED, relay.end(), notes=self._notes(tail))
+        used = {**usage(relay.first), **usage(latest)}  # Anthropic's streams say at their beginning what the prompt was
+        await self._writer.finish(FAILED if failed else COMPLETED, relay.end(), notes=self._notes(used))
 
     async def _fail(self, error: GatewayError, outcome: str = FAILED) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
         value = error.body()
         if self._request.stream and (self._writer.begun or self._seen.parts):
-            value = b"data: " + value + b"\n\n"
+            value = error_event(self._request.path, value)
         else:
             self._writer.start(error.status, error.head())
-        await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes(b""))
+        await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes({}))
 
     def _count_error(self, kind: str) -> None:
         UPSTREAM_ERRORS.labels(self._context.entry.id, kind).inc()
+
+    @property
+    def _path(self) -> str:
+        return self._request.path.partition("?")[0]
 
     @property
     def _is_named_alike(self) -> bool:
@@ -180,12 +189,11 @@ class JobRun:
             return block
         return rename_model(block, self._context.entry.upstream_name, self._request.model)
 
-    def _notes(self, tail: bytes) -> tuple[tuple[str, str], ...]:
-        """For people and accounts: who did it, how long it took, the usage that the reply's end names."""
+    def _notes(self, used: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        """For people and accounts: who did it, how long it took, the usage that the reply names."""
         notes = (
             ("worker", self._context.owner),
             ("queue-ms", f"{self._queued * 1000:.1f}"),
             ("upstream-ms", f"{(time.monotonic() - self._begun) * 1000:.1f}"),
         )
-        used = usage(tail)
-        return (*notes, ("usage", used)) if used else notes
+        return (*notes, ("usage", orjson.dumps(used).decode())) if used else notes

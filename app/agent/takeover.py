@@ -16,6 +16,7 @@ from app.bus.base import Place
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
 from app.contracts.seen import Seen
+from app.contracts.sse import error_event
 from app.errors import BusError, BusFull, DeadLettered
 from app.telemetry.metrics import DEAD_LETTERS, TAKEOVERS
 
@@ -95,7 +96,7 @@ class Takeover:
         writer = self._context.writer(request, seq=seen.fold.next_seq)
         value = error.body()
         if request.stream and seen.parts:
-            value = b"data: " + value + b"\n\n"
+            value = error_event(request.path, value)
         else:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
-import orjson
-
 from app.agent.engines.base import Answer, Engine, EngineBroken, EngineUnreachable, Job, Take
 from app.agent.reply_end import TAIL_BYTES, members, usage
 from app.agent.run_job import JobRun
@@ -171,7 +169,7 @@ class TracedAnswer:
             "gen_ai.response.model": _first(_MODEL, self._head),
             "gen_ai.response.finish_reasons": finishes,
         }
-        counted = orjson.loads(usage(tail) or b"{}")
+        counted = usage(tail)
         for name, theirs in (("input", ("prompt_tokens", "input_tokens")), ("output", ("completion_tokens", "output_tokens"))):
             tokens = next((counted[each] for each in theirs if isinstance(counted.get(each), int)), None)
             if tokens is not None:

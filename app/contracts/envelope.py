@@ -6,7 +6,7 @@ Unknown headers are ignored.
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -128,6 +128,14 @@ class Reply:
     dead: tuple[str, ...] = ()  # claims only: those of them that had become its writer
     by_gateway: bool = False
     notes: tuple[tuple[str, str], ...] = ()  # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What the upstream has counted; empty where nobody knows."""
+        with suppress(ValueError):
+            found = orjson.loads(dict(self.notes).get("usage", "{}"))
+            return found if isinstance(found, dict) else {}
+        return {}
 
     def headers(self) -> Headers:
         pairs = [

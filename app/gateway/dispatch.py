@@ -201,7 +201,12 @@ class Dispatcher:
         if outcome == CANCELLED:
             return RequestCancelled("the request was cancelled")
         waited = (time.time() * 1000 - call.request.created) / 1000
-        state = "was being answered" if call.answered else "was waiting for a free worker"
+        if call.answered:
+            state = "was being answered"
+        elif self._admission.model(call.model).worker_of(call.id):
+            state = "was with its model's server, which had not answered yet"
+        else:
+            state = "was waiting for a free worker"
         return DeadlineExceeded(f"the request was not done within its {waited:.1f} s; it {state}")
 
 

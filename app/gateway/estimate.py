@@ -2,6 +2,8 @@
 
 import re
 
+from app.contracts.openai import is_text
+from app.gateway.asgi import RawHeaders
 from app.gateway.submission import Submission
 
 _BYTES_A_TOKEN = 4
@@ -20,11 +22,19 @@ class Estimate:
         self._prompt = (len(body) - sum(files)) // _BYTES_A_TOKEN + len(files) * _TOKENS_A_FILE
         self._stream = submission.stream
         self._seen = 0
+        self._is_file = False
         self.before = max(1, self._prompt + (int(most[1]) if most else 0))
+
+    def begins(self, headers: RawHeaders) -> None:
+        """The reply: sound or an image is a file, whatever its size."""
+        if not is_text(dict(headers).get(b"content-type", b"").decode("latin-1")):
+            self._is_file = True
+            self._seen += _TOKENS_A_FILE
 
     def saw(self, data: bytes) -> None:
         """A piece of the reply. In a stream each event is about a token, and to count their ends is cheap."""
-        self._seen += data.count(b"\n\n") if self._stream else len(data) // _BYTES_A_TOKEN
+        if not self._is_file:
+            self._seen += data.count(b"\n\n") if self._stream else len(data) // _BYTES_A_TOKEN
 
     def after(self, line: dict[str, object], status: int) -> int | None:
         """From a request's access line and status; None: it goes on where nobody counts, so the estimate stays."""

@@ -127,7 +127,10 @@ class Grant:
         estimate = self._estimate
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.body":
+            if message["type"] == "http.response.start":
+                if estimate:
+                    estimate.begins(message["headers"])
+            elif message["type"] == "http.response.body":
                 if estimate:
                     estimate.saw(message.get("body", b""))
                 if not message.get("more_body"):

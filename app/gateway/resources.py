@@ -14,7 +14,7 @@ from app.contracts.address import Address, fingerprint
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED
 from app.contracts.seen import Seen
-from app.contracts.sse import count_events
+from app.contracts.sse import count_events, last_error
 from app.errors import BusError, BusUnavailable, RequestNotFound, UndecodableRecord
 from app.gateway.call import Call
 
@@ -70,8 +70,7 @@ class Resource:
 
     def _worker(self) -> str:
         """The worker that has it: its writer in the log, else the one whose heartbeat lists it."""
-        runs = (beat.worker for beat in self.known.workers.values() if self.address.id in beat.running)
-        return self.seen.fold.writer or next(runs, "")
+        return self.seen.fold.writer or self.known.worker_of(self.address.id)
 
     def described(self) -> dict[str, Any]:
         status, final = self.status, self.final
@@ -89,7 +88,7 @@ class Resource:
             "attempts": max(self.seen.fold.attempts, 0 if waiting else 1),
             "worker": self._worker() or notes.get("worker") or None,
             "timings": {name.replace("-", "_"): float(notes[name]) for name in ("queue-ms", "upstream-ms") if name in notes},
-            "usage": orjson.loads(notes["usage"]) if "usage" in notes else self._estimated_usage(),
+            "usage": final.usage if final and final.usage else self._estimated_usage(),
             "error": error_of(final),
         }
 
@@ -98,7 +97,7 @@ def error_of(final: Reply | None) -> dict[str, Any] | None:
     """OpenAI's error object in a final record's value, whether it is a body or a stream's last event."""
     if final is None or final.outcome == "completed":
         return None
-    value = final.value[final.value.rfind(b'data: {"error"') :].removeprefix(b"data: ") if not final.status else final.value
+    value = final.value if final.status else last_error(final.value)
     try:
         found = orjson.loads(value)
     except orjson.JSONDecodeError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from app.contracts.envelope import Reply
-from app.contracts.sse import DONE, after, count_events, with_ids
+from app.contracts.sse import DONE, after, as_event, count_events, error_event, with_ids
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
@@ -31,10 +31,10 @@ class Body(NamedTuple):
     value: bytes
 
 
-def whole_body(parts: Sequence[Reply], *, stream: bool) -> Body:
+def whole_body(parts: Sequence[Reply], *, stream: bool, path: str = "") -> Body:
     """What a client that waited got: the last writer's body, or all events of a stream."""
     if stream and _is_events(parts[0]):
-        return Body(parts[0].status or 200, parts[0].head, b"".join(map(as_events, parts)))
+        return Body(parts[0].status or 200, parts[0].head, b"".join(as_events(part, path) for part in parts))
     begin = max((index for index, part in enumerate(parts) if part.status), default=0)
     first = parts[begin]
     return Body(first.status or 500, first.head, b"".join(part.value for part in parts[begin:]))
@@ -48,13 +48,9 @@ def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
         raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
 
 
-def as_events(part: Reply) -> bytes:
+def as_events(part: Reply, path: str) -> bytes:
     """A record's bytes inside a stream whose head is gone: an error that came as a body becomes an event."""
-    return _event(part.value) if part.status >= 400 else part.value
-
-
-def _event(body: bytes) -> bytes:
-    return b"data: " + body.replace(b"\n", b"\ndata: ") + b"\n\n"
+    return error_event(path, part.value) if part.status >= 400 else part.value
 
 
 def event_number(text: str, param: str) -> int:
@@ -101,6 +97,7 @@ class EventStream:
         write: WriteChunk | None = None,
     ) -> None:
         self._call = call
+        self._path = call.request.path
         self._send = send
         self._head_after = settings.sse_head_after or None
         self._keepalive = settings.sse_keepalive or None
@@ -127,16 +124,16 @@ class EventStream:
         finally:
             self._call.sink = None
         if part is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
-            await self._body(as_events(part))
+            await self._body(as_events(part, self._path))
         else:
-            await self._write(as_events(part))
+            await self._write(as_events(part, self._path))
         return await self._end(part)
 
     async def _parts(self, part: Reply | None) -> Reply:
         """Sends what comes, from `part` on, up to the last, which it returns."""
         while part is None or not part.outcome:
             if part is not None:
-                await self._write(as_events(part))
+                await self._write(as_events(part, self._path))
                 self._call.sink = self._sink
             part = await self._call.next(self._keepalive)
             if part is None:
@@ -144,7 +141,7 @@ class EventStream:
         return part
 
     def _sink(self, part: Reply) -> bool:
-        return self._write_chunk is not None and bool(part.value) and self._write_chunk(as_events(part))
+        return self._write_chunk is not None and bool(part.value) and self._write_chunk(as_events(part, self._path))
 
     async def _first(self) -> Reply | None:
         if not self._call.request.stream or self._at_once:
@@ -182,7 +179,7 @@ class EventStream:
             refuse_binary(body.head, self._call.public_id)
         except BadRequest as error:
             body = Body(error.status, error.head(), error.body())
-        await self._write(_event(body.value) + (DONE if body.status < 400 else b""))
+        await self._write(error_event(self._path, body.value) if body.status >= 400 else as_event(body.value) + DONE)
         return parts[-1]
 
     async def _write(self, events: bytes) -> None:

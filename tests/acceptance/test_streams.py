@@ -125,3 +125,11 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_generation(site: Site
     async with await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, extra_body=LONG) as stream:
         assert [(await anext(stream)).choices[0].delta.content for _ in range(3)] == ["", " tok0", " tok1"]
     await until(lambda: site.upstream.has(active=0, aborted=before.aborted + 1), "the generation to be ended")
+
+
+async def test_where_nothing_is_joined_a_last_event_id_hides_nothing(http: httpx2.AsyncClient) -> None:
+    """As a client that reconnects sends it, whose request begins anew."""
+    reply = await http.post(CHAT, json=chat(stream=True, max_tokens=3), headers={"Last-Event-ID": "50"})
+    *_, done = events(reply.content)
+    assert done == "[DONE]"
+    assert reply.content.startswith(b"id: 1\n")

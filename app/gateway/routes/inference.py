@@ -45,6 +45,8 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         submission = await self._submission(scope, receive)
         seen = event_number(header(scope, b"last-event-id"), "Last-Event-ID")
+        if not header(scope, b"idempotency-key"):
+            seen = 0  # nothing is joined, so the client has seen nothing of it
         line = scope["state"]["line"]
         line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
         if scope["state"]["caller"].restricted:
@@ -91,7 +93,7 @@ class Inference:
         body = await read_body(scope, receive, self._gateway.max_body)
         path = _upstream_path(scope["path"])
         kind = header(scope, b"content-type")
-        form = kind if kind.startswith("multipart/") else ""
+        form = kind if kind[:10].lower() == "multipart/" else ""
         checked = check_form(path, form, body) if form else check_body(path, body)
         query = scope.get("query_string", b"").decode("latin-1")
         if query:
@@ -162,9 +164,10 @@ def _write_of(scope: Scope) -> WriteChunk | None:
 def noted(final: Reply) -> dict[str, object]:
     """What the access line says of a reply."""
     notes = dict(final.notes)
-    usage = orjson.loads(notes.pop("usage", "{}"))
+    notes.pop("usage", "")
     line: dict[str, object] = {"outcome": final.outcome, "worker": notes.pop("worker", "")}
     line.update({name.replace("-", "_"): float(value) for name, value in notes.items()})
+    usage = final.usage
     line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
     return line
 

@@ -71,7 +71,7 @@ class Requests:
             known_by = {"x-request-id": resource.address.encode()}
             return JSONResponse(resource.described(), status_code=202, headers={**_RETRY_AFTER, **known_by})
         parts = resource.seen.parts
-        body = whole_body(parts, stream=resource.request.stream)
+        body = whole_body(parts, stream=resource.request.stream, path=resource.request.path)
         response = Response(body.value, body.status)
         response.raw_headers += headers_of(resource.address.encode(), body.head)
         return response

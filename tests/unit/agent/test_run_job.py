@@ -225,11 +225,56 @@ async def test_an_error_event_ends_the_stream_as_it_is_and_is_not_retried():
     assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), FAILED, 1)
 
 
-async def test_elsewhere_than_in_a_chat_a_clean_end_is_the_end():
-    pieces = [b"event: delta\ndata: {}\n\n", b"event: end\ndata: {}\n\n"]
-    at = await shop(ScriptedAnswer(pieces))
-    seen = await at.run(asked(path="/responses"))
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+async def test_an_error_event_in_front_of_the_end_is_an_error_too():
+    pieces = [*stream(PLAIN)[:3], sse({"error": {"message": "out of memory"}}), DONE]
+    seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
+
+
+BEGUN, STOPPED = b'event: x\ndata: {"type":"message_start"}\n\n', b'event: x\ndata: {"type":"message_stop"}\n\n'
+SAID = b'event: response.completed\ndata: {"type":"response.completed","response":{"output":"%s"}}\n\n' % (b"x" * 9000)
+REFUSED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
+GAVE_UP = b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"message":"busy"}}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "end", "outcome"),
+    [
+        ("/audio/transcriptions", b"data: {}\n\n", COMPLETED),  # a clean end is the end
+        ("/messages", STOPPED, COMPLETED),
+        ("/messages", REFUSED, FAILED),
+        ("/responses?a=b", SAID, COMPLETED),
+        ("/responses", GAVE_UP, FAILED),
+        ("/responses", REFUSED, FAILED),
+    ],
+)
+async def test_each_api_has_its_own_ends_which_pass_as_they_are(path, end, outcome):
+    at = await shop(ScriptedAnswer([BEGUN, end]))
+    seen = await at.run(asked(path=path))
+    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (BEGUN + end, outcome, 1)
+
+
+async def test_a_stream_of_another_api_that_just_stops_ends_with_an_error_in_its_own_words():
+    for path, kind in (("/messages", b'event: error\ndata: {"type":"error","error":{'), ("/responses", b'data: {"error":{')):
+        seen = await (await shop(ScriptedAnswer([BEGUN]))).run(asked(path=path))
+        assert (seen.text.startswith(BEGUN + kind), seen.fold.outcome) == (True, FAILED)
+        assert b'"code":"worker_lost"' in seen.text
+
+
+async def test_the_prompt_that_a_streams_beginning_counts_is_noted_with_what_its_end_does():
+    begun = BEGUN.replace(b"}", b',"message":{"usage":{"input_tokens":25,"output_tokens":1}}}')
+    counted_ = b'event: x\ndata: {"type":"message_delta","usage":{"output_tokens":7}}\n\n'
+    seen = await (await shop(ScriptedAnswer([begun, *[BEGUN] * 50, counted_, STOPPED]))).run(asked(path="/messages"))
+    assert seen.parts[-1].usage == {"input_tokens": 25, "output_tokens": 7}
+
+
+async def test_bytes_that_are_no_text_are_left_alone():
+    sound = b'RIFF{"model":"up"}, "usage": {"prompt_tokens": 1}\xff'
+    named = sound.replace(b'"up"', orjson.dumps(MODEL))
+    for kind, passed, used in (("audio/wav", sound, {}), ("text/x", named, {"prompt_tokens": 1})):
+        at = await shop(ScriptedAnswer([sound], headers=(("content-type", kind),)), upstream_model="up")
+        seen = await at.run(asked(stream=False))
+        assert (seen.parts[-1].value, seen.parts[-1].usage) == (passed, used)
 
 
 async def test_what_the_upstream_did_wrong_is_counted_by_its_kind():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.contracts.openai import ANY, CHAT, CHECKS, COMPLETIONS, EMBEDDINGS, Body, check_body, rename_model, with_model
+from app.contracts.openai import ANY, CHAT, CHECKS, COMPLETIONS, EMBEDDINGS, Body, check_body, is_text, rename_model, with_model
 from app.errors import BadRequest, InvalidBody
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is not UTF-8
@@ -32,6 +32,28 @@ def encoded(document: object) -> bytes:
 @pytest.mark.parametrize("path", SMALLEST)
 def test_the_smallest_body_of_each_endpoint_passes(path):
     assert check_body(path, encoded(SMALLEST[path])) == Body("m", stream=False)
+
+
+@pytest.mark.parametrize("part", [b"[]", b'{"a":1}', b'{"role":"user"}'])
+def test_a_large_body_may_have_many_parts_but_not_so_many_that_all_others_wait(part):
+    for count, fits in ((40_000, True), (400_000, False)):
+        body = b'{"model":"m","prompt":"a","x":[' + b",".join([part] * count) + b"]}"
+        with contextlib.nullcontext() if fits else pytest.raises(InvalidBody, match="300000"):
+            assert check_body(COMPLETIONS, body).model == "m"
+    members = {str(number): 1 for number in range(400_000)}
+    with pytest.raises(InvalidBody, match="300000"):
+        check_body(COMPLETIONS, encoded({"model": "m", "prompt": "a", "x": members}))
+
+
+def test_speech_as_events_is_a_stream():
+    assert check_body("/audio/speech", encoded({"model": "m", "stream_format": "sse"})).stream
+    assert not check_body("/audio/speech", encoded({"model": "m", "stream_format": "audio"})).stream
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/vnd.api+json", ""])
+def test_what_is_json_or_text_is_text(kind):
+    assert is_text(kind)
+    assert not is_text("audio/mpeg")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,24 @@
 import re
 from itertools import pairwise
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.contracts.sse import DONE, EventSplitter, after, count_events, data_of, has_data, split_events, with_ids
+from app.contracts.sse import (
+    DONE,
+    EventSplitter,
+    after,
+    count_events,
+    data_of,
+    error_event,
+    has_data,
+    has_error,
+    last_error,
+    split_events,
+    with_ids,
+)
 
 ENDS = [b"\n", b"\r\n", b"\r"]
 STREAM = [
@@ -172,3 +185,15 @@ def test_done_is_an_event_like_any_other():
 @pytest.mark.parametrize("block", [b"", b": ping\n\n", b"event: x\n\n", b"database: x\n\n", b"x-data: y\n\n", b" data: y\n\n"])
 def test_what_has_no_data_does_not_count(block):
     assert count_events(block) == 0
+
+
+def test_an_error_is_an_event_as_the_callers_sdk_knows_it():
+    body = b'{"error":{"message":"no"}}'
+    assert error_event("/chat/completions", body) == b'data: {"error":{"message":"no"}}\n\n'
+    assert error_event("/messages?beta=true", body) == b'event: error\ndata: {"type":"error","error":{"message":"no"}}\n\n'
+    for path in ("/responses", "/messages"):
+        event = error_event(path, body)
+        assert has_error(event)
+        assert orjson.loads(last_error(b"data: {}\n\n" + event))["error"] == {"message": "no"}
+    assert not has_error(b'data: {"text":"data: {\\"error\\""}\n\n')
+    assert last_error(b"{}") == b"{}"

@@ -1,11 +1,15 @@
 """A request on its way into the log, when the log does not say for certain whether it has it."""
 
+import time
+
 import pytest
 
+from app.contracts.fold import EXPIRED
+from app.contracts.presence import WorkerBeat
 from app.errors import BusUnavailable, NotDelivered, Unconfirmed
 from app.gateway.dispatch import Dispatcher
-from tests.unit.gateway.house import house, submission
-from tests.unit.scene import LATE, LOST, REQUESTS, turns
+from tests.unit.gateway.house import CARD, Client, house, submission
+from tests.unit.scene import LATE, LOST, MODEL, REQUESTS, TOPICS, turns, until
 
 
 async def opened(dispatcher: Dispatcher) -> int:
@@ -41,3 +45,17 @@ async def test_what_was_refused_is_not_written_again_and_its_end_is() -> None:
         await turns()
         assert at.requests == []
         assert [control.kind for control in at.controls] == ["cancel"]
+
+
+@pytest.mark.parametrize(("runs", "said"), [(True, "its model's server"), (False, "a free worker")])
+async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        client = Client(gateway.dispatcher.opened(submission(timeout=2)))
+        call = await client.waits()
+        if runs:
+            beat = WorkerBeat("w", MODEL, REQUESTS, CARD.group, TOPICS.replies, time.time(), 1.0, running=(call.id,))
+            gateway.catalog.all()[0].workers["w"] = beat
+        await until(lambda: call.fold.outcome == EXPIRED)
+        assert said in (await call.whole(None) or [])[-1].value.decode()
+        await client.leaves()

@@ -40,6 +40,14 @@ def test_a_file_inside_the_body_counts_as_one_and_not_by_its_size():
     assert 1000 < estimate(image=image).before < 1200
 
 
+def test_a_reply_that_is_no_text_counts_as_a_file_and_not_by_its_size():
+    for kind, tokens in ((b"audio/mpeg", 1100), (b"application/json", 25_100)):
+        made = estimate()
+        made.begins([(b"content-type", kind)])
+        made.saw(b"x" * 100_000)
+        assert made.after(dict(ACCEPTED), 200) == pytest.approx(tokens, abs=10)
+
+
 def test_the_usage_is_what_counts_in_the_end():
     line = {**ACCEPTED, "prompt_tokens": 7, "completion_tokens": 5}
     assert estimate(max_tokens=5000).after(line, 200) == 12

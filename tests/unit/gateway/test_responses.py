@@ -312,3 +312,4 @@ def test_the_result_of_a_stream_that_was_cancelled_tells_it_as_an_event():
     fed.data(event(1))
     fed.cancelled()
     assert whole_body(fed.parts, stream=True).value == event(1) + b"data: {}\n\n"
+    assert whole_body(fed.parts, stream=True, path="/messages").value == event(1) + b"event: error\ndata: {}\n\n"
