@@ -1,19 +1,15 @@
-"""Which models there are: what the configuration describes, and what workers announce."""
+"""Which models there are: an entry of the configuration, and what workers announce."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from app import parsers as parse
 from app.contracts import topics
 from app.contracts.presence import ModelCard, WorkerBeat
-from app.errors import SettingsError
-from app.settings import ModelSettings, Settings
 
-EXAMPLE = 'models: [{id: qwen, host: "http://127.0.0.1:8011", upstream_model: Qwen/Qwen3-8B}]'
+Name = Annotated[str, Field(min_length=1), AfterValidator(parse.model_name)]
 
 
 class ModelEntry(BaseModel):
@@ -21,26 +17,25 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1)
+    id: Name
     engine: Literal["http", "echo"] = "http"
-    host: str = ""
+    host: Annotated[str, AfterValidator(parse.url)] = ""
     token: SecretStr = SecretStr("")
     upstream_model: str = ""  # where the upstream calls it otherwise
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[Name, ...] = ()
     concurrency: int | None = Field(default=None, ge=1)  # None: WORKER_CONCURRENCY
     connect_timeout: float = Field(default=5, gt=0)  # seconds
     read_timeout: float = Field(default=300, gt=0)  # seconds without a byte from the upstream
     continues: bool | Literal["auto"] = "auto"
     ask_usage: bool = True  # for the usage of a stream whose client has not
-    topic: str = ""
+    topic: Annotated[str, AfterValidator(parse.topic)] = ""
     group: str = ""
 
-    @field_validator("host")
-    @classmethod
-    def _is_an_address(cls, host: str) -> str:
-        if host and not host.startswith(("http://", "https://")):
-            raise ValueError("an http:// or https:// address")
-        return host
+    @model_validator(mode="after")
+    def _aliases_are_other_names(self) -> Self:
+        if self.id in self.aliases or len(set(self.aliases)) < len(self.aliases):
+            raise ValueError("aliases other than its own id, each of them once")
+        return self
 
     @property
     def upstream_name(self) -> str:
@@ -58,95 +53,6 @@ class ModelEntry(BaseModel):
 
 
 ECHO = ModelEntry(id="echo", engine="echo")
-
-
-def configured(settings: Settings) -> list[ModelEntry]:
-    """The models of the embedded default: MODELS_FILE's, FIRST_OPENAI_*, SECOND_OPENAI_*; `echo` if there are none.
-
-    Raises SettingsError.
-    """
-    models = settings.models
-    entries = _from_file(settings) if models.file else []
-    for order in ("first", "second"):
-        entry = _triple(models, order)
-        entries += [entry] if entry else []
-    _refuse_repeats(entries)
-    return entries or [ECHO]
-
-
-def for_worker(settings: Settings) -> list[ModelEntry]:
-    """The models of `python -m app.agent`: the one OPENAI_MODEL_NAME names, or all of MODELS_FILE. Raises SettingsError."""
-    models = settings.models
-    if models.file:
-        entries = [entry for entry in _from_file(settings) if models.name in ("", entry.id)]
-        if not entries:
-            raise SettingsError(f"OPENAI_MODEL_NAME: {models.name!r} is not in MODELS_FILE; name one of its ids")
-        return entries
-    if not models.name:
-        raise SettingsError("OPENAI_MODEL_NAME: is not set; for example OPENAI_MODEL_NAME=Qwen/Qwen3-8B")
-    return [_worker_entry(models)]
-
-
-def _worker_entry(models: ModelSettings) -> ModelEntry:
-    if models.name == ECHO.id and not models.host:
-        return ECHO
-    if not models.host:
-        raise SettingsError("OPENAI_HOST: is not set; for example OPENAI_HOST=http://127.0.0.1:8011")
-    return ModelEntry(
-        id=models.name,
-        host=models.host,
-        token=SecretStr(models.token),
-        continues="auto" if models.continues == "auto" else models.continues == "1",
-        topic=models.request_topic,
-        group=models.group,
-    )
-
-
-def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
-    name, host = getattr(models, f"{order}_name"), getattr(models, f"{order}_host")
-    if not name and not host:
-        return None
-    for part, value, example in (("MODEL_NAME", name, "gpt-4o-mini"), ("HOST", host, "https://api.openai.com")):
-        if not value:
-            variable = f"{order.upper()}_OPENAI_{part}"
-            raise SettingsError(f"{variable}: is not set, its pair is; for example {variable}={example}")
-    return ModelEntry(id=name, host=host, token=SecretStr(getattr(models, f"{order}_token")))
-
-
-def _from_file(settings: Settings) -> list[ModelEntry]:
-    path = Path(settings.models.file)
-    try:
-        described = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"MODELS_FILE: {path} cannot be read ({error}); for example {EXAMPLE}") from None
-    if not isinstance(described, dict) or not isinstance(described.get("models"), list):
-        raise SettingsError(f"MODELS_FILE: {path} has no list `models`; for example {EXAMPLE}")
-    return [_entry(raw, settings) for raw in described["models"]]
-
-
-def _entry(raw: Any, settings: Settings) -> ModelEntry:
-    """One of the file's models. `token` is the name of a variable, so that no secret lies in the file."""
-    try:
-        entry = ModelEntry.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"MODELS_FILE: model {raw!r}: {where}: {first['msg']}; for example {EXAMPLE}") from None
-    if entry.engine == "http" and not entry.host:
-        raise SettingsError(f"MODELS_FILE: model {entry.id!r} has no host; for example {EXAMPLE}")
-    variable = entry.token.get_secret_value()
-    if variable and not settings.environment.get(variable):
-        raise SettingsError(f"MODELS_FILE: model {entry.id!r}: token names the variable {variable}, which is not set")
-    return entry.model_copy(update={"token": SecretStr(settings.environment.get(variable, ""))})
-
-
-def _refuse_repeats(entries: Iterable[ModelEntry]) -> None:
-    seen: set[str] = set()
-    for entry in entries:
-        for name in (entry.id, *entry.aliases):
-            if name in seen:
-                raise SettingsError(f"MODELS_FILE: the name {name!r} stands for two models; each needs its own")
-            seen.add(name)
 
 
 @dataclass

@@ -15,14 +15,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from app.errors import SettingsError
+from app.yaml_text import fault_of, parse_yaml
 
 EXAMPLE = "keys: [{id: one, tenant: research, hash: SHA-256 OF THE KEY, rpm: 60}]"
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _SHOWN = 64  # characters of what is wrong
 _HEAD = "# Written by python -m app.admin keys, which keeps no comments; docs/operating/keys.md says what may stand here.\n"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML has it
 
 
 class KeyEntry(BaseModel):
@@ -62,10 +62,9 @@ def read_content(path: Path) -> bytes:
 def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
     """The entries in a file's content. Raises SettingsError, naming the line or the entry but not what stands there."""
     try:
-        document = yaml.load(content, _LOADER)  # both loaders are the safe ones
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise _wrong(path, f"line {mark.line + 1} is no YAML" if mark else "it is no YAML") from None
+        document = parse_yaml(content)
+    except ValueError as error:
+        raise _wrong(path, str(error)) from None
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise _wrong(path, "it has no list `keys`")
@@ -100,9 +99,7 @@ def _entry(raw: Any, number: int, path: Path) -> KeyEntry:
     try:
         return KeyEntry.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        field = ".".join(str(part)[:_SHOWN] for part in first["loc"])
-        raise _wrong(path, f"{_named(raw, number)}: {field + ': ' if field else ''}{first['msg']}") from None
+        raise _wrong(path, f"{_named(raw, number)}: {fault_of(error)}") from None
 
 
 def _named(raw: Any, number: int) -> str:

@@ -20,7 +20,6 @@ from app import settings as app_settings
 from app.agent.fleet import Fleet
 from app.bus.base import Bus
 from app.bus.make import make_bus
-from app.catalog import configured
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App
@@ -38,6 +37,7 @@ from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
+from app.models_config import configured
 from app.runtime import tune_collector
 from app.settings import BusSettings, Settings
 from app.stores.make import make_stores

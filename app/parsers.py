@@ -77,10 +77,36 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 def url(text: str) -> str:
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or not parts.netloc):
-        raise ValueError("an http:// or https:// address")
+    if text and not _is_address(text):
+        raise ValueError("an http:// or https:// address; its port, if it has one, is 1 to 65535")
     return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        name, number = parts.hostname or "", parts.port
+        name.encode("idna")
+    except ValueError:  # half a bracket, a port that is none, a name that no resolver takes
+        return False
+    return parts.scheme in ("http", "https") and bool(name) and number != 0 and text.isprintable() and " " not in text
+
+
+def model_name(text: str) -> str:
+    if text and (text != text.strip() or not text.isprintable()):
+        raise ValueError("a name without control characters, and without spaces around it")
+    return text
+
+
+def topic(text: str, longest: int = 249) -> str:
+    """What Kafka takes as a topic's name; empty: one is made."""
+    if text and (text in (".", "..") or len(text) > longest or not re.fullmatch(r"[A-Za-z0-9._-]+", text)):
+        raise ValueError(f"a topic's name: letters, digits, '.', '_' and '-', at most {longest}")
+    return text
+
+
+def topic_prefix(text: str) -> str:
+    return topic(text, longest=100)  # the longest that follows it is .requests. and 131 characters for the model
 
 
 def properties(text: str) -> dict[str, str]:

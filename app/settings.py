@@ -26,8 +26,10 @@ def var(name: str, default: str, meaning: str, parser: Callable[[str], Any] = st
 class BusSettings:
     kind: str = var("BUS", "", "kafka or memory; empty: kafka if BOOTSTRAP_SERVERS is set", parse.one_of("", "kafka", "memory"))
     servers: str = var("BOOTSTRAP_SERVERS", "", "Kafka's brokers, host:port with commas between")
-    prefix: str = var("TOPIC_PREFIX", "llm", "how the names of our topics and groups begin")
-    response_topic: str = var("KAFKA_RESPONSE_TOPIC", "", "the reply topic of the deployment; empty: <prefix>.replies")
+    prefix: str = var("TOPIC_PREFIX", "llm", "how the names of our topics and groups begin", parse.topic_prefix)
+    response_topic: str = var(
+        "KAFKA_RESPONSE_TOPIC", "", "the reply topic of the deployment; empty: <prefix>.replies", parse.topic
+    )
     request_partitions: int = var("KAFKA_REQUEST_PARTITIONS", "16", "partitions of a model's topic, at its making", parse.count)
     response_partitions: int = var("KAFKA_RESPONSE_PARTITIONS", "8", "partitions of the reply topic, at its making", parse.count)
     replication: int = var("KAFKA_REPLICATION", "-1", "copies of each topic we make; -1: the broker's default", int)
@@ -129,7 +131,7 @@ class ModelSettings:
 
     file: str = var("MODELS_FILE", "", "the models, as YAML (docs/models.md)")
     token: str = var("OPENAI_TOKEN", "", "worker: the upstream's bearer token", secret=True)
-    name: str = var("OPENAI_MODEL_NAME", "", "worker: the model it serves")
+    name: str = var("OPENAI_MODEL_NAME", "", "worker: the model it serves", parse.model_name)
     host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", parse.url)
     continues: str = var(
         "OPENAI_CONTINUES",
@@ -137,13 +139,13 @@ class ModelSettings:
         "may the upstream continue a text: 1, 0, or auto (it says it is vLLM)",
         parse.one_of("auto", "0", "1"),
     )
-    request_topic: str = var("KAFKA_REQUEST_TOPIC", "", "worker: its topic; empty: made from the model's name")
+    request_topic: str = var("KAFKA_REQUEST_TOPIC", "", "worker: its topic; empty: made from the model's name", parse.topic)
     group: str = var("GROUP_ID", "", "worker: its consumer group; empty: made from the model's name")
     first_token: str = var("FIRST_OPENAI_TOKEN", "", "first model: the upstream's bearer token", secret=True)
-    first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name")
+    first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name", parse.model_name)
     first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", parse.url)
     second_token: str = var("SECOND_OPENAI_TOKEN", "", "second model: the upstream's bearer token", secret=True)
-    second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name")
+    second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name", parse.model_name)
     second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", parse.url)
 
 

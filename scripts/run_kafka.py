@@ -13,8 +13,9 @@ import sys
 from types import FrameType
 
 from app import settings as app_settings
-from app.catalog import ECHO, configured
+from app.catalog import ECHO
 from app.errors import SettingsError
+from app.models_config import configured
 from app.settings import ModelSettings, Settings
 
 WORKER_COMMAND = [sys.executable, "-m", "app.agent"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import ModelEntry, configured
+from app.catalog import ModelEntry
 from app.errors import GatewayError
 from app.keys import KeyEntry
+from app.models_config import configured
 from app.settings import SECTIONS, load
 
 TOP = Path(__file__).parents[1]

@@ -5,6 +5,7 @@ Prints to stdout; exit status 1 when a thing is not there, 2 when it cannot be d
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -36,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
     forget.add_argument("--force", action="store_true", help="though workers serve it")
     of_dlq = rooms.add_parser("dlq", help="the dead letters").add_subparsers(required=True, metavar="list|show|replay")
     _add(of_dlq.add_parser("list", help="every dead letter, a line each"), dlq.show_all)
-    for name, command, help_ in (
-        ("show", dlq.show_one, "one dead letter, whole: it may hold a prompt"),
-        ("replay", dlq.replay, "send one again, as a new request; prints the id to look it up by"),
-    ):
-        _add(of_dlq.add_parser(name, help=help_), command).add_argument("offset", type=int)
+    one = _add(of_dlq.add_parser("show", help="one dead letter: it may hold a prompt"), dlq.show_one)
+    one.add_argument("offset", type=int)
+    one.add_argument("--whole", action="store_true", help="all of it, however large")
+    again = _add(of_dlq.add_parser("replay", help="send one again, as a new request; prints the id to look it up by"), dlq.replay)
+    again.add_argument("offset", type=int)
     return top
 
 
@@ -63,7 +64,17 @@ async def run(bus: Bus, settings: Settings, arguments: argparse.Namespace) -> in
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    """The command's exit status; 1 as well if who reads what it prints has left, as `head` does."""
+    try:
+        status = _obey(parser().parse_args())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the end goes nowhere
+        return 1
+    return status
+
+
+def _obey(arguments: argparse.Namespace) -> int:
     try:
         settings = app_settings.load()
         if "offline" in arguments:

@@ -15,6 +15,8 @@ from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
 
+_SHOWN_BYTES = 16 * 1024  # of a body, and of each header, unless all of it is asked for
+
 
 async def _letters(bus: Bus, topics: Topics) -> list[Record]:
     found: list[Record] = []
@@ -40,7 +42,8 @@ def _line(record: Record) -> str:
     said, own = dead_letters.split(record.headers)
     model = dead_letters.own(own, "model")
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
-    return f"{record.offset} {when} model={model} origin={said.get(dead_letters.ORIGIN)} reason={said.get(dead_letters.REASON)}"
+    origin, reason = said.get(dead_letters.ORIGIN), said.get(dead_letters.REASON)
+    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}", kept="")
 
 
 async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -57,9 +60,23 @@ async def show_one(bus: Bus, topics: Topics, _settings: Settings, arguments: arg
         return 1
     print(_line(record))
     for name, value in dead_letters.split(record.headers)[1]:
-        print(f"  {name}: {value.decode(errors='backslashreplace')}")
-    print((record.value or b"").decode(errors="backslashreplace"))
+        print(f"  {escaped(name, kept='')}: {_shown(value, arguments.whole, kept='')}")
+    print(_shown(record.value or b"", arguments.whole, kept="\n\t"))
     return 0
+
+
+def _shown(value: bytes, whole: bool, *, kept: str) -> str:
+    """A client's bytes, for a terminal: their beginning, unless the `whole` is wanted."""
+    begin = value if whole else value[:_SHOWN_BYTES]
+    text = escaped(begin.decode(errors="backslashreplace"), kept=kept)
+    return text if len(begin) == len(value) else f"{text}\n({len(begin)} of {len(value)} bytes; --whole shows all)"
+
+
+def escaped(text: str, *, kept: str) -> str:
+    """Without what a terminal would obey instead of showing it; `kept`: control characters that stay."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace) -> int:

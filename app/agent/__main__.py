@@ -13,8 +13,9 @@ from app.agent.fleet import Fleet
 from app.agent.health import Health
 from app.bus.base import Bus
 from app.bus.make import make_bus
-from app.catalog import ModelEntry, for_worker
+from app.catalog import ModelEntry
 from app.errors import SettingsError
+from app.models_config import for_worker
 from app.runtime import tune_collector
 from app.settings import Settings
 from app.telemetry import logs

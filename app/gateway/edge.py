@@ -16,7 +16,10 @@ _NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # a model may write HTML
 
 
 class Entrance:
-    """Sends the hot path past the router and its middleware; one base path for both."""
+    """Sends the hot path past the router and its middleware; one base path for both.
+
+    What it takes off the path is in scope["state"]["base"], for addresses that the client is told.
+    """
 
     def __init__(self, app: App, inference: App) -> None:
         self._app = app
@@ -28,8 +31,9 @@ class Entrance:
             if scope["path"].startswith("/api/v1/"):
                 scope["path"] = scope["path"][4:]
                 scope["raw_path"] = scope.get("raw_path", b"")[4:]
+                scope.setdefault("state", {})["base"] = "/api"
             path = scope["path"]
-            if scope["method"] == "POST" and path.startswith("/v1/") and not path.startswith("/v1/requests/"):
+            if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
                 app = self._inference
         await app(scope, receive, send)
 

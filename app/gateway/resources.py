@@ -48,6 +48,11 @@ class Resource:
         return next((part.status for part in self.seen.parts if part.status), 0)
 
     @property
+    def head(self) -> tuple[tuple[str, str], ...]:
+        """The HTTP headers of the reply's last writer; none while there is no reply."""
+        return next((part.head for part in reversed(self.seen.parts) if part.status), ())
+
+    @property
     def overdue(self) -> bool:
         """Its deadline has long passed and nobody has said so."""
         return not self.seen.fold.outcome and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS

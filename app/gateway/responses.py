@@ -40,6 +40,14 @@ def whole_body(parts: Sequence[Reply], *, stream: bool, path: str = "") -> Body:
     return Body(first.status or 500, first.head, b"".join(part.value for part in parts[begin:]))
 
 
+def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
+    """Raises BadRequest if a reply with this head is no text: an event holds nothing else."""
+    kind = next((value.partition(";")[0].strip().lower() for name, value in head if name == "content-type"), "")
+    if kind and not kind.startswith("text/") and "json" not in kind:
+        said = f"the reply is {kind}, which is no text and has no events"
+        raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
+
+
 def as_events(part: Reply, path: str) -> bytes:
     """A record's bytes inside a stream whose head is gone: an error that came as a body becomes an event."""
     return error_event(path, part.value) if part.status >= 400 else part.value
@@ -163,10 +171,14 @@ class EventStream:
         return parts[-1]
 
     async def _body_as_events(self) -> Reply:
-        """A whole reply as one event and the end."""
+        """A whole reply as one event and the end; one that is no text as an error."""
         while (parts := await self._call.whole(self._keepalive)) is None:
             await self._body(KEEPALIVE)
         body = whole_body(parts, stream=False)
+        try:
+            refuse_binary(body.head, self._call.public_id)
+        except BadRequest as error:
+            body = Body(error.status, error.head(), error.body())
         await self._write(error_event(self._path, body.value) if body.status >= 400 else as_event(body.value) + DONE)
         return parts[-1]
 

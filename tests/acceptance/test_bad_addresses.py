@@ -52,6 +52,20 @@ async def test_another_method_is_405_and_hears_which_one_is_taken(echo: Gateway,
     assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "post")
 
 
+@pytest.mark.parametrize("path", ["/v1/requests", "/v1/requests/x/foo", "/api/v1/requests/x/foo"])
+async def test_a_path_beside_those_of_a_request_goes_to_no_model(echo: Gateway, path: str) -> None:
+    for method in ("POST", "GET", "DELETE"):
+        answer = await exchange(echo.port, request(path, method=method))
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url"), method
+
+
+@pytest.mark.parametrize(("below", "method"), [("", "post"), ("/result", "post"), ("/stream", "delete"), ("/cancel", "get")])
+async def test_a_request_by_another_method_is_405(echo: Gateway, below: str, method: str) -> None:
+    answer = await exchange(echo.port, request(f"/v1/requests/x{below}", method=method.upper()))
+    assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] in ({"/cancel": ["post"]}.get(below, ["get, head", "head, get"]))
+
+
 NO_MODELS = ["..", "%2e%2e/%2e%2e", "%00", "%0d%0a", "%ff", "a" * 5000, "echo/", "echo%20", "ECHO", "%7B%7D"]
 
 

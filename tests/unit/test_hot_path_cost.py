@@ -20,7 +20,6 @@ from app.agent.engines.echo import EchoEngine
 from app.agent.outbox import PACE_SECONDS
 from app.agent.worker import Worker
 from app.bus.make import make_bus
-from app.catalog import configured
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, Message
 from app.gateway.auth import Keys
@@ -28,6 +27,7 @@ from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
 from app.gateway.observed import Observed
 from app.gateway.routes.inference import Inference
+from app.models_config import configured
 from app.settings import load
 from app.stores.memory import MemoryCounts, MemoryStore
 from tests.unit.scene import until

@@ -96,6 +96,18 @@ def test_what_is_no_yaml_is_named_by_its_line_and_not_shown():
     assert "sk-secret" not in text
 
 
+def test_a_name_that_an_entry_has_twice_is_named_by_its_line():
+    assert "line 2 has a name that its entry has already" in fault(f"keys: [{{id: a, tenant: t, hash: '{HASH}',\n  id: b}}]")
+
+
+def test_a_list_that_is_none_is_told_so():
+    assert "models: expected a list" in fault(yaml.safe_dump({"keys": [entry(models="gpt")]}))
+
+
+def test_a_value_that_cannot_be_is_refused():
+    fault("keys: [{expires: 2026-02-30}]")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "keys:", "keys: {}", "key: []", b"\xff\xfe\xff", b"\x00"])
 def test_what_has_no_list_of_keys_is_refused(content):
     fault(content)

@@ -1,6 +1,6 @@
 """Which worker processes `make run-kafka` starts for which configuration."""
 
-from app.catalog import for_worker
+from app.models_config import for_worker
 from app.settings import load
 from scripts.run_kafka import worker_environments
 

@@ -56,3 +56,43 @@ def test_keys_are_in_no_repr():
 @pytest.mark.parametrize("value", ["yes", "2", "true"])
 def test_a_switch_is_0_or_1(value):
     assert "0 or 1" in refused(ALLOW_ANONYMOUS=value)
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("http://localhost:80000", "http://localhost:abc", "http://localhost:0", "http://", "http://:8000", "localhost:8000"),
+        *("http://a b/", "http://a/b\tc", "http://[::1", "http://a..b", "ftp://a"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused(variable, value):
+    assert refused(**{variable: value}).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://localhost",
+        "https://api.example.com/openai/v1",
+        "http://127.0.0.1:65535/",
+        "http://[::1]:8000",
+        "http://my_model:1",
+    ],
+)
+def test_an_address_is_taken_as_it_is(value):
+    assert load({"OPENAI_HOST": value}).models.host == value
+
+
+@pytest.mark.parametrize("variable", ["KAFKA_REQUEST_TOPIC", "KAFKA_RESPONSE_TOPIC", "TOPIC_PREFIX"])
+def test_a_topic_that_kafka_does_not_take_is_refused(variable):
+    for value in ("a b", "..", ".", "a/b", "\u00e4", "a" * 250):
+        assert refused(**{variable: value}).startswith(f"{variable}: ")
+    load({variable: "llm.my-own_Topic.1"})
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_MODEL_NAME", "FIRST_OPENAI_MODEL_NAME", "SECOND_OPENAI_MODEL_NAME"])
+def test_a_models_name_is_printable(variable):
+    for value in ("a\nb", "a\x1b[2J"):
+        assert "\n" not in refused(**{variable: value})
+    load({variable: "Qwen/Qwen3-8B my own"})

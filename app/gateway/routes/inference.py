@@ -85,7 +85,7 @@ class Inference:
             Resource(call.address, call.request, self._gateway.admission.model(call.model), Seen()) if call.address else None
         )
         body = orjson.dumps(resource.described() if resource else {})
-        location = f"{scope.get('root_path', '')}/v1/requests/{call.public_id}"
+        location = f"{scope.get('root_path', '')}{scope['state'].get('base', '')}/v1/requests/{call.public_id}"
         head = [("content-type", "application/json"), ("location", location), ("preference-applied", "respond-async")]
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 

@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.fold import CANCELLED, EXPIRED
@@ -12,7 +12,7 @@ from app.errors import BusUnavailable
 from app.gateway.asgi import watched
 from app.gateway.gateway import Gateway
 from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, event_number, headers_of, whole_body
+from app.gateway.responses import EventStream, event_number, headers_of, refuse_binary, whole_body
 
 _ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
 _LOOK_SECONDS = 0.05
@@ -26,12 +26,14 @@ class Requests:
         self._gateway = gateway
 
     def routes(self) -> list[BaseRoute]:
-        return [
-            Route("/v1/requests/{id}", self.state),
-            Route("/v1/requests/{id}/result", self.result),
-            Route("/v1/requests/{id}/stream", _Stream(self)),
-            Route("/v1/requests/{id}/cancel", self.cancel, methods=["POST"]),
+        """All that is below /v1/requests: what is not here is 404, and no POST goes on from it to a model."""
+        below = [
+            Route("/{id}", self.state),
+            Route("/{id}/result", self.result),
+            Route("/{id}/stream", _Stream(self), methods=["GET"]),
+            Route("/{id}/cancel", self.cancel, methods=["POST"]),
         ]
+        return [Mount("/v1/requests", Router(below, redirect_slashes=False)), Route("/v1/requests", Router())]
 
     async def find(self, scope: Scope) -> Resource:
         """Raises RequestNotFound, BusUnavailable. A request whose deadline nobody has looked after is ended here."""
@@ -66,7 +68,8 @@ class Requests:
         """What the waiting client would have got; 202 with the resource while that is not known."""
         resource = await self.find(request.scope)
         if not resource.final:
-            return JSONResponse(resource.described(), status_code=202, headers=_RETRY_AFTER)
+            known_by = {"x-request-id": resource.address.encode()}
+            return JSONResponse(resource.described(), status_code=202, headers={**_RETRY_AFTER, **known_by})
         parts = resource.seen.parts
         body = whole_body(parts, stream=resource.request.stream, path=resource.request.path)
         response = Response(body.value, body.status)
@@ -76,6 +79,7 @@ class Requests:
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = _starting_after(Request(scope))
         resource = await self.find(scope)
+        refuse_binary(resource.head, resource.address.encode())
         async with self._gateway.reader.reading(resource.call()) as call:
             with watched(scope, receive, call.leave):
                 await EventStream(call, send, self._gateway.settings, ids=True, seen=seen, at_once=True).run()

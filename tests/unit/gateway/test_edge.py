@@ -60,12 +60,13 @@ async def _nothing() -> Any:
     raise AssertionError("the edge reads no body")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/chat/completions", "/v1/anything/else", "/v1/requests"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/chat/completions", "/v1/anything/else", "/v1/requestsx"])
 async def test_posts_under_either_base_path_go_to_inference(path):
     served = Served()
     await served.ask("POST", path)
     (scope,) = served.inference.scopes
     assert scope["path"] == scope["raw_path"].decode() == path.removeprefix("/api")
+    assert scope["state"].get("base", "") == ("/api" if path.startswith("/api") else "")
     assert served.routed.scopes == []
 
 
@@ -75,6 +76,8 @@ async def test_posts_under_either_base_path_go_to_inference(path):
         ("GET", "/v1/models"),
         ("GET", "/api/v1/models"),
         ("POST", "/v1/requests/req_x/cancel"),
+        ("POST", "/v1/requests/x/foo"),
+        ("POST", "/api/v1/requests"),
         ("POST", "/docs"),
         ("GET", "/v1/x"),
     ],

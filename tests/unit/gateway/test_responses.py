@@ -70,6 +70,15 @@ async def test_a_cancel_behind_half_a_body_is_what_the_client_gets():
     assert (client.status, client.got) == (409, b"{}")
 
 
+async def test_of_a_reply_that_turns_out_to_be_no_text_the_stream_that_waited_says_where_it_is():
+    at = Streaming(Fed(stream=False), at_once=True)
+    at.fed.end(b"\xff\n\x00", status=200, head=(("content-type", "audio/mpeg"),))
+    event = (await at.ended()).got
+    said = orjson.loads(event.removeprefix(b"data: "))["error"]["message"]
+    assert said.startswith("the reply is audio/mpeg")
+    assert f"/v1/requests/{at.fed.call.public_id}/result" in said
+
+
 async def test_a_stream_is_passed_on_byte_for_byte_as_it_comes():
     at = Streaming(Fed())
     at.fed.data(b": hi\n\n" + event(1))

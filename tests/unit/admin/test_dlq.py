@@ -1,0 +1,66 @@
+"""`app.admin dlq`: what a client sent is shown, and does nothing to the terminal."""
+
+import os
+from argparse import Namespace
+
+import pytest
+
+from app.admin import __main__ as admin
+from app.admin.dlq import show_all, show_one
+from app.contracts import dead_letters
+from tests.unit.scene import REQUESTS, TOPICS, ScriptedBus, settings, started_bus
+
+EVIL = b"\x1b[2J\x07\rgone\xc2\x9b\xff\n\tkept \xc3\xa4"
+LARGE = 16 * 1024
+
+
+async def letter(value: bytes | None, **headers: bytes) -> ScriptedBus:
+    bus = await started_bus()
+    marks = [(dead_letters.ORIGIN, f"{REQUESTS}/0/0".encode()), (dead_letters.REASON, b"died\x1b]0;")]
+    await bus.send(TOPICS.dlq, value, key=b"k", headers=[*marks, *headers.items()])
+    return bus
+
+
+async def shown(bus: ScriptedBus, capsys: pytest.CaptureFixture[str], *, whole: bool = False) -> str:
+    capsys.readouterr()
+    assert await show_one(bus, TOPICS, settings(), Namespace(offset=0, whole=whole)) == 0
+    return capsys.readouterr().out
+
+
+async def test_control_characters_are_escaped_but_for_the_bodys_lines_and_tabs(capsys):
+    out = await shown(await letter(EVIL, model=b"m\x1b\nx", other=EVIL), capsys)
+    assert set(out) - {"\n", "\t"} == {char for char in out if char.isprintable()}
+    head, model, other, *body = out.splitlines()
+    assert head.endswith(f"model=m\\x1b\\nx origin={REQUESTS}/0/0 reason=died\\x1b]0;")
+    assert (model, other) == ("  model: m\\x1b\\nx", "  other: \\x1b[2J\\x07\\rgone\\x9b\\xff\\n\\tkept ä")
+    assert body == ["\\x1b[2J\\x07\\rgone\\x9b\\xff", "\tkept ä"]
+
+
+async def test_the_list_is_a_line_each(capsys):
+    await show_all(await letter(b"", model=b"m\x1b\nx"), TOPICS, settings(), Namespace())
+    first, count = capsys.readouterr().out.splitlines()
+    assert (first.isprintable(), count) == (True, "1 dead letters")
+
+
+async def test_of_a_large_body_the_beginning_is_shown_and_how_much_there_is(capsys):
+    bus = await letter(b"x" * LARGE + b"end")
+    assert (await shown(bus, capsys)).endswith(f"\n{'x' * LARGE}\n({LARGE} of {LARGE + 3} bytes; --whole shows all)\n")
+    assert (await shown(bus, capsys, whole=True)).endswith(f"\n{'x' * LARGE}end\n")
+    assert (await shown(await letter(b"x" * LARGE), capsys)).endswith(f"\n{'x' * LARGE}\n")
+
+
+async def test_a_letter_without_a_body_has_an_empty_one(capsys):
+    assert (await shown(await letter(None), capsys)).endswith("\n\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr("sys.argv", ["app.admin", "keys", "list"])
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert admin.main() == 1
+        monkeypatch.undo()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,136 @@
+"""/v1/requests/{id} over HTTP: what is there, for which method, and what a reply comes as."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from app.contracts.address import Address, fingerprint
+from app.contracts.envelope import Request
+from app.contracts.fold import COMPLETED, FINAL
+from app.gateway.access_log import AccessLog
+from app.gateway.asgi import App, Receive, Scope, Send, send_whole
+from app.gateway.auth import Keys
+from app.gateway.edge import Edge, Entrance
+from app.gateway.routes.inference import Inference
+from app.gateway.routes.requests import Requests
+from app.settings import load
+from tests.unit.gateway.house import House, house
+from tests.unit.scene import REQUESTS, body, request, send_request
+
+
+async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_whole(send, 299, [], b"to a model's server")
+
+
+@asynccontextmanager
+async def served(at: House, infers: App = to_a_model) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a gateway whose inference, if nothing else is said, only tells that it was asked."""
+    keys, access_log = Keys(load({}).gateway), AccessLog()
+    inference = Edge(infers, keys, access_log)
+    catch_all = Route("/v1/{path:path}", inference, methods=["POST"])
+    routed = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    routed.add_middleware(Edge, keys=keys, access_log=access_log)
+    gateway = at.gateways[0] if at.gateways else await at.gateway()
+    routed.router.routes += [*Requests(gateway).routes(), catch_all]
+    transport = httpx2.ASGITransport(Entrance(routed, inference))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+async def asked(at: House, **members: bool) -> tuple[Request, str]:
+    """A request in the log, and the id by which a client knows it."""
+    one = request(now=time.time(), tenant="anonymous", **members)
+    place = await send_request(at.bus, one)
+    address = Address(one.id, fingerprint(REQUESTS), place.partition, place.offset, one.reply_partition, one.reply_offset)
+    return one, address.encode()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_a_stream_is_got_and_nothing_else(method):
+    async with house() as at, served(at) as client:
+        answer = await client.request(method, "/v1/requests/req_x/stream")
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/x/", "/x/foo", "/x/cancel/", "/x/cancel/foo", "/x/y/z", "/v1/requests/x/cancel"])
+async def test_what_is_not_there_goes_to_no_model(path):
+    async with house() as at, served(at) as client:
+        for base in ("/v1/requests", "/api/v1/requests"):
+            for method in ("POST", "GET"):
+                assert (await client.request(method, f"{base}{path}")).status_code == 404, method
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("POST", "/req_x", "GET"), ("POST", "/req_x/result", "GET"), ("GET", "/req_x/cancel", "POST"), ("PUT", "/req_x", "GET")],
+)
+async def test_another_method_hears_which_one_is_taken(method, path, allowed):
+    async with house() as at, served(at) as client:
+        answer = await client.request(method, f"/v1/requests{path}")
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == {allowed}
+
+
+async def test_what_is_there_asks_for_the_request():
+    async with house() as at, served(at) as client:
+        for method, below in (("GET", ""), ("GET", "/result"), ("GET", "/stream"), ("POST", "/cancel")):
+            answer = await client.request(method, f"/v1/requests/req_x{below}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")
+
+
+async def test_other_posts_go_to_a_model():
+    async with house() as at, served(at) as client:
+        assert (await client.post("/v1/requestsx")).status_code == 299
+
+
+async def test_a_result_has_its_id_whether_or_not_it_is_there_yet():
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        pending = await client.get(f"/v1/requests/{public_id}/result")
+        assert (pending.status_code, pending.headers["x-request-id"], pending.headers["retry-after"]) == (202, public_id, "1")
+        await at.write(one, FINAL, 0, b"{}", outcome=COMPLETED, status=200, head=(("content-type", "application/json"),))
+        there = await client.get(f"/v1/requests/{public_id}/result")
+        assert (there.status_code, there.headers["x-request-id"]) == (200, public_id)
+
+
+@pytest.mark.parametrize("base", ["/v1", "/api/v1"])
+async def test_a_request_that_is_accepted_is_found_below_the_clients_own_base_path(base):
+    async with house() as at:
+        gateway = await at.gateway()
+        async with served(at, Inference(gateway)) as client:
+            told = await client.post(f"{base}/chat/completions", content=body(), headers={"Prefer": "respond-async"})
+            assert told.status_code == 202
+            assert told.headers["location"] == f"{base}/requests/{told.headers['x-request-id']}"
+            assert (await client.get(told.headers["location"])).json()["id"] == told.headers["x-request-id"]
+
+
+def head(kind: str) -> dict[str, Any]:
+    return {"outcome": COMPLETED, "status": 200, "head": (("content-type", kind),)}
+
+
+@pytest.mark.parametrize("kind", ["audio/mpeg", "application/octet-stream", "Image/PNG; q=1"])
+async def test_a_reply_that_is_no_text_has_no_events_and_says_where_it_is(kind):
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        await at.write(one, FINAL, 0, b"\xff\n\x00", **head(kind))
+        answer = await client.get(f"/v1/requests/{public_id}/stream")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id")
+        assert f"GET /v1/requests/{public_id}/result has it" in answer.json()["error"]["message"]
+        assert (await client.get(f"/v1/requests/{public_id}/result")).content == b"\xff\n\x00"
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/plain; charset=utf-8", "application/x-ndjson", "application/problem+json"]
+)
+async def test_a_whole_reply_that_is_text_is_one_event(kind):
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        await at.write(one, FINAL, 0, b"{}", **head(kind))
+        assert (await client.get(f"/v1/requests/{public_id}/stream")).content == b"id: 1\ndata: {}\n\nid: 2\ndata: [DONE]\n\n"

@@ -1,0 +1,136 @@
+"""The models as configured: what does not work is told in one line, which shows no secret."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.catalog import ModelEntry
+from app.errors import SettingsError
+from app.models_config import configured, for_worker
+from app.settings import load
+
+SECRET = "sk-real-secret"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "models.yaml"
+
+
+def entry(**members: Any) -> dict[str, Any]:
+    return {"id": "one", "host": "http://one:8000", **members}
+
+
+def written(file: Path, *entries: Any) -> Path:
+    file.write_text(yaml.safe_dump({"models": list(entries)}))
+    return file
+
+
+def models_of(file: Path, **environment: str) -> list[ModelEntry]:
+    return for_worker(load({"MODELS_FILE": str(file), **environment}))
+
+
+def fault(file: Path, **environment: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        models_of(file, **environment)
+    text = str(refused.value)
+    assert text.isprintable(), "one line"
+    assert len(text) < 500
+    return text
+
+
+def test_an_entry_is_read_with_the_value_of_the_variable_that_its_token_names(file):
+    described = written(file, entry(token="MY_TOKEN", aliases=["a", "b c"], topic="my.own_topic-1"))
+    (only,) = models_of(described, MY_TOKEN=SECRET)
+    assert (only.id, only.host, only.aliases, only.topic) == ("one", "http://one:8000", ("a", "b c"), "my.own_topic-1")
+    assert only.token.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "said"),
+    [
+        ("host", "http://a:99999", "its port, if it has one, is 1 to 65535"),
+        ("host", "http://a b/", "expected an http:// or https:// address"),
+        ("host", "one:8000", "expected an http:// or https:// address"),
+        ("topic", "a b", "a topic's name"),
+        ("topic", "..", "a topic's name"),
+        ("topic", "a" * 250, "at most 249"),
+        ("aliases", "y", "expected a list"),
+        ("aliases", [" "], "without spaces around it"),
+        ("aliases", ["a\x1b[2J"], "without control characters"),
+        ("aliases", ["one"], "aliases other than its own id"),
+        ("aliases", ["a", "a"], "each of them once"),
+        ("id", "a\nb", "without control characters"),
+        ("id", "", "at least 1 character"),
+        ("concurrency", 0, "greater than or equal to 1"),
+        ("nowhere\nto be found", 1, "not permitted"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_its_entry_and_its_name(file, member, value, said):
+    text = fault(written(file, entry(id="first"), entry(**{member: value})))
+    assert text.startswith(f"MODELS_FILE: {file}: model 2 (")
+    assert said in text
+
+
+def test_an_entry_that_is_none_is_refused_by_its_place(file):
+    assert "model 1: expected fields and their values" in fault(written(file, "one"))
+
+
+def test_a_model_without_a_host_is_refused(file):
+    assert "model 1 ('one') has no host" in fault(written(file, {"id": "one"}))
+
+
+def test_a_faulty_entry_is_not_shown_as_its_token_may_be_the_secret_itself(file):
+    assert SECRET not in fault(written(file, entry(token=SECRET, hots="x")))
+
+
+def test_a_token_that_is_no_variables_name_is_not_shown(file):
+    text = fault(written(file, entry(token=SECRET)))
+    assert "token takes the NAME of a variable" in text
+    assert SECRET not in text
+    assert "the variable GPT_TOKEN, which is not set" in fault(written(file, entry(token="GPT_TOKEN")))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe\xff", "it is no YAML"),
+        (b"models: [{id: \xe4}]", "it is no YAML"),
+        (b"models:\n  - id: a\n   host: [\n", "line 3 is no YAML"),
+        (b"models: [{id: 2026-02-30}]", "line 1 has a value that cannot be"),
+        (b"models: [{id: !!bool x}]", "line 1 has a value that cannot be"),
+        (b"models: [{id: !!timestamp x}]", "line 1 has a value that cannot be"),
+        (b"models:\n  - id: a\n    host: http://a\n    id: b\n", "line 4 has a name that its entry has already"),
+        (b"models: []\nmodels: []\n", "line 2 has a name that its entry has already"),
+        (b"", "it has no list `models`"),
+        (b"models: {}", "it has no list `models`"),
+        (b"models: []", "it has no models"),
+    ],
+)
+def test_what_is_no_list_of_models_is_refused(file, content, said):
+    file.write_bytes(content)
+    assert said in fault(file)
+
+
+def test_a_merge_is_no_repetition(file):
+    file.write_text("models:\n  - &one {id: a, host: 'http://a'}\n  - {<<: *one, id: b}\n  - {<<: *one, id: c}\n")
+    assert [one.id for one in models_of(file)] == ["a", "b", "c"]
+
+
+def test_a_file_that_cannot_be_read_is_said(file, tmp_path):
+    assert "it cannot be read (No such file or directory)" in fault(file)
+    assert "it cannot be read (Is a directory)" in fault(tmp_path)
+
+
+def test_no_name_stands_for_two_models(file):
+    twice = written(file, entry(aliases=["x"]), entry(id="x"))
+    assert "MODELS_FILE: the name 'x' stands for two models" in fault(twice)
+    pair = {f"{order}_OPENAI_{part}": "http://x" for order in ("FIRST", "SECOND") for part in ("MODEL_NAME", "HOST")}
+    with pytest.raises(SettingsError, match=r"^SECOND_OPENAI_MODEL_NAME: the name 'http://x' stands for two models"):
+        configured(load(pair))
+
+
+def test_a_model_that_the_file_does_not_have_is_refused(file):
+    assert "OPENAI_MODEL_NAME: 'two' is not in MODELS_FILE" in fault(written(file, entry()), OPENAI_MODEL_NAME="two")
