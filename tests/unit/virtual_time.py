@@ -10,14 +10,15 @@ _THREAD_SECONDS = 5.0  # real ones, for what another thread still does
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait for a timer: it says how far the clock may jump."""
+    """Does not wait for a timer: it says how far the clock may jump. While a thread has a job of ours it does not jump."""
 
     def __init__(self) -> None:
         super().__init__()
         self.passed = 0.0
+        self.jobs = 0
 
     def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:
+        if timeout is None or (timeout > 0 and self.jobs):
             found = super().select(_THREAD_SECONDS)
             if not found:
                 raise RuntimeError("the test waits for something that nobody will ever do")
@@ -37,6 +38,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.passed
+
+    def run_in_executor(self, *arguments: Any) -> Any:
+        self._clock.jobs += 1
+        job = super().run_in_executor(*arguments)
+        job.add_done_callback(self._job_ended)
+        return job
+
+    def _job_ended(self, _: object) -> None:
+        self._clock.jobs -= 1
 
     def run_forever(self) -> None:
         real = time.time, time.monotonic
