@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from app.contracts import topics
 from app.contracts.presence import ModelCard, WorkerBeat
 from app.errors import SettingsError
 from app.settings import ModelSettings, Settings
+from app.yaml_text import parse_yaml
 
 EXAMPLE = 'models: [{id: qwen, host: "http://127.0.0.1:8011", upstream_model: Qwen/Qwen3-8B}]'
 
@@ -116,8 +116,8 @@ def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
 def _from_file(settings: Settings) -> list[ModelEntry]:
     path = Path(settings.models.file)
     try:
-        described = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        described = parse_yaml(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise SettingsError(f"MODELS_FILE: {path} cannot be read ({error}); for example {EXAMPLE}") from None
     if not isinstance(described, dict) or not isinstance(described.get("models"), list):
         raise SettingsError(f"MODELS_FILE: {path} has no list `models`; for example {EXAMPLE}")

@@ -15,13 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from app.errors import SettingsError
+from app.yaml_text import parse_yaml
 
 EXAMPLE = "keys: [{id: one, tenant: research, hash: SHA-256 OF THE KEY, rpm: 60}]"
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _SHOWN = 64  # characters of what is wrong
 _HEAD = "# Written by python -m app.admin keys, which keeps no comments; docs/operating/keys.md says what may stand here.\n"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -62,10 +62,9 @@ def read_content(path: Path) -> bytes:
 def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
     """The entries in a file's content. Raises SettingsError, naming the line or the entry but not what stands there."""
     try:
-        document = yaml.load(content, _LOADER)  # both loaders are the safe ones
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise _wrong(path, f"line {mark.line + 1} is no YAML" if mark else "it is no YAML") from None
+        document = parse_yaml(content)
+    except ValueError as error:
+        raise _wrong(path, str(error)) from None
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise _wrong(path, "it has no list `keys`")

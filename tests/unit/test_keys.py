@@ -96,6 +96,13 @@ def test_what_is_no_yaml_is_named_by_its_line_and_not_shown():
     assert "sk-secret" not in text
 
 
+@pytest.mark.parametrize("value", ["2026-02-30", "2026-01-01T25:00:00Z", "!!int sk-secret", "!!timestamp sk-secret", '!!int ""'])
+def test_a_value_that_cannot_be_is_named_by_its_line_and_not_shown(value):
+    text = fault(f"keys:\n  - {{id: a, tenant: t}}\n  - id: b\n    expires: {value}\n")
+    assert "line 4" in text
+    assert value not in text
+
+
 @pytest.mark.parametrize("content", ["", "[]", "keys:", "keys: {}", "key: []", b"\xff\xfe\xff", b"\x00"])
 def test_what_has_no_list_of_keys_is_refused(content):
     fault(content)
