@@ -169,7 +169,7 @@ async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new
     gateway = await served(memory_stack, upstream)
     async with gateway.openai() as sdk, gateway.http() as http:
         stream = await sdk.chat.completions.create(
-            model="sim", messages=HELLO, stream=True, max_tokens=40, extra_body={"x_gap": 0.05}
+            model="sim", messages=HELLO, stream=True, max_tokens=40, extra_body={"x_gap": 0.5}
         )
         await anext(stream)
         gateway.terminate()
@@ -179,6 +179,7 @@ async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["connection"] == "close"
         assert (await http.get("/readyz")).status_code == 503
+        await upstream.hurry()
         assert await text_of(stream) == tokens(40)
     assert await gateway.ended() in (0, -signal.SIGTERM)  # uvicorn passes the signal on to itself at the end
 
