@@ -33,6 +33,7 @@ GatewayError                      status  type                    code
 ├── GatewayDraining               503     server_error            gateway_draining
 └── DeadlineExceeded              504     server_error            deadline_exceeded
 SettingsError                     the start is refused, with one line
+StoreUnavailable                  what gateways share cannot be asked: limits are not counted, a key is not looked up
 UndecodableRecord                 a record that is not in our wire format: poison
 BusError
 ├── BusFull                       the local queue is full: back-pressure, try later

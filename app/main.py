@@ -38,7 +38,7 @@ from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
 from app.models_config import configured
-from app.runtime import tune_collector
+from app.runtime import start_or_end, tune_collector
 from app.settings import BusSettings, Settings
 from app.stores.make import make_stores
 from app.telemetry import logs
@@ -67,7 +67,7 @@ def make_application(settings: Settings) -> App:
             tracer.start()
         tune_collector()
         keys.warn()
-        running = asyncio.gather(_start(bus, gateway, fleet), keys_file.watch())
+        running = asyncio.gather(start_or_end(_start(bus, gateway, fleet)), keys_file.watch())
         drain_on_signal(gateway.drain)
         async with exposed(settings.admin, [ModelsCollector(gateway.catalog)], OperatorPort(overview)):
             yield

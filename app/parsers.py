@@ -18,6 +18,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    value = seconds(text)
+    if value == 0:
+        raise ValueError("a number of seconds above 0")
+    return value
+
+
 def count(text: str) -> int:
     value = int(text)
     if value < 1:

@@ -53,9 +53,9 @@ class BusSettings:
     properties: dict[str, str] = var(
         "KAFKA_PROPERTIES", "", "any other librdkafka property, name=value;name=value", parse.properties, secret=True
     )
-    admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", parse.seconds)
+    admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", parse.positive)
     max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", parse.count)
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive)
 
     @property
     def on_kafka(self) -> bool:
@@ -68,7 +68,7 @@ class BusSettings:
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive)
     max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", parse.count)
     tenant_soft_queue: int = var(
         "TENANT_SOFT_QUEUE", "16", "a tenant with more waiting requests of a model than this gives way to others", parse.natural
@@ -81,14 +81,14 @@ class GatewaySettings:
         "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", parse.seconds
     )
     sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", parse.seconds)
-    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.positive)
     cancel_grace: float = var(
         "CANCEL_GRACE_SECONDS",
         "30",
         "a request with the client's own Idempotency-Key outlives its connection by this",
         parse.seconds,
     )
-    idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", parse.seconds)
+    idempotency_ttl: float = var("IDEMPOTENCY_TTL_SECONDS", "3600", "how long an Idempotency-Key is remembered", parse.positive)
     redis_url: str = var("REDIS_URL", "", "where gateways share Idempotency-Keys and limits; empty: nowhere", secret=True)
     trusted_proxies: tuple[parse.Network, ...] = var(
         "TRUSTED_PROXIES",
@@ -121,8 +121,8 @@ class WorkerSettings:
     upstream_retries: int = var("UPSTREAM_RETRIES", "2", "tries more before the first byte", parse.natural)
     upstream_retry: float = var("UPSTREAM_RETRY_SECONDS", "10", "longest wait before a retry", parse.seconds)
     drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", parse.seconds)
-    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.seconds)
-    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.seconds)
+    heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.positive)
+    request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app import errors
 from app.catalog import ModelEntry
 from app.errors import GatewayError
 from app.keys import KeyEntry
@@ -110,6 +111,17 @@ def test_every_error_is_documented_as_it_is() -> None:
     documented = [tuple(row[:3]) for row in table_rows("docs/errors.md")]
     raised = [(str(kind.status), kind.type, kind.code or "none (null)") for kind in error_kinds()]
     assert sorted(documented) == sorted(raised)
+
+
+def test_the_tree_of_errors_shows_each_below_its_parent() -> None:
+    drawn, above = {}, ["Exception"]
+    tree = (errors.__doc__ or "").split("\n\n")[1]
+    for branch, name in re.findall(r"^([│├└─ ]*)(\w+)", tree, re.MULTILINE):
+        depth = len(branch) // 4
+        drawn[name] = above[depth]
+        above[depth + 1 :] = [name]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert drawn == {kind.__name__: kind.__bases__[0].__name__ for kind in kinds}
 
 
 def test_every_field_of_the_models_file_is_documented() -> None:

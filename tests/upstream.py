@@ -13,6 +13,7 @@ A model that it does not serve is a 404. A request may say in its body how it is
     x_break_after        stream: the connection is reset after so many tokens
     x_times              the failures above only for the first so many tries of the request (by its x-request-id)
 
+POST /hurry: from now on no generation waits, so that a test may have long ones and end them when it has seen enough.
 GET /stats: started, completed, aborted (the client left), failed (as scripted), tokens, active, peak (most at once);
 `tries` by request id; `requests`, the last 100 as they came.
 """
@@ -22,6 +23,7 @@ import asyncio
 import base64
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from email import message_from_bytes
 from email.message import Message
 from typing import Any
@@ -50,6 +52,7 @@ class SimulatedUpstream:
         self._natural = natural
         self._owned_by = owned_by
         self._counts: Counter[str] = Counter()
+        self._hurried = asyncio.Event()
         self._peak = 0  # most generations at once
         self._tries: Counter[str] = Counter()
         self._requests: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
@@ -58,6 +61,7 @@ class SimulatedUpstream:
         application = web.Application(client_max_size=_LARGEST_BODY)
         application.router.add_get("/v1/models", self._list_models)
         application.router.add_get("/stats", self._stats)
+        application.router.add_post("/hurry", self._hurry)
         for path, answer in (
             ("/v1/chat/completions", self._generate),
             ("/v1/completions", self._generate),
@@ -83,6 +87,15 @@ class SimulatedUpstream:
         return _json(
             {**counts, "active": self._active(), "peak": self._peak, "tries": self._tries, "requests": list(self._requests)}
         )
+
+    async def _hurry(self, _: web.Request) -> web.Response:
+        self._hurried.set()
+        return _json({})
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0, seconds)):
+                await self._hurried.wait()
 
     def _active(self) -> int:
         ended = sum(self._counts[name] for name in ("completed", "aborted", "failed"))
@@ -131,7 +144,7 @@ class SimulatedUpstream:
         ttft, gap = body.get("x_ttft", self._ttft), body.get("x_gap", self._gap)
         if body.get("stream") is True:
             return await self._stream(request, body, generation, ttft, gap)
-        await asyncio.sleep(ttft + gap * (generation.count - 1))
+        await self._rest(ttft + gap * (generation.count - 1))
         self._counts["tokens"] += generation.count
         return _json(generation.whole())
 
@@ -143,7 +156,7 @@ class SimulatedUpstream:
         loop = asyncio.get_running_loop()
         due = loop.time() + ttft
         for index in range(generation.count):
-            await asyncio.sleep(due - loop.time())
+            await self._rest(due - loop.time())
             if self._fails(request, body) and await _breaks_off(request, response, body, index):
                 return response
             await response.write((generation.opening() if index == 0 else b"") + generation.token(index))

@@ -16,7 +16,7 @@ from app.bus.make import make_bus
 from app.catalog import ModelEntry
 from app.errors import SettingsError
 from app.models_config import for_worker
-from app.runtime import tune_collector
+from app.runtime import start_or_end, tune_collector
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
@@ -35,7 +35,7 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
     async with exposed(settings.admin, others=Health(fleet.unready)):
-        starting = asyncio.create_task(_start(bus, fleet))
+        starting = start_or_end(_start(bus, fleet))
         await stopped.wait()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)

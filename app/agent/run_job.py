@@ -15,7 +15,7 @@ from app.agent.plan import Finish, Run, plan
 from app.agent.reply_end import is_finished, usage
 from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import asking, refuses
-from app.contracts.envelope import Reply, Request
+from app.contracts.envelope import HOPS_HEADER, Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.forms import form_with_model
 from app.contracts.openai import CHAT, COMPLETIONS, is_text, rename_model, with_model
@@ -26,7 +26,6 @@ from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
 logger = logging.getLogger("app.agent.job")
 
-HOPS_HEADER = "x-llm-gateway-hops"
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
 _TEXTS = (CHAT, COMPLETIONS)  # whose streams have their usage only for the asking

@@ -17,6 +17,7 @@ Headers: TypeAlias = list[tuple[str, bytes]]
 
 VERSION = b"1"
 READS = (1, 2)  # 2: replies joined in one record (joined.py)
+HOPS_HEADER = "x-llm-gateway-hops"  # a request's hops, from a deployment's worker to another's gateway
 MAX_REPLY_BYTES = 512 * 1024  # of one reply record's value; a longer reply is several records
 
 
@@ -98,7 +99,7 @@ class Request:
                 deadline=int(found["deadline"]),
                 tenant=found.get("tenant", ""),
                 hops=found.get("hops", ""),
-                head=_pairs(found.get("head", "")),
+                head=pairs(orjson.loads(found.get("head") or "[]")),
                 traceparent=found.get("traceparent", ""),
                 maybe_duplicate="maybe-duplicate" in found,
                 content_type=found.get("content-type", ""),
@@ -188,14 +189,14 @@ class Reply:
                 value=value or b"",
                 event=int(found["event"]),
                 status=int(found.get("status", "0")),
-                head=_pairs(found.get("head", "")),
+                head=pairs(orjson.loads(found.get("head") or "[]")),
                 outcome=outcome,
                 code=found.get("code", ""),
                 supersedes=found.get("supersedes", ""),
                 deaths=int(found.get("deaths", "0")),
                 dead=tuple(filter(None, found.get("dead", "").split(","))),
                 by_gateway=found.get("by") == "gateway",
-                notes=_pairs(found.get("notes", "")),
+                notes=pairs(orjson.loads(found.get("notes") or "[]")),
             )
         except KeyError as error:
             raise UndecodableRecord(f"header {error} is missing") from None
@@ -213,8 +214,9 @@ def _natural(text: str) -> int:
     return value
 
 
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    return tuple((str(name), str(value)) for name, value in orjson.loads(text)) if text else ()
+def pairs(listed: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    """HTTP headers or notes, from their JSON. Raises ValueError or TypeError for what has another form."""
+    return tuple([(str(name), str(value)) for name, value in listed])
 
 
 @dataclass(frozen=True, slots=True)

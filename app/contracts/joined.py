@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.contracts.envelope import Headers, Reply, record_id
+from app.contracts.envelope import Headers, Reply, pairs, record_id
 from app.contracts.fold import DATA, FINAL, OUTCOMES
 from app.errors import UndecodableRecord
 
@@ -75,13 +75,9 @@ def _more(reply: Reply) -> str:
 
 def _with(reply: Reply, said: dict[str, Any]) -> Reply:
     if "status" in said:
-        reply.status, reply.head = int(said["status"]), _pairs(said["head"])
+        reply.status, reply.head = int(said["status"]), pairs(said["head"])
     if "outcome" in said:
-        reply.kind, reply.outcome, reply.code, reply.notes = FINAL, said["outcome"], str(said["code"]), _pairs(said["notes"])
+        reply.kind, reply.outcome, reply.code, reply.notes = FINAL, said["outcome"], str(said["code"]), pairs(said["notes"])
         if reply.outcome not in OUTCOMES:
             raise ValueError(f"outcome {reply.outcome!r}")
     return reply
-
-
-def _pairs(listed: list[list[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple([(str(name), str(value)) for name, value in listed])

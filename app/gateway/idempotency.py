@@ -8,10 +8,10 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -64,6 +64,9 @@ class Entry:
 
     def left_by(self, reader: str) -> "Entry":
         return replace(self, readers=tuple(other for other in self.readers if other != reader), left=reader)
+
+    def ended(self) -> "Entry":
+        return replace(self, readers=())
 
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -125,7 +128,7 @@ class Idempotency:
                 async with self._joined(name, found, resource, submission, grace) as call:
                     yield call
                 return
-            if await self._change(name, found.id, entry.instead_of):
+            if await self._change(name, found.id, entry.instead_of, self._ttl):
                 async with self._new(name, submission, entry, grace) as call:
                     yield call
                 return
@@ -152,8 +155,16 @@ class Idempotency:
             begun = await self._dispatcher.write_again(submission, found.ticket(maybe_duplicate=True))
         else:
             begun = resource.call()
-        async with self._reader.reading(begun) as call, self._read(name, call, grace):
-            yield call
+        async with self._reader.reading(begun) as call:
+            if resource is not None and resource.final is not None:  # nothing depends any more on who reads it
+                yield call
+                return
+            try:
+                async with self._read(name, call, grace):
+                    yield call
+            finally:
+                if call.fold.outcome:
+                    self._in_background(self._forget_readers(name, call))
 
     @asynccontextmanager
     async def _read(self, name: str, call: Call, grace: bool) -> AsyncIterator[None]:
@@ -185,13 +196,15 @@ class Idempotency:
         except RequestNotFound:
             return None
 
-    async def _change(self, name: str, id_: str, change: Callable[[Entry], Entry]) -> bool:
-        """False if the key does not stand for that request any more."""
+    async def _change(self, name: str, id_: str, change: Callable[[Entry], Entry], ttl: float | None = None) -> bool:
+        """False if the key does not stand for that request any more. Without a `ttl` the key's time stays as it is: the reply is
+        not kept longer for being read, and a key that outlived it would run the request again."""
         while True:
             value = await _asked(self._store.get(name))
             if value is None or (entry := Entry.decode(value)).id != id_:
                 return False
-            if await _asked(self._store.swap(name, value, change(entry).encode(), self._ttl)):
+            changed = change(entry)
+            if changed == entry or await _asked(self._store.swap(name, value, changed.encode(), ttl)):
                 return True
 
     def _leave(self, name: str, reader: str, call: Call, grace: bool) -> None:
@@ -200,9 +213,17 @@ class Idempotency:
         elif not grace:
             self._dispatcher.close(call)
         else:
-            task = asyncio.create_task(self._cancel_unless_back(name, reader, call))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._in_background(self._cancel_unless_back(name, reader, call))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _forget_readers(self, name: str, call: Call) -> None:
+        """The first of a crowd does it for all; of one that nobody has joined, one name is no burden."""
+        with suppress(BusUnavailable):
+            await self._change(name, call.id, Entry.ended)
 
     async def _cancel_unless_back(self, name: str, reader: str, call: Call) -> None:
         alone = False

@@ -26,10 +26,13 @@ class KeysFile:
             keys.replace(parse_keys(self._seen, self._path))
 
     async def watch(self) -> None:
-        """Goes on until it is cancelled."""
+        """Goes on until it is cancelled, whatever a look comes to: a key that is revoked later must not stay in force."""
         while self._path:
             await asyncio.sleep(_LOOK_SECONDS)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("%s could not be looked at; the keys of before stay in force", self._path)
 
     async def look(self) -> None:
         """Takes the file's keys if its content has changed; its times tell too little, they are coarse and links change."""

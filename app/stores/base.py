@@ -11,8 +11,8 @@ class Store(Protocol):
     async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bytes | None:
         """None if the value is now there; else the value that was there first."""
 
-    async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
-        """Puts `new` in the place of `old`, if that is still there."""
+    async def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
+        """Puts `new` in the place of `old`, if that is still there; without a time to live, for the time that `old` had left."""
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
         """Takes one of `most` places, unless they are taken."""

@@ -24,10 +24,10 @@ class MemoryStore:
             self._put(key, value, ttl)
         return there
 
-    async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
+    async def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
         if await self.get(key) != old:
             return False
-        self._put(key, new, ttl)
+        self._put(key, new, self._values[key][1] - self._clock() if ttl is None else ttl)
         return True
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:

@@ -17,7 +17,7 @@ Command: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
 _CALL_SECONDS = 2.0
 _SWAP = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
+if ARGV[3] == '' then redis.call('set', KEYS[1], ARGV[2], 'keepttl') else redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3]) end
 return 1
 """
 # A sorted set of holders by the time when their places are free again, by Redis's own clock, in milliseconds.
@@ -62,8 +62,8 @@ class RedisStore:
         there = await self._asked(lambda pipeline: pipeline.set(name, value, nx=True, get=True, px=milliseconds))
         return bytes(there) if there is not None else None
 
-    async def swap(self, key: str, old: bytes, new: bytes, ttl: float) -> bool:
-        name, milliseconds = self._name(key), _milliseconds(ttl)
+    async def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
+        name, milliseconds = self._name(key), "" if ttl is None else _milliseconds(ttl)
         return bool(await self._asked(lambda pipeline: pipeline.eval(_SWAP, 1, name, old, new, milliseconds)))
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:

@@ -4,6 +4,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import httpx2
 import orjson
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
@@ -111,6 +112,11 @@ class Upstream(Process):
         """Whether its counters stand so: `has(active=1, aborted=0)`."""
         now = await self.stats()
         return all(getattr(now, name) == value for name, value in counters.items())
+
+    async def hurry(self) -> None:
+        """What it generates comes without waits from now on."""
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/hurry") as response:
+            assert response.status == 200
 
     async def idle(self) -> Stats:
         """Its counters, once nothing runs any more."""

@@ -12,6 +12,8 @@ from tests.acceptance.stack import Stack
 
 pytestmark = pytest.mark.servers
 
+GAP = 0.5  # seconds between 60 tokens: far longer than a test takes to see what it waits for, then the upstream is told to hurry
+
 
 async def runs_all(worker: Worker, ids: set[str]) -> bool:
     return ids <= set((await worker.beat()).running)
@@ -28,11 +30,11 @@ async def test_a_worker_that_was_stopped_and_goes_on_writes_nothing_that_is_read
     sleeper = await stack.worker("sim", upstream, OPENAI_CONTINUES="1")
     gateway = await stack.gateway()
     async with Clients() as clients:
-        body = chat(stream=True, max_tokens=60, x_gap=0.05, stream_options={"include_usage": True})
+        body = chat(stream=True, max_tokens=60, x_gap=GAP, stream_options={"include_usage": True})
         streams = [clients.post(gateway, body) for _ in range(5)]
         for reading in streams:
             await reading.tokens(3)
-        whole = [clients.post(gateway, chat(max_tokens=60, x_gap=0.05)) for _ in range(5)]
+        whole = [clients.post(gateway, chat(max_tokens=60, x_gap=GAP)) for _ in range(5)]
         await until(lambda: upstream.has(active=10), "all to run")
         ids = {reading.told.id for reading in streams}
         await until(lambda: runs_all(sleeper, ids), "the worker to say what it runs")
@@ -40,12 +42,15 @@ async def test_a_worker_that_was_stopped_and_goes_on_writes_nothing_that_is_read
         heir = await stack.worker("sim", upstream, ready=False, OPENAI_CONTINUES="1")
         await heir.ready()
         await until(lambda: runs_all(heir, ids), "the other worker to have taken over")
-        if wakes == "after the end":
-            await ends([*streams, *whole])
-        sleeper.cont()
+        if wakes == "while another goes on":
+            sleeper.cont()
+            await until(lambda: is_member(sleeper), "the sleeper to be a member again")
+        await upstream.hurry()
         told, bodies = await ends(streams), await ends(whole)
         stats = await upstream.idle()
-        await until(lambda: is_member(sleeper), "the sleeper to be a member again")
+        if wakes == "after the end":
+            sleeper.cont()
+            await until(lambda: is_member(sleeper), "the sleeper to be a member again")
         for one in told:
             check_whole(one, 60, usage=True)
             assert await result(clients, gateway, one.public_id) == one.body

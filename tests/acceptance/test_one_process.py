@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import signal
+import sys
+from pathlib import Path
 
 import aiohttp
 import openai
 import pytest
 
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of, text_of
-from tests.acceptance.processes import get_json, until
+from tests.acceptance.processes import Process, get_json, until
 from tests.acceptance.services import Gateway, Upstream
-from tests.acceptance.stack import Stack
+from tests.acceptance.stack import ROOT, Stack
 from tests.nginx import free_port
 from tests.numbered import tokens
 
@@ -166,7 +169,7 @@ async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new
     gateway = await served(memory_stack, upstream)
     async with gateway.openai() as sdk, gateway.http() as http:
         stream = await sdk.chat.completions.create(
-            model="sim", messages=HELLO, stream=True, max_tokens=40, extra_body={"x_gap": 0.05}
+            model="sim", messages=HELLO, stream=True, max_tokens=40, extra_body={"x_gap": 0.5}
         )
         await anext(stream)
         gateway.terminate()
@@ -176,6 +179,7 @@ async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["connection"] == "close"
         assert (await http.get("/readyz")).status_code == 503
+        await upstream.hurry()
         assert await text_of(stream) == tokens(40)
     assert await gateway.ended() in (0, -signal.SIGTERM)  # uvicorn passes the signal on to itself at the end
 
@@ -217,6 +221,26 @@ async def test_where_logs_are_json_every_line_is_from_the_first_to_the_last(memo
     (access,) = [line for line in lines if line["message"] == "POST /v1/chat/completions"]
     assert (access["status"], access["model"], access["tenant"]) == (200, "echo", "anonymous")
     assert lines[-1]["message"].startswith("Finished server process")
+
+
+BREAKS = "def breaks(*_): raise RuntimeError('nobody has thought of this')\n"
+STARTS = {
+    "gateway": "import uvicorn, app.main as main; main.Gateway._begin = breaks; uvicorn.run(main.application, port=0)",
+    "worker": "import sys, app.agent.__main__ as main; main.Fleet.start = breaks; main.make_bus = no_bus; sys.exit(main.main())",
+}
+NO_BUS = "from app.bus.memory import MemoryBus\ndef no_bus(settings, shared): return MemoryBus(settings)\n"
+
+
+@pytest.mark.parametrize("kind", STARTS)
+async def test_a_start_that_fails_says_why_and_ends_the_process(tmp_path: Path, kind: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "BUS": "memory", "OPENAI_MODEL_NAME": "echo"}
+    process = Process(kind, [sys.executable, "-c", BREAKS + NO_BUS + STARTS[kind]], environment, tmp_path)
+    try:
+        assert await process.ended() == 1, process.tail
+    finally:
+        process.clear_away()
+    assert "CRITICAL" in process.log
+    assert "the start failed, so this process ends: RuntimeError('nobody has thought of this')" in process.log
 
 
 WRONG_SETTINGS = {"DRAIN_SECONDS": "soon", "MODELS_FILE": "nowhere.yaml"}

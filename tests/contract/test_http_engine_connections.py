@@ -196,22 +196,28 @@ async def test_a_pause_of_the_reader_is_no_silence_of_the_upstream() -> None:
 
 
 async def test_an_upstream_waits_for_a_reader_that_does_not_take() -> None:
-    part, sent = bytes(1024 * 1024), list[int]()
+    part, count, sent = bytes(64 * 1024), 1024, list[int]()
 
     async def script(exchange: Exchange) -> None:
-        await exchange.send(head(200, content_length=str(64 * len(part))))
-        for number in range(64):
+        await exchange.send(head(200, content_length=str(count * len(part))))
+        for number in range(count):
             await exchange.send(part)
             sent.append(number)
 
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         answer = await engine.call(job(stream=True))
-        last = -1
-        while len(sent) != last:  # until nothing more goes out
-            last = len(sent)
-            await asyncio.sleep(0.1)
-        assert len(sent) < 64
-        assert len(await answer.read()) == 64 * len(part)
+        await until_nothing_moves(lambda: (len(sent), upstream.seen[0].writer.transport.get_write_buffer_size()))
+        assert 0 < len(sent) < count
+        assert len(await answer.read()) == count * len(part)
+
+
+async def until_nothing_moves(progress: Callable[[], tuple[int, int]]) -> None:
+    """Until so much was sent, and so much waits to be, that is not taken; both ends had many turns in between."""
+    looks = [(0, 0)]
+    async with asyncio.timeout(PATIENCE):
+        while 0 in looks[-1] or len(set(looks[-10:])) > 1:
+            await asyncio.sleep(0.02)
+            looks.append(progress())
 
 
 async def test_the_connection_used_last_is_used_first() -> None:

@@ -141,6 +141,16 @@ async def test_a_swap_gives_its_own_time_to_live(store, sleep):
     assert (await store.get("a"), await store.get("b")) == (b"longer", None)
 
 
+async def test_a_swap_that_gives_none_leaves_the_time_as_it_was(store, sleep):
+    await store.put_if_absent("a", b"old", SHORT)
+    await store.put_if_absent("b", b"old", LONG)
+    for name in ("a", "b"):
+        assert await store.swap(name, b"old", b"new", None)
+        assert await store.get(name) == b"new"
+    await sleep(SHORT + 0.1)
+    assert (await store.get("a"), await store.get("b")) == (None, b"new")
+
+
 async def test_a_second_put_does_not_lengthen_the_firsts_time(store, sleep):
     await store.put_if_absent("a", b"first", SHORT)
     assert await store.put_if_absent("a", b"second", LONG) == b"first"

@@ -104,8 +104,11 @@ def test_a_list_that_is_none_is_told_so():
     assert "models: expected a list" in fault(yaml.safe_dump({"keys": [entry(models="gpt")]}))
 
 
-def test_a_value_that_cannot_be_is_refused():
-    fault("keys: [{expires: 2026-02-30}]")
+@pytest.mark.parametrize("value", ["2026-02-30", "2026-01-01T25:00:00Z", "!!int sk-secret", "!!timestamp sk-secret", '!!int ""'])
+def test_a_value_that_cannot_be_is_named_by_its_line_and_not_shown(value):
+    text = fault(f"keys:\n  - {{id: a, tenant: t}}\n  - id: b\n    expires: {value}\n")
+    assert "line 4" in text
+    assert value not in text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "keys:", "keys: {}", "key: []", b"\xff\xfe\xff", b"\x00"])

@@ -1,10 +1,12 @@
 """Settings that do not work stop the start, with a line that names them and not their secret."""
 
 import secrets
+from dataclasses import fields, is_dataclass
 
 import pytest
 
 from app.errors import SettingsError
+from app.parsers import positive
 from app.settings import load
 
 GOOD = "sk-7f3a9c1e5b2d8046"
@@ -96,3 +98,26 @@ def test_a_models_name_is_printable(variable):
     for value in ("a\nb", "a\x1b[2J"):
         assert "\n" not in refused(**{variable: value})
     load({variable: "Qwen/Qwen3-8B my own"})
+
+
+ABOVE_0 = ["HEARTBEAT_SECONDS", "BUS_ADMIT_TIMEOUT_SECONDS", "REQUEST_TIMEOUT_SECONDS", "IDEMPOTENCY_TTL_SECONDS"]
+
+
+@pytest.mark.parametrize("variable", ABOVE_0)
+@pytest.mark.parametrize("value", ["0", "0.0", "-1", "nan", "inf", "soon"])
+def test_a_time_without_which_nothing_works_is_above_0(variable, value):
+    assert refused(**{variable: value}).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize("variable", ABOVE_0)
+def test_every_section_that_reads_such_a_time_asks_the_same_of_it(variable):
+    sections = [value for value in vars(load({})).values() if is_dataclass(value)]
+    parsers = {
+        field.metadata["parser"] for section in sections for field in fields(section) if field.metadata["name"] == variable
+    }
+    assert parsers == {positive}
+
+
+def test_a_time_may_be_a_fraction_and_where_0_means_something_0():
+    found = load({"HEARTBEAT_SECONDS": "0.2", "SSE_HEAD_AFTER_SECONDS": "0", "DRAIN_SECONDS": "0"})
+    assert (found.gateway.heartbeat, found.worker.heartbeat, found.gateway.sse_head_after, found.worker.drain) == (0.2, 0.2, 0, 0)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import orjson
 
-from app.contracts.envelope import Reply
+from app.contracts.envelope import HOPS_HEADER, Reply
 from app.contracts.forms import check_form
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
@@ -20,8 +20,7 @@ from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
 
-HOPS_HEADER = b"x-llm-gateway-hops"
-
+_HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
 
 # What an upstream calls them: the Responses, audio and Messages APIs have names of their own.
@@ -105,7 +104,7 @@ class Inference:
             stream=checked.stream,
             tenant=scope["state"]["tenant"],
             timeout=self._timeout(header(scope, b"x-request-timeout")),
-            hops=header(scope, HOPS_HEADER),
+            hops=header(scope, _HOPS),
             head=tuple(
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name in _PASSED_ON
             ),

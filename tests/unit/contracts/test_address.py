@@ -3,7 +3,7 @@
 import re
 import string
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from app.contracts.address import PREFIX, Address, fingerprint, new_id
@@ -49,6 +49,7 @@ def test_a_tampered_id_is_none_of_ours_or_another_address(address, place, charac
 @example(PREFIX + "A" * 48 + "====")
 @example("A" * 48)
 def test_any_other_text_is_none_of_ours(text):
+    assume(not re.fullmatch(r"req_[A-Za-z0-9_-]{48}", text))  # hypothesis also tries the strings that stand in our code
     assert Address.decode(text) is None
 
 

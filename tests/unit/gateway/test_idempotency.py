@@ -223,6 +223,57 @@ async def test_the_key_is_remembered_for_its_time_and_no_longer(at):
         assert len(short.requests) == 2
 
 
+async def test_using_a_key_does_not_lengthen_its_time():
+    async with house(IDEMPOTENCY_TTL_SECONDS="100") as short:
+        gateway = await short.gateway()
+        first = keyed(gateway)
+        await short.begin(await short.arrived(1))
+        await asyncio.sleep(40)
+        joined = keyed(gateway)
+        await joined.waits()
+        await short.complete(short.requests[0])
+        assert await first.reply() == await joined.reply() == WHOLE
+        await asyncio.sleep(50)
+        assert await keyed(gateway).reply() == WHOLE
+        await asyncio.sleep(15)
+        keyed(gateway)
+        assert (await short.arrived(2)).id != short.requests[0].id
+
+
+async def test_a_request_that_is_run_anew_gives_its_key_a_time_of_its_own():
+    async with house(IDEMPOTENCY_TTL_SECONDS="100") as short:
+        gateway = await short.gateway()
+        one = keyed(gateway)
+        await short.fail(await short.arrived(1), UpstreamUnreachable("gone"))
+        await one.reply()
+        await asyncio.sleep(90)
+        two = keyed(gateway)
+        asked = await short.arrived(2)
+        await short.begin(asked)
+        await short.complete(asked)
+        assert await two.reply() == WHOLE
+        await asyncio.sleep(90)
+        assert await keyed(gateway).reply() == WHOLE
+        assert len(short.requests) == 2
+
+
+async def test_what_the_store_holds_of_a_key_does_not_grow_with_its_use(at):
+    one = keyed(at.gateways[0])
+    asked = await at.arrived(1)
+    await at.begin(asked)
+    crowd = [keyed(at.gateways[number % 2]) for number in range(20)]
+    for other in crowd:
+        await other.waits()
+    await at.complete(asked)
+    for other in (one, *crowd):
+        await other.reply()
+    for number in range(20):
+        await keyed(at.gateways[number % 2]).reply()
+    (name,) = set(at.store.names)
+    entry = Entry.decode(await at.store.get(name) or b"")
+    assert (entry.public_id, len(entry.readers)) == ((await one.waits()).public_id, 0)
+
+
 def test_an_entry_is_read_as_it_was_written():
     entry = Entry.of(Ticket(new_id(), 3, 400), "digest").joined_by("a", "req_x").joined_by("b", "req_x").left_by("a")
     assert Entry.decode(entry.encode()) == entry

@@ -98,13 +98,42 @@ async def test_a_running_watch_finds_the_change(site, monkeypatch):
     watching.cancel()
 
 
+async def test_a_watch_outlives_a_typo_so_that_a_key_revoked_later_is_out(site, monkeypatch, caplog):
+    monkeypatch.setattr("app.gateway.keys_file._LOOK_SECONDS", 0.01)
+    watching = asyncio.create_task(site.file.watch())
+    site.path.write_text(site.path.read_text() + "  expires: 2026-02-30\n")
+    await until(lambda: caplog.records)
+    assert "line 6 has a value that cannot be" in caplog.records[0].message
+    assert site.opens("sk-one")
+    site.write("sk-two")
+    await until(lambda: not site.opens("sk-one"))
+    watching.cancel()
+
+
+async def test_a_watch_outlives_what_nobody_has_thought_of_and_says_it(site, monkeypatch, caplog):
+    monkeypatch.setattr("app.gateway.keys_file._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("app.gateway.keys_file.parse_keys", unthought_of)
+    watching = asyncio.create_task(site.file.watch())
+    site.write("sk-two")
+    await until(lambda: caplog.records)
+    assert "unthought of" in caplog.text
+    monkeypatch.undo()
+    site.write("sk-three")
+    await until(lambda: site.opens("sk-three"))
+    watching.cancel()
+
+
+def unthought_of(*_: object) -> None:
+    raise RuntimeError("unthought of")
+
+
 async def test_without_a_file_there_is_nothing_to_watch():
     keys = Keys(load({"ALLOW_ANONYMOUS": "1"}).gateway)
     await KeysFile("", keys).watch()
     assert keys.caller({"headers": []}).tenant == "anonymous"
 
 
-@pytest.mark.parametrize("content", [None, BROKEN, "keys: [{id: a}]"])
+@pytest.mark.parametrize("content", [None, BROKEN, "keys: [{id: a}]", "keys: [{expires: 2026-02-30}]"])
 def test_at_the_start_a_file_that_does_not_work_is_refused(tmp_path, content):
     path = tmp_path / "keys.yaml"
     if content is not None:

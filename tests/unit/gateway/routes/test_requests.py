@@ -39,7 +39,7 @@ async def served(at: House, infers: App = to_a_model) -> AsyncIterator[httpx2.As
     gateway = at.gateways[0] if at.gateways else await at.gateway()
     routed.router.routes += [*Requests(gateway).routes(), catch_all]
     transport = httpx2.ASGITransport(Entrance(routed, inference))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
