@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from app.bus.base import Place
 from app.bus.kafka_client import properties, reason
-from app.bus.specs import ENVELOPE_BYTES
+from app.bus.specs import largest_record, largest_request
 from app.contracts.envelope import Headers
 from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 from app.settings import BusSettings
@@ -22,6 +22,7 @@ _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: Record
 _REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
+_BATCH_BYTES = 1_000_000  # librdkafka's default
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
 
 _Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"  # partition, and offset if there is one
@@ -39,7 +40,9 @@ class KafkaProducer:
                 "linger.ms": 0,
                 "retry.backoff.ms": 50,
                 "retry.backoff.max.ms": 500,
-                "message.max.bytes": settings.max_body + ENVELOPE_BYTES,
+                "message.max.bytes": largest_record(settings),
+                # A topic's limit is on a batch: what is sent together must fit where the smallest records go.
+                "batch.size": min(_BATCH_BYTES, largest_request(settings)),
                 "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body) // 1024,
                 # What was queued outlives a broker's absence for as long as its request could.
                 "message.timeout.ms": int(settings.request_timeout * 1000),
