@@ -53,7 +53,7 @@ def properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
 def reason(error: KafkaError | KafkaException | Exception) -> str:
     """A Kafka error in a few words."""
     cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return str(cause.str() if isinstance(cause, KafkaError) else cause)
+    return str(cause.str() if isinstance(cause, KafkaError) else cause) or repr(cause)
 
 
 class KafkaAdmin:

@@ -265,7 +265,13 @@ def test_what_the_broker_cannot_say_yet_is_asked_again_for_a_while(admin, monkey
 
 @pytest.mark.parametrize(
     "error",
-    [KafkaError(KafkaError._TRANSPORT), KafkaException(KafkaError(KafkaError._TRANSPORT)), BusError("x"), KafkaException("x")],
+    [
+        KafkaError(KafkaError._TRANSPORT),
+        KafkaException(KafkaError(KafkaError._TRANSPORT)),
+        BusError("x"),
+        KafkaException("x"),
+        ValueError(),
+    ],
 )
 def test_an_error_is_told_in_a_few_words(error):
     assert 0 < len(reason(error)) < 80
