@@ -72,9 +72,12 @@ class Presence:
 
     async def _run(self) -> None:
         while True:
-            await self._beat()
-            self._bury_the_silent()
-            await self._measure_queues()
+            try:
+                await self._beat()
+                self._bury_the_silent()
+                await self._measure_queues()
+            except Exception:
+                logger.exception("a fault of ours; the next heartbeat is sent all the same")
             await asyncio.sleep(self._interval)
 
     async def _beat(self) -> None:
