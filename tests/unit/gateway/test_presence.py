@@ -125,6 +125,19 @@ async def test_a_clock_that_is_off_is_said_once(scene, caplog, skew, said):
     assert set(scene.known().workers) == {"w"}
 
 
+async def test_a_clock_that_runs_away_is_said_once_and_what_was_said_is_forgotten_with_the_worker(scene, caplog):
+    await scene.card(CARD)
+    await scene.begin()
+    for lives in (1, 2):
+        for skew in range(10, 20):
+            await scene.worker("w", time=time.time() + skew)
+            await scene.worker("x", replies="elsewhere")
+        for about in ("clock", "elsewhere"):
+            assert len([record for record in caplog.records if about in record.message]) == lives
+        await asyncio.sleep(5)
+        assert scene.presence._said == set()
+
+
 async def test_the_other_gateways_partitions_are_known_while_they_live(scene):
     await scene.begin()
     await scene.gateway("one", partition=1)
