@@ -26,6 +26,7 @@ GatewayError                      status  type                    code
 ├── UpstreamUnreachable           502     server_error            upstream_unreachable
 ├── WorkerLost                    502     server_error            worker_lost
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
+├── ReplyTooLarge                 502     server_error            reply_too_large
 ├── BusUnavailable                503     server_error            bus_unavailable
 ├── LimitsUnavailable             503     server_error            limits_unavailable
 ├── ConnectionsFull               503     server_error            connections_full
@@ -185,6 +186,11 @@ class WorkerLost(GatewayError):
 
 class ReplyLogTruncated(GatewayError):
     status, type, code = 502, "server_error", "reply_log_truncated"
+
+
+class ReplyTooLarge(GatewayError):
+    # The same request would most likely have the same reply, at the price of another run.
+    status, type, code, should_retry = 502, "server_error", "reply_too_large", False
 
 
 class BusUnavailable(GatewayError):

@@ -1,11 +1,14 @@
 """A worker's heartbeats: sent every interval, and at once when something changed that others act on."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from app.bus.base import Bus
 from app.contracts.presence import ModelCard, WorkerBeat, encode
 from app.errors import BusError
+
+logger = logging.getLogger("app.agent")
 
 
 class Beats:
@@ -35,7 +38,10 @@ class Beats:
     async def _run(self) -> None:
         while True:
             self._changed.clear()
-            await self._beat()
+            try:
+                await self._beat()
+            except Exception:
+                logger.exception("a fault of ours; the next heartbeat is sent all the same")
             try:
                 async with asyncio.timeout(self._interval):
                     await self._changed.wait()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from asyncio import Task
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from app.agent.context import JobContext
@@ -23,6 +23,7 @@ from app.telemetry.metrics import DEAD_LETTERS
 
 logger = logging.getLogger("app.agent")
 
+_LEAST_SECONDS = 5.0  # for what is told to end, and to hand back, where no grace is left
 _MOST_SETTLING = 256  # records of one half being looked up or waiting for a slot
 
 
@@ -221,17 +222,30 @@ class Desk:
     async def finish(self, seconds: float) -> None:
         """Takes nothing new, waits for what runs, at most that long, and hands back the rest."""
         self.leaving = True
+        end = asyncio.get_running_loop().time() + seconds
         settling = [*self._settling[False], *self._settling[True]]
         for task in settling:
             task.cancel()
-        await asyncio.gather(*settling, return_exceptions=True)
+        await _ended(settling, end)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(end):
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("model %s: %d requests are handed back unfinished", self._context.entry.id, len(self._running))
         left = list(self._running.values())
         for running in left:
             running.task.cancel()
-        await asyncio.gather(*(running.task for running in left), return_exceptions=True)
-        await asyncio.gather(*(self._takeover.hand_back(running.request) for running in left))
+        await _ended([running.task for running in left], end)
+        if late := await _ended([asyncio.create_task(self._takeover.hand_back(running.request)) for running in left], end):
+            logger.warning("model %s: %d requests could not be handed back in time", self._context.entry.id, late)
+
+
+async def _ended(tasks: Sequence[Task[None]], end: float) -> int:
+    """Waits until they have ended, or this time by the loop's clock, or the least time. Stops and counts those that have not."""
+    if not tasks:
+        return 0
+    left = max(_LEAST_SECONDS, end - asyncio.get_running_loop().time())
+    _, late = await asyncio.wait(tasks, timeout=left)
+    for task in late:
+        task.cancel()
+    return len(late)

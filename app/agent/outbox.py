@@ -15,7 +15,7 @@ from typing import TypeAlias
 from app.bus.base import Bus, Place
 from app.contracts.envelope import MAX_REPLY_BYTES, Reply
 from app.contracts.joined import join
-from app.errors import BusFull
+from app.errors import BusFull, RecordTooLarge
 
 Acknowledged: TypeAlias = Callable[[Reply, BaseException | None], None]
 
@@ -84,7 +84,12 @@ class Outbox:
     def _done(self, lane: _Lane, batch: list[tuple[Reply, Acknowledged]], future: "Future[Place]") -> None:
         lane.under_way -= 1
         lane.gathering = True  # what these send in turn goes out together
-        _tell(batch, future.exception())
+        error = future.exception()
+        if isinstance(error, RecordTooLarge) and len(batch) > 1:
+            for one in batch:  # none of them ends for the sake of the others
+                self._write(lane, [one])
+        else:
+            _tell(batch, error)
         lane.gathering = False
         self._write_what_may_go(lane)
 

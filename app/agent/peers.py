@@ -118,7 +118,10 @@ class Peers:
             self._peers[beat.worker] = _Peer(beat, frozenset(beat.running), silent_at)
 
     def _forget_the_dead(self) -> None:
-        """The dead are remembered for a while: who takes over asks whether they died with a request."""
-        oldest = time.monotonic() - 600
+        """Dead workers are remembered for a while: who takes over asks whether they died with a request."""
+        now = time.monotonic()
+        for gateway in [gateway for gateway, (_, silent_at) in self._gateways.items() if silent_at <= now]:
+            del self._gateways[gateway]
+        oldest = now - 600
         for worker in [worker for worker, peer in self._peers.items() if peer.silent_at < oldest]:
             del self._peers[worker]

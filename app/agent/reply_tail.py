@@ -18,6 +18,7 @@ from app.contracts.seen import Seen
 from app.errors import BusError
 
 _IDLE_SECONDS = 10.0
+_MOST_IDS = 100_000  # of one tail, about 10 MB; more only where as many were there when it began
 
 
 class _Tail:
@@ -30,6 +31,7 @@ class _Tail:
         self.reader: LogReader | None = None
         self.first_kept = 0
         self.asked = 0.0  # monotonic
+        self._found = 0  # ids that it began with
         self._position = 0
         self._waiting: list[tuple[int, Future[None]]] = []
 
@@ -39,6 +41,16 @@ class _Tail:
         self.first_kept, end = self.reader.bounds(partition)
         self._position = max(self._position, self.reader.position(partition))
         await self.reached(end)
+        self._found = self._size
+
+    @property
+    def is_full(self) -> bool:
+        """It has grown so much since it began that another, begun where requests wait now, is cheaper."""
+        return self._size > max(_MOST_IDS, 2 * self._found)
+
+    @property
+    def _size(self) -> int:
+        return len(self.ids) + len(self.watched)
 
     async def close(self) -> None:
         """Those who wait are told to ask again."""
@@ -71,7 +83,7 @@ class _Tail:
 
 
 class ReplyTails:
-    """A tail for each reply partition that is being looked at; it ends when nobody has asked for a while."""
+    """A tail for each reply partition that is being looked at; it ends when nobody has asked for a while, or it is full."""
 
     def __init__(self, bus: Bus, topic: str, lookup: ReplyLookup) -> None:
         self._bus = bus
@@ -110,7 +122,7 @@ class ReplyTails:
         try:
             async with self._locks[partition]:
                 tail = self._tails.get(partition)
-                if tail is None or tail.begin > hint:
+                if tail is None or tail.begin > hint or tail.is_full:
                     tail = await self._begin(partition, tail)
                 tail.asked = time.monotonic()
                 return tail

@@ -1,7 +1,8 @@
 """Writes one reply to the log: whole events, in order, one record under way at a time.
 
 What arrives while a record is not acknowledged is joined into the next one: light load is immediate, heavy load cheap,
-order is kept, and no more than a record waits for the broker.
+order is kept, and no more than a record waits for the broker. A record that the log will never take ends the reply: its number
+goes to the error that its caller then writes.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from app.agent.outbox import Outbox
 from app.contracts.envelope import MAX_REPLY_BYTES, Reply
 from app.contracts.fold import DATA, FINAL
 from app.contracts.sse import count_events
-from app.errors import BusFull
+from app.errors import BusFull, RecordTooLarge, ReplyTooLarge
 from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.agent.replies")
@@ -28,7 +29,7 @@ class ReplyWriter:
         self._partition = partition
         self._id = id_
         self._owner = owner
-        self._seq = seq
+        self._first = self._seq = seq
         self._event = event
         self._pending: list[tuple[bytes, int]] = []  # blocks with their number of events
         self._status = 0
@@ -38,6 +39,7 @@ class ReplyWriter:
         self._idle.set()
         self._under_way = False
         self._abandoned = False
+        self._refused: ReplyTooLarge | None = None
         self.begun = False  # this writer has sent something
         self.final: Reply | None = None  # what it ended with
 
@@ -46,7 +48,8 @@ class ReplyWriter:
         self._status, self._head = status, head
 
     def write(self, block: bytes) -> None:
-        """Queues a block of whole events."""
+        """Queues a block of whole events. Raises ReplyTooLarge where the log refused one before, as those below do."""
+        self._check()
         self._pending.append((block, count_events(block)))
         self.begun = True
         if not self._under_way:
@@ -55,9 +58,11 @@ class ReplyWriter:
     async def settled(self) -> None:
         """Waits until everything written so far is in the log."""
         await self._idle.wait()
+        self._check()
 
     async def finish(self, outcome: str, value: bytes = b"", *, code: str = "", notes: tuple[tuple[str, str], ...] = ()) -> None:
         """Writes the end, with `value` as its last bytes, and waits until the log has it."""
+        self._check()
         for start in range(0, len(value), MAX_REPLY_BYTES):
             self._pending.append((value[start : start + MAX_REPLY_BYTES], 0))
         self.final = self._last = Reply(self._id, self._owner, FINAL, outcome=outcome, code=code, notes=notes)
@@ -65,6 +70,7 @@ class ReplyWriter:
         if not self._under_way:
             self._send_next()
         await self._idle.wait()
+        self._check()
 
     def abandon(self) -> None:
         """Nobody reads on: what the broker has not taken yet is not tried again."""
@@ -106,6 +112,9 @@ class ReplyWriter:
             self._outbox.send(self._partition, reply, self._acknowledged)
 
     def _acknowledged(self, reply: Reply, error: BaseException | None) -> None:
+        if isinstance(error, RecordTooLarge):
+            self._refuse(reply, error)
+            return
         if error is not None:
             # The same record with the same number: if it is in the log after all, readers ignore the second.
             if not isinstance(error, BusFull):
@@ -117,3 +126,20 @@ class ReplyWriter:
             self._send_next()
         else:
             self._idle.set()
+
+    def _refuse(self, reply: Reply, error: RecordTooLarge) -> None:
+        """The record is not in the log and never will be, so nothing after it may be: whoever writes on hears of it, once."""
+        logger.error("a record is too large for the log, and its reply ends there: %s", error, extra={"request_id": self._id})
+        self._refused = ReplyTooLarge(f"a part of {len(reply.value)} bytes of the model's reply is larger than the log takes")
+        self._seq, self._event = reply.seq, reply.event
+        self._status, self._head = reply.status, reply.head
+        self._pending.clear()
+        self._last = self.final = None
+        self.begun = reply.seq > self._first
+        self._under_way = False
+        self._idle.set()
+
+    def _check(self) -> None:
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            raise refused

@@ -21,7 +21,7 @@ from app.contracts.forms import form_with_model
 from app.contracts.openai import CHAT, COMPLETIONS, is_text, rename_model, with_model
 from app.contracts.seen import Seen
 from app.contracts.sse import count_events, error_event, has_error
-from app.errors import DeadlineExceeded, GatewayError, InternalError, UpstreamUnreachable, WorkerLost
+from app.errors import DeadlineExceeded, GatewayError, InternalError, ReplyTooLarge, UpstreamUnreachable, WorkerLost
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
 logger = logging.getLogger("app.agent.job")
@@ -164,6 +164,12 @@ class JobRun:
         await self._writer.finish(FAILED if failed else COMPLETED, relay.end(), notes=self._notes(used))
 
     async def _fail(self, error: GatewayError, outcome: str = FAILED) -> None:
+        try:
+            await self._end_with(error, outcome)
+        except ReplyTooLarge:  # of what was on its way into the log; the error itself is small
+            await self._end_with(error, outcome)
+
+    async def _end_with(self, error: GatewayError, outcome: str) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
         value = error.body()
         if self._request.stream and (self._writer.begun or self._seen.parts):

@@ -88,7 +88,7 @@ class Worker:
         return "draining" if self._desk.leaving else self._not_ready
 
     async def start(self) -> None:
-        """Makes its topics known, waits for its upstream, joins its group."""
+        """Makes its topics known, waits for its upstream, joins its group. It is ready only then."""
         for step in (self._make_topics, self._announce, self._control.start, self._peers.start):
             await self._patiently(step)
         self._beats.start()
@@ -97,6 +97,8 @@ class Worker:
         await self._wait_until_ready()
         self._context.continues = await self._engine.continues()
         await self._patiently(self._join)
+        self._not_ready = ""
+        self._beats.soon()
         logger.info("model %s: serving topic %s as group %s", self._entry.id, self._card.topic, self._card.group)
 
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -138,15 +140,12 @@ class Worker:
 
     async def _wait_until_ready(self) -> None:
         """An upstream that is not up yet is no error; it is said once per reason."""
-        said = ""
-        while self._not_ready:
-            self._not_ready = self._nobody_reads() or await self._engine.check()
-            if self._not_ready and self._not_ready != said:
-                said = self._not_ready
-                logger.warning("model %s: not serving yet: %s", self._entry.id, said)
-            if self._not_ready:
-                await asyncio.sleep(_ENGINE_CHECK_SECONDS)
-        self._beats.soon()
+        while missing := self._nobody_reads() or await self._engine.check():
+            if missing != self._not_ready:
+                self._not_ready = missing
+                logger.warning("model %s: not serving yet: %s", self._entry.id, missing)
+            await asyncio.sleep(_ENGINE_CHECK_SECONDS)
+        self._not_ready = "joining its group"
 
     def _nobody_reads(self) -> str:
         """A reply topic that no gateway reads is a mistake in the settings; without gateways there is nothing to say."""

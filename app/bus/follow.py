@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from app.bus.base import Bus, From, LogReader, OnRecords, Record
+from app.errors import BusError
 
 
 class Follower:
@@ -24,6 +25,8 @@ class Follower:
         """
         if self._reader is None:
             self._ends = await self._bus.ends(self._topic)
+            if not self._ends:  # also where a broker that has not heard of it yet was asked
+                raise BusError(f"topic {self._topic} is not there yet")
             self._reader = await self._bus.log_reader(self._topic, sorted(self._ends), begin, self._seen)
         self._check()
         await self._caught_up.wait()

@@ -53,7 +53,7 @@ def properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
 def reason(error: KafkaError | KafkaException | Exception) -> str:
     """A Kafka error in a few words."""
     cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return str(cause.str() if isinstance(cause, KafkaError) else cause)
+    return str(cause.str() if isinstance(cause, KafkaError) else cause) or repr(cause)
 
 
 class KafkaAdmin:
@@ -108,7 +108,7 @@ class KafkaAdmin:
         if group not in self._askers:
             # Never polled, and silent, as nobody serves its log: what it would say the others say too.
             own = {"group.id": group, "enable.auto.commit": False, "log_level": 0, "max.poll.interval.ms": _DAY_MS}
-            self._askers[group] = Consumer({**properties(self._settings), **own})
+            self._askers[group] = patiently(lambda: Consumer({**properties(self._settings), **own}))
         asker = self._askers[group]
         found = patiently(lambda: asker.committed(places, timeout=_TIMEOUT))
         return {place.partition: place.offset for place in found if place.offset >= 0}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from asyncio import Future
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -11,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from app.bus.base import Place
 from app.bus.kafka_client import properties, reason
-from app.bus.specs import ENVELOPE_BYTES
+from app.bus.specs import largest_record, largest_request
 from app.contracts.envelope import Headers
 from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 from app.settings import BusSettings
@@ -22,6 +23,8 @@ _KINDS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: Record
 _REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _POLL_SECONDS = 0.1
 _FLUSH_SECONDS = 5.0
+_PURGE_SECONDS = 1.0  # for a producer that has ended to report what it still had
+_BATCH_BYTES = 1_000_000  # librdkafka's default
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
 
 _Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"  # partition, and offset if there is one
@@ -39,7 +42,9 @@ class KafkaProducer:
                 "linger.ms": 0,
                 "retry.backoff.ms": 50,
                 "retry.backoff.max.ms": 500,
-                "message.max.bytes": settings.max_body + ENVELOPE_BYTES,
+                "message.max.bytes": largest_record(settings),
+                # A topic's limit is on a batch: what is sent together must fit where the smallest records go.
+                "batch.size": min(_BATCH_BYTES, largest_request(settings)),
                 "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body) // 1024,
                 # What was queued outlives a broker's absence for as long as its request could.
                 "message.timeout.ms": int(settings.request_timeout * 1000),
@@ -52,7 +57,7 @@ class KafkaProducer:
         self._fatal = False
         self._closing = False
         self._patience = settings.admit_timeout
-        self._under_way = 0  # records sent and not acknowledged
+        self._under_way: dict[Future[Place], Producer] = {}  # records sent and not acknowledged
         self._heard = 0.0  # when the last one was acknowledged, or the first of those under way sent
         self._unreachable = ""
         self.refusal = ""  # why a broker was reached and would not have us, or we not it; empty since one last took a record
@@ -62,10 +67,9 @@ class KafkaProducer:
     def send(self, topic: str, value: bytes | None, key: bytes, headers: Headers, partition: int | None) -> "Future[Place]":
         future: Future[Place] = self._loop.create_future()
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
+        producer = self._producer
         try:
-            self._producer.produce(
-                topic, value, key, headers=cast(Any, headers), on_delivery=partial(self._delivered, future), **where
-            )
+            producer.produce(topic, value, key, headers=cast(Any, headers), on_delivery=partial(self._delivered, future), **where)
         except BufferError:
             raise BusFull("the producer's queue is full") from None
         except KafkaException as error:
@@ -73,7 +77,7 @@ class KafkaProducer:
             return future
         if not self._under_way:
             self._heard = self._loop.time()
-        self._under_way += 1
+        self._under_way[future] = producer
         return future
 
     def trouble(self) -> str:
@@ -113,24 +117,30 @@ class KafkaProducer:
     def _hand_over(self) -> None:
         if self._acks:
             acks, self._acks = self._acks, []
-            try:
-                self._loop.call_soon_threadsafe(self._resolve, acks)
-            except RuntimeError:  # the loop has ended: nobody waits any more
-                return
+            self._to_loop(self._resolve, acks)
+
+    def _to_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop has ended: nobody waits any more
+            return
 
     def _rebuild(self) -> None:
         """A fatal error ends an idempotent producer for good (its sequence is broken); a new one takes over."""
         logger.warning("the producer had a fatal error and is made anew")
-        ended, self._fatal = self._producer, False
+        ended = self._producer
         self._producer = Producer(self._properties)
         ended.purge()
-        ended.flush(0)
+        ended.flush(_PURGE_SECONDS)
+        self._fatal = False  # it may have said so again
+        self._hand_over()
+        self._to_loop(self._give_up, ended)
 
     # On the event loop.
 
     def _resolve(self, acks: "list[_Ack]") -> None:
-        self._under_way -= len(acks)
         for future, error, partition, offset in acks:
+            self._under_way.pop(future, None)
             if error is None:
                 self._heard, self._unreachable, self.refusal = self._loop.time(), "", ""
             if future.done():
@@ -144,6 +154,13 @@ class KafkaProducer:
                 future.set_exception(Unconfirmed("later records were acknowledged, this one was not"))
             else:
                 future.set_result(Place(partition, offset))
+
+    def _give_up(self, ended: Producer) -> None:
+        """What a producer that has ended has not reported it never will."""
+        for future in [future for future, producer in self._under_way.items() if producer is ended]:
+            del self._under_way[future]
+            if not future.done():
+                future.set_exception(NotDelivered("its producer had a fatal error and did not report it"))
 
 
 def _translated(error: KafkaError) -> BusError:

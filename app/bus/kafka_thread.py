@@ -83,31 +83,39 @@ class ReaderThread:
             self._under_way.release()
 
     def _run(self) -> None:
-        consumer = self._make()
-        while self._cut_off(consumer):
-            # Elsewhere, as it may take long with nobody there to say goodbye to.
-            threading.Thread(target=consumer.close, daemon=True).start()
+        while self._lived():
             self._closing.wait(_AGAIN_SECONDS)
-            consumer = self._make()
-        self.end(consumer)
-        consumer.close()
 
-    def _cut_off(self, consumer: Consumer) -> bool:
-        """Reads until closed; true: until this consumer was of no more use."""
+    def _lived(self) -> bool:
+        """One consumer's life, until closed; true: until it was of no more use, and another takes its place."""
+        consumer = None
         try:
+            consumer = self._make()
             self.begin(consumer)
             self.to_loop(_set_ready, self._ready)
             self._go.wait()
             while not self._closing.is_set():
                 self.turn(consumer)
                 self._probe(consumer)
-        except (KafkaException, BusError) as error:
-            if not self._go.is_set():
-                self.to_loop(_set_ready, self._ready, BusError(reason(error)))
-                return False
-            logger.warning("%s: its consumer is cut off and another takes its place: %s", self._thread.name, reason(error))
-            return not self._closing.is_set()
+        except Exception as error:  # noqa: BLE001 - a thread that ends of it would leave a reader that reads nothing
+            if self._goes_on(error):
+                if consumer is not None:  # elsewhere, as it may take long with nobody there to say goodbye to
+                    threading.Thread(target=consumer.close, daemon=True).start()
+                return True
+        if consumer is not None:
+            self.end(consumer)
+            consumer.close()
         return False
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Tells who waits for the reader to begin, or says that its consumer is replaced."""
+        if not isinstance(error, KafkaException | BusError):
+            logger.error("%s: a fault of ours", self._thread.name, exc_info=error)
+        if not self._go.is_set():
+            self.to_loop(_set_ready, self._ready, BusError(reason(error)))
+            return False
+        logger.warning("%s: its consumer is cut off and another takes its place: %s", self._thread.name, reason(error))
+        return not self._closing.is_set()
 
     def _probe(self, consumer: Consumer) -> None:
         """Now and then asks for metadata, as a consumer that is cut off says nothing. Raises the last of some errors in a row."""

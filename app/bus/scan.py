@@ -1,4 +1,4 @@
-"""Looks for the records of single ids in long partitions. One pass over a partition serves all look-ups that wait for it."""
+"""Looks for the records of single ids in long partitions. One pass serves all look-ups that wait for the same part of it."""
 
 import asyncio
 from asyncio import Future, Task
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from app.bus.base import At, Bus, Record
 from app.contracts.joined import ids_of
 from app.errors import BusError
+
+_NEAR = 100  # records between two stretches that are read along rather than in a pass of their own; a request's may be large
+_END = 1 << 62  # the log's
 
 
 @dataclass(slots=True, eq=False)
@@ -19,9 +22,13 @@ class _Wanted:
     first_kept: "Future[int]"
     has_all: bool = False
 
+    @property
+    def end(self) -> int:
+        return _END if self.until is None else self.until
+
 
 class Scanner:
-    """One pass at a time per partition; what is asked meanwhile waits for the next."""
+    """One pass at a time per partition; what is asked meanwhile waits for the next ones."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -51,32 +58,48 @@ class Scanner:
     async def _passes(self, topic: str, partition: int) -> None:
         while wanted := self._waiting[topic, partition]:
             self._waiting[topic, partition] = []
-            try:
-                await self._pass(topic, partition, wanted)
-            except BusError as error:
-                for one in wanted:
-                    if not one.first_kept.done():
-                        one.first_kept.set_exception(error)
+            for near in _side_by_side(wanted):
+                await self._pass(topic, partition, near)
         del self._waiting[topic, partition]
 
     async def _pass(self, topic: str, partition: int, wanted: list[_Wanted]) -> None:
         by_id: dict[bytes, list[_Wanted]] = {}
         for one in wanted:
             by_id.setdefault(one.id, []).append(one)
-        begin = min(one.begin for one in wanted)
-        until = None if any(one.until is None for one in wanted) else max(one.until or 0 for one in wanted)
+        begin, end = min(one.begin for one in wanted), max(one.end for one in wanted)
 
         def seen(records: Sequence[Record]) -> bool:
             for record in records:
                 for one in [one for id_ in ids_of(record.headers) for one in by_id.get(id_, ())]:
-                    if one.begin <= record.offset and (one.until is None or record.offset < one.until) and not one.has_all:
+                    if one.begin <= record.offset < one.end and not one.has_all:
                         one.has_all = bool(one.visit(record))
             return all(one.has_all for one in wanted)
 
-        low = await read_stretch(self._bus, topic, partition, begin, until, seen)
-        for one in wanted:
-            if not one.first_kept.done():
-                one.first_kept.set_result(low)
+        waiting = [one.first_kept for one in wanted]
+        try:
+            low = await read_stretch(self._bus, topic, partition, begin, end, seen)
+        except BusError as error:
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for future in waiting:
+                if not future.done():
+                    future.set_result(low)
+
+
+def _side_by_side(wanted: list[_Wanted]) -> list[list[_Wanted]]:
+    """Those whose stretches overlap or lie near each other, together: what lies between two that do not may be a day's log."""
+    first, *others = sorted(wanted, key=lambda one: one.begin)
+    groups, end = [[first]], first.end
+    for one in others:
+        if one.begin <= end + _NEAR:
+            groups[-1].append(one)
+            end = max(end, one.end)
+        else:
+            groups.append([one])
+            end = one.end
+    return groups
 
 
 async def read_stretch(
@@ -85,7 +108,7 @@ async def read_stretch(
     """Hands over the records from `begin` to before `until`, at most to the end of this moment, or until `seen` answers with
     something true. Returns the first one kept."""
     ended = asyncio.Event()
-    end = 1 << 62
+    end = _END
 
     def on_records(records: Sequence[Record]) -> None:
         if ended.is_set():

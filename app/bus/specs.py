@@ -11,18 +11,28 @@ _HOUR, _DAY = 3_600_000, 86_400_000  # milliseconds
 _CONTROL_PARTITIONS = 2
 
 
+def largest_request(settings: BusSettings) -> int:
+    """Bytes of the largest record with a request."""
+    return settings.max_body + ENVELOPE_BYTES
+
+
+def largest_record(settings: BusSettings) -> int:
+    """Bytes of the largest record of any kind: a request's, or a reply's."""
+    return max(MAX_REPLY_BYTES, settings.max_body) + ENVELOPE_BYTES
+
+
 def request_spec(settings: BusSettings, topic: str) -> TopicSpec:
     return TopicSpec(
         topic,
         settings.request_partitions,
-        {"retention.ms": str(_DAY), "max.message.bytes": str(settings.max_body + ENVELOPE_BYTES)},
+        {"retention.ms": str(_DAY), "max.message.bytes": str(largest_request(settings))},
     )
 
 
 def shared_specs(settings: BusSettings, topics: Topics) -> list[TopicSpec]:
     """The topics that all models share; whoever starts first makes them."""
     replies = str(reply_retention_ms(settings))
-    largest = str(max(MAX_REPLY_BYTES, settings.max_body) + ENVELOPE_BYTES)
+    largest = str(largest_record(settings))
     compacted = {"cleanup.policy": "compact", "segment.ms": "60000"}
     beats = {"cleanup.policy": "compact,delete", "segment.ms": "60000", "retention.ms": str(_HOUR)}
     return [

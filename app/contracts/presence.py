@@ -1,14 +1,18 @@
 """Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the models' cards."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Annotated, TypeAlias
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.contracts.envelope import READS
 from app.errors import UndecodableRecord
 
 SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
+
+_Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # a number, as the name of a JSON member
+_Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class WorkerBeat:
     interval: float  # seconds between two heartbeats
     aliases: tuple[str, ...] = ()
     partitions: tuple[int, ...] = ()
-    positions: dict[str, int] = field(default_factory=dict)  # partition -> the next offset it will start on
+    positions: dict[_Partition, _Offset] = field(default_factory=dict)  # -> the next offset it will start on
     capacity: int = 0
     in_flight: int = 0
     waiting: int = 0  # taken from the log and not started

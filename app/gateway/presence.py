@@ -41,7 +41,7 @@ class Presence:
         self._workers = Follower(bus, topics.workers, self._on_beats)
         self._last: dict[str, tuple[float, float]] = {}  # process -> when heard (monotonic), its interval
         self._gateways: dict[str, GatewayBeat] = {}
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()  # worker, and what of it
         self._measured = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -72,9 +72,12 @@ class Presence:
 
     async def _run(self) -> None:
         while True:
-            await self._beat()
-            self._bury_the_silent()
-            await self._measure_queues()
+            try:
+                await self._beat()
+                self._bury_the_silent()
+                await self._measure_queues()
+            except Exception:
+                logger.exception("a fault of ours; the next heartbeat is sent all the same")
             await asyncio.sleep(self._interval)
 
     async def _beat(self) -> None:
@@ -108,14 +111,15 @@ class Presence:
                 self._on_gateway(beat)
 
     def _on_worker(self, beat: WorkerBeat, sent: float) -> None:
+        self._last[beat.worker] = (time.monotonic(), beat.interval)
         if beat.replies != self._topics.replies:
-            self._say(f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}")
+            what = f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}"
+            self._say(beat.worker, "replies", what)
             return
         if abs(skew := beat.time - time.time()) > _MOST_SKEW and time.time() - sent < self._interval:
-            self._say(f"the clock of worker {beat.worker} on {beat.host} is off by about {skew:.0f} s")
+            self._say(beat.worker, "clock", f"the clock of worker {beat.worker} on {beat.host} is off by about {skew:.0f} s")
         self._catalog.heard(beat)
         self._placement.heard(beat.worker)
-        self._last[beat.worker] = (time.monotonic(), beat.interval)
 
     def _on_gateway(self, beat: GatewayBeat) -> None:
         if beat.leaving:
@@ -132,6 +136,7 @@ class Presence:
                 del self._last[process]
                 self._catalog.lost(process)
                 self._gateways.pop(process, None)
+                self._said -= {(process, "replies"), (process, "clock")}
         self._count_gateways()
 
     def _count_gateways(self) -> None:
@@ -163,7 +168,8 @@ class Presence:
             rate = (known.started - begun) / seconds
             known.rate = rate if not known.rate else known.rate + _RATE_WEIGHT * (rate - known.rate)
 
-    def _say(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+    def _say(self, worker: str, about: str, what: str) -> None:
+        """Once for each worker, as long as it lives."""
+        if (worker, about) not in self._said:
+            self._said.add((worker, about))
             logger.warning(what)

@@ -38,6 +38,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.UpstreamUnreachable("The model's server does not answer."),
     errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
     errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),
+    errors.ReplyTooLarge("A part of 70000000 bytes of the model's reply is larger than the log takes."),
     errors.BusUnavailable("The request could not be stored; it was not accepted.", retry_after=3),
     errors.LimitsUnavailable("The limits of this key cannot be looked up.", retry_after=1),
     errors.ConnectionsFull("This gateway has as many connections as it takes; try again shortly.", retry_after=1),

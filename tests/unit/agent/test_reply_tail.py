@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from app.agent import reply_tail
 from app.agent.reply_tail import ReplyTails
 from app.bus.base import LogReader
 from app.bus.lookup import ReplyLookup
@@ -71,6 +72,29 @@ async def test_a_backlog_of_which_nothing_is_there_costs_one_reader(log):
         await log.write(IDS[4])
     found = await asyncio.gather(*(log.tails.look(log.asked(f"{number:032x}", hint=number)) for number in range(100, 2100)))
     assert [seen for seen in found if seen.parts or seen.fold.writer or seen.truncated] == []
+    assert log.bus.opened == 1
+
+
+async def test_a_tail_that_is_asked_on_and_on_holds_no_more_than_so_many_ids(log, monkeypatch):
+    monkeypatch.setattr(reply_tail, "_MOST_IDS", 100)
+    waiting = log.asked("f" * 32)
+    assert not (await log.tails.look(waiting)).parts
+    for number in range(1000):
+        offset = await log.write(f"{number:032x}")
+        await log.tails.look(log.asked(f"{number + 5000:032x}", hint=offset))
+    assert log.bus.opened < 30
+    (tail,) = log.tails._tails.values()
+    assert len(tail.ids) + len(tail.watched) <= 101
+    offset = await log.write(waiting.id, CLAIM, owner="b", supersedes="")
+    assert (await log.tails.look_past(waiting, offset)).fold.writer == "b", "who asked of the one before is told all the same"
+
+
+async def test_one_that_began_with_many_is_not_begun_anew_for_each_who_asks(log, monkeypatch):
+    monkeypatch.setattr(reply_tail, "_MOST_IDS", 100)
+    for number in range(1000):
+        await log.write(f"{number:032x}")
+    for number in range(900):
+        await log.tails.look(log.asked(f"{number + 5000:032x}"))
     assert log.bus.opened == 1
 
 

@@ -91,6 +91,17 @@ async def test_started_again_after_a_failure_it_reads_once(bus):
     assert sorted(record.value or b"" for record in seen) == [b"a", b"b", b"c"]
 
 
+async def test_a_topic_that_is_not_there_yet_is_waited_for(bus):
+    seen: list[Record] = []
+    follower = Follower(bus, "later", seen.extend)
+    with pytest.raises(BusError, match="later"):
+        await follower.start(Start.BEGINNING)
+    await bus.ensure_topics([TopicSpec("later", 1)])
+    await bus.send("later", b"a", key=b"k", headers=[], partition=0)
+    await follower.start(Start.BEGINNING)
+    assert [record.value for record in seen] == [b"a"]
+
+
 async def test_closed_it_hands_over_nothing_more(bus):
     seen: list[Record] = []
     follower = Follower(bus, TOPIC, seen.extend)

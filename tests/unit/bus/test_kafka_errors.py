@@ -1,10 +1,12 @@
 """Every error that librdkafka can raise comes out as one of ours, whichever door it comes through."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +111,35 @@ async def test_after_a_fatal_error_a_new_producer_takes_over(producer, caplog):
             await send(producer)
     assert await send(producer) == (3, 4)
     assert "made anew" in caplog.text
+
+
+class Slow(FakeProducer):
+    """Reports nothing while it is polled; at its end what it is given the time for, if it `reports` at all."""
+
+    reports = True
+
+    def poll(self, timeout: float) -> None:
+        Event().wait(min(timeout, 0.005))
+
+    def flush(self, timeout: float) -> None:
+        while self.reports and timeout and not self._due.empty():
+            super().poll(0)
+
+
+@pytest.mark.parametrize("reports", [True, False])
+async def test_what_a_producer_that_had_a_fatal_error_still_has_is_told_to_who_waits_for_it(monkeypatch, reports):
+    monkeypatch.setattr(kafka_producer, "Producer", Slow)
+    monkeypatch.setattr(Slow, "reports", reports)
+    producer = KafkaProducer(SETTINGS)
+    waiting = [send(producer) for _ in range(3)]
+    monkeypatch.setattr(kafka_producer, "Producer", FakeProducer)
+    producer.on_error(KafkaError(KafkaError._FATAL, "sequence", fatal=True))
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in found] == [NotDelivered] * 3
+    assert await send(producer) == (3, 4)
+    await asyncio.sleep(60)
+    assert producer.trouble() == "", "nothing is under way any more"
+    await producer.close()
 
 
 def raising(error: BaseException) -> Any:
@@ -265,7 +296,13 @@ def test_what_the_broker_cannot_say_yet_is_asked_again_for_a_while(admin, monkey
 
 @pytest.mark.parametrize(
     "error",
-    [KafkaError(KafkaError._TRANSPORT), KafkaException(KafkaError(KafkaError._TRANSPORT)), BusError("x"), KafkaException("x")],
+    [
+        KafkaError(KafkaError._TRANSPORT),
+        KafkaException(KafkaError(KafkaError._TRANSPORT)),
+        BusError("x"),
+        KafkaException("x"),
+        ValueError(),
+    ],
 )
 def test_an_error_is_told_in_a_few_words(error):
     assert 0 < len(reason(error)) < 80

@@ -1,14 +1,17 @@
 """Looking for single ids in long partitions: one pass serves all who wait, each sees its own stretch, and nobody is forgotten."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from app.bus.base import LogReader, Record
+from app.bus import scan
+from app.bus.base import LogReader, OnRecords, Record
 from app.bus.scan import Scanner, read_stretch
 from app.bus.specs import shared_specs
 from app.errors import BusError
@@ -18,18 +21,23 @@ IDS = ["a", "b", "c", "d"]
 
 
 class CountingBus(ScriptedBus):
-    """Counts its log readers and those that are open; refuses while it is told to."""
+    """Counts its log readers, those that are open, and the records that they are handed; refuses while it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.opened = self.open = 0
+        self.opened = self.open = self.read = 0
         self.refuses = False
 
-    async def log_reader(self, *arguments: Any) -> LogReader:
+    async def log_reader(self, topic: str, partitions: Any, begin: Any, on_records: OnRecords) -> LogReader:
         await asyncio.sleep(0.01)
         if self.refuses:
             raise BusError("away")
-        reader = await super().log_reader(*arguments)
+
+        def counting(records: Sequence[Record]) -> None:
+            self.read += len(records)
+            on_records(records)
+
+        reader = await super().log_reader(topic, partitions, begin, counting)
         self.opened += 1
         self.open += 1
         close = reader.close
@@ -134,6 +142,36 @@ async def test_one_that_begins_earlier_or_ends_later_shows_the_others_nothing_mo
     assert bus.opened == 1
 
 
+async def test_what_lies_between_two_that_are_far_apart_is_not_read(bus):
+    await bus.write("a", *["x"] * 20_000, "b", "c", *["x"] * 20_000, "d")
+    scanner = Scanner(bus)
+    asked = [("a", 0, 1), ("b", 20_001, 20_002), ("c", 20_002, 20_003), ("d", 40_003, None)]
+    looks = [Looked(scanner, id_, begin, until) for id_, begin, until in asked]
+    await asyncio.gather(*(one.task for one in looks))
+    assert [one.offsets for one in looks] == [[begin] for _, begin, _ in asked]
+    assert bus.read <= 2 * 3 * 500, "a batch or two for each place, not the partition"
+    assert (bus.opened, bus.open) == (3, 0), "those that lie near each other share a pass"
+
+
+async def test_a_stretch_inside_a_long_one_is_read_with_it_whatever_lies_between(bus):
+    await bus.write(*["x"] * 5000, "a", *["x"] * 5000, "b")
+    scanner = Scanner(bus)
+    looks = [Looked(scanner, "a", 0), Looked(scanner, "x", 0, 1), Looked(scanner, "b", 10_001, 10_002)]
+    await asyncio.gather(*(one.task for one in looks))
+    assert ([one.offsets for one in looks], bus.opened) == ([[5000], [0], [10_001]], 1)
+
+
+async def test_a_log_that_cannot_be_read_at_one_place_is_told_to_those_who_asked_there(bus):
+    await bus.write("a", *["x"] * 5000, "b")
+    scanner = Scanner(bus)
+    first, second = Looked(scanner, "a", 0, 1), Looked(scanner, "b", 5001, 5002)
+    bus.refuses = True
+    await asyncio.sleep(0.015)
+    bus.refuses = False
+    found = await asyncio.gather(first.task, second.task, return_exceptions=True)
+    assert ([type(one) for one in found], second.offsets) == ([BusError, int], [5001])
+
+
 async def test_partitions_are_read_beside_each_other(bus):
     await bus.write("a", partition=0)
     await bus.write("x", "a", partition=1)
@@ -189,8 +227,14 @@ async def test_a_stretch_ends_at_the_end_of_the_moment_it_began(bus):
         st.tuples(st.sampled_from(IDS), st.integers(0, 30), st.none() | st.integers(0, 30), st.sampled_from([0, 0.004, 0.02])),
         max_size=12,
     ),
+    near=st.sampled_from([0, 3, 100]),
 )
-async def test_whoever_asks_whenever_sees_exactly_its_own(written, asked):
+async def test_whoever_asks_whenever_sees_exactly_its_own(written, asked, near):
+    with patch.object(scan, "_NEAR", near):
+        await _each_sees_its_own(written, asked)
+
+
+async def _each_sees_its_own(written, asked):
     bus = await started()
     await bus.write(*written)
     scanner, looks = Scanner(bus), []

@@ -1,5 +1,7 @@
 """Heartbeats and model cards as JSON: there and back, and readable by an older or newer process."""
 
+import json
+
 import orjson
 import pytest
 from hypothesis import given
@@ -103,3 +105,13 @@ def test_a_member_of_the_wrong_type_is_refused():
     for name, wrong in (("time", "soon"), ("partitions", 3), ("positions", [1]), ("ready", "perhaps"), ("worker", None)):
         with pytest.raises(UndecodableRecord):
             decode_beat(orjson.dumps({**orjson.loads(encode(WORKER)), name: wrong}))
+
+
+@pytest.mark.parametrize(
+    "positions", [{"x": 1}, {"": 1}, {"-1": 1}, {"1.5": 1}, {"\u0663": 1}, {"1": -1}, {"1": 2**63}, {"1": "x"}]
+)
+def test_positions_are_of_numbered_partitions_and_offsets(positions):
+    said = orjson.loads(encode(WORKER))
+    assert decode_beat(orjson.dumps({**said, "positions": {"0": 0, "12": 2**63 - 1}}))
+    with pytest.raises(UndecodableRecord):
+        decode_beat(json.dumps({**said, "positions": positions}).encode())

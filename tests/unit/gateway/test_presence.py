@@ -125,6 +125,19 @@ async def test_a_clock_that_is_off_is_said_once(scene, caplog, skew, said):
     assert set(scene.known().workers) == {"w"}
 
 
+async def test_a_clock_that_runs_away_is_said_once_and_what_was_said_is_forgotten_with_the_worker(scene, caplog):
+    await scene.card(CARD)
+    await scene.begin()
+    for lives in (1, 2):
+        for skew in range(10, 20):
+            await scene.worker("w", time=time.time() + skew)
+            await scene.worker("x", replies="elsewhere")
+        for about in ("clock", "elsewhere"):
+            assert len([record for record in caplog.records if about in record.message]) == lives
+        await asyncio.sleep(5)
+        assert scene.presence._said == set()
+
+
 async def test_the_other_gateways_partitions_are_known_while_they_live(scene):
     await scene.begin()
     await scene.gateway("one", partition=1)
@@ -161,6 +174,34 @@ async def test_what_is_no_heartbeat_or_card_is_said_and_passed_by(scene, caplog)
     await turns()
     assert scene.known().card == CARD
     assert [record.levelno for record in caplog.records if "undecodable" in record.message] == [logging.WARNING] * 3
+
+
+async def test_a_heartbeat_with_positions_that_are_none_is_passed_by_and_ends_nothing(scene, caplog):
+    await scene.card(CARD)
+    await scene.begin()
+    await scene.worker("lives", capacity=2)
+    await scene.worker("wrong", capacity=5, positions={"x": 1})
+    await asyncio.sleep(2)
+    assert "undecodable heartbeat" in caplog.text
+    assert list(scene.known().workers) == ["lives"]
+    await asyncio.sleep(3)
+    assert scene.known().workers == {}, "who falls silent is still buried"
+
+
+async def test_a_fault_of_ours_is_logged_and_the_heartbeats_go_on(scene, caplog, monkeypatch):
+    async def faulty(_topic: str) -> dict[int, int]:
+        raise ValueError("nobody has thought of this")
+
+    await scene.card(CARD)
+    await scene.presence.start()
+    await scene.worker("w")
+    ends = scene.bus.ends
+    monkeypatch.setattr(scene.bus, "ends", faulty)
+    scene.presence.begin_beats()
+    await asyncio.sleep(4.5)
+    assert (await ends(TOPICS.workers))[0] == 1 + 5
+    assert scene.known().workers == {}, "who falls silent is still buried"
+    assert "nobody has thought of this" in caplog.text
 
 
 async def test_a_heartbeat_clears_what_was_sent_to_its_worker(scene):

@@ -1,0 +1,68 @@
+"""What a small MAX_BODY_BYTES leaves room for on Kafka."""
+
+import asyncio
+import os
+
+import pytest
+
+from app.contracts.envelope import MAX_REPLY_BYTES
+
+pytestmark = pytest.mark.servers
+
+MAX_BODY = 100_000
+
+
+@pytest.fixture
+def ours():
+    from app.settings import load
+
+    servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
+    return load({"BOOTSTRAP_SERVERS": servers, "MAX_BODY_BYTES": str(MAX_BODY)}).bus
+
+
+@pytest.fixture
+async def bus(ours):
+    from app.bus.kafka import KafkaBus
+
+    bus = KafkaBus(ours)
+    await bus.start()
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def bus_factory():
+    """For new_topic, which notes its topics there."""
+    from tests.contract.conftest import KafkaFactory
+
+    factory = KafkaFactory("consumer")
+    yield factory
+    await factory.close()
+
+
+def sent(bus, topic, count, size):
+    return [bus.send(topic, bytes(size), key=b"k", headers=[("v", b"1")], partition=0) for _ in range(count)]
+
+
+async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):
+    from app.bus.specs import largest_record
+
+    topic = await new_topic(bus, config={"max.message.bytes": str(largest_record(ours))})
+    places = await asyncio.gather(*sent(bus, topic, 8, MAX_REPLY_BYTES))
+    assert [place.offset for place in places] == list(range(8))
+
+
+async def test_many_requests_at_once_fit_their_topic(bus, ours, new_topic):
+    from app.bus.specs import largest_request
+
+    topic = await new_topic(bus, config={"max.message.bytes": str(largest_request(ours))})
+    places = await asyncio.gather(*sent(bus, topic, 50, MAX_BODY))
+    assert [place.offset for place in places] == list(range(50))
+
+
+async def test_what_is_larger_still_is_refused_at_once(bus, ours, new_topic):
+    from app.bus.specs import largest_record
+    from app.errors import RecordTooLarge
+
+    with pytest.raises(RecordTooLarge):
+        await asyncio.gather(*sent(bus, await new_topic(bus), 1, largest_record(ours) + 1))
