@@ -77,7 +77,7 @@ class Keys:
     def caller(self, scope: Scope) -> Caller:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
         if self._required:
-            return self._known(header(scope, b"authorization"))
+            return self._known(scope)
         if not self._settings.allow_anonymous:
             self._refuse_unless_ours(scope)
         return self._anonymous
@@ -107,8 +107,8 @@ class Keys:
             " everybody."
         )
 
-    def _known(self, authorization: str) -> Caller:
-        key = bearer(authorization)
+    def _known(self, scope: Scope) -> Caller:
+        key = bearer(header(scope, b"authorization")) or header(scope, b"x-api-key").encode("latin-1")  # Anthropic's SDK
         if not key:
             raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
         caller = self._callers.get(_digest(key))

@@ -133,6 +133,15 @@ def test_a_wrong_key_is_refused_and_not_repeated(value):
     assert value not in str(refused.value)
 
 
+def test_a_key_may_come_as_anthropics_sdk_sends_it():
+    known = keys("sk-one")
+    assert asked(known, **{"x-api-key": "sk-one"}) == asked(known, "Bearer sk-one")
+    with pytest.raises(InvalidApiKey):
+        asked(known, **{"x-api-key": "sk-two"})
+    with pytest.raises(InvalidApiKey):
+        asked(known, "Bearer sk-two", **{"x-api-key": "sk-one"})
+
+
 def test_a_hash_is_no_key():
     with pytest.raises(InvalidApiKey):
         asked(filed(entry("sk-one")), f"Bearer {hash_of(b'sk-one')}")
