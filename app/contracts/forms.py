@@ -54,7 +54,7 @@ def form_with_model(content_type: str, body: bytes, new: str) -> bytes:
 
 def without_boundary(content_type: str, body: bytes) -> bytes:
     """What stays the same where a client sends the same form again: it makes up a new boundary each time."""
-    return body.replace(_boundary(content_type), b"")
+    return body.replace(b"--" + _boundary(content_type), b"--")
 
 
 def _only(name: str, fields: list[Field], body: bytes) -> bytes:

@@ -109,3 +109,9 @@ def test_the_same_form_with_another_boundary_is_the_same():
     other = form(MODEL, FILE).replace(BOUNDARY.encode(), b"another")
     assert without_boundary(TYPE, form(MODEL, FILE)) == without_boundary("multipart/form-data; boundary=another", other)
     assert without_boundary(TYPE, form(MODEL, FILE)) != without_boundary(TYPE, form(MODEL))
+
+
+def test_what_a_file_has_of_its_boundary_is_still_the_files():
+    short = "multipart/form-data; boundary=x"
+    one, other = (b"--x\r\n\r\n" + file + b"\r\n--x--" for file in (b"axb", b"ab"))
+    assert without_boundary(short, one) != without_boundary(short, other)
