@@ -18,7 +18,7 @@ from app.runtime import collector_paused
 ANY = "*"
 _LARGE = 256 * 1024  # bytes
 _MOST_SIGNS = 300_000  # a text with as many of them in it would be a million tokens
-CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
+CHAT, COMPLETIONS, EMBEDDINGS, SPEECH = "/chat/completions", "/completions", "/embeddings", "/audio/speech"
 
 _ABSENT: Any = ...  # not None: a null is something else than a field that is not there
 _KINDS = {
@@ -117,7 +117,7 @@ def check_body(path: str, body: bytes) -> Body:
     for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
         if row.unless not in document:
             row.test(document.get(row.field, _ABSENT), row.field)
-    return Body(document["model"], document.get("stream") is True or document.get("stream_format") == "sse")  # of audio/speech
+    return Body(document["model"], document.get("stream") is True or (path == SPEECH and document.get("stream_format") == "sse"))
 
 
 def is_text(content_type: str) -> bool:

@@ -11,7 +11,7 @@ MESSAGES = "/messages"
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
 _BLANK_LINE = re.compile(_LINE_END + rb"{2}")
 _EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
-_ERROR = re.compile(rb'data: ?(\{(?:"type": ?"error"|"error"|"type": ?"response\.failed"))')
+_ERROR = re.compile(rb'data: ?(\{(?:"type": ?"error"|"error": ?[{"]|"type": ?"response\.failed"))')
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 
 

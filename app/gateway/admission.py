@@ -61,6 +61,11 @@ class Admission:
             raise ModelNotFound(f"The model {shown!r} does not exist; GET /v1/models lists those that do.", param="model")
         return known
 
+    def worker_of(self, model: str, id_: str) -> str:
+        """The worker whose heartbeat lists the request; empty if none does, or the model has been forgotten."""
+        known = self._catalog.find(model)
+        return known.worker_of(id_) if known else ""
+
     def _is_crowd(self, known: Known, submission: Submission) -> bool:
         """Raises QueueFull, TenantQueueFull."""
         capacity = known.capacity

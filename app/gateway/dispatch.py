@@ -203,7 +203,7 @@ class Dispatcher:
         waited = (time.time() * 1000 - call.request.created) / 1000
         if call.answered:
             state = "was being answered"
-        elif self._admission.model(call.model).worker_of(call.id):
+        elif self._admission.worker_of(call.model, call.id):
             state = "was with its model's server, which had not answered yet"
         else:
             state = "was waiting for a free worker"

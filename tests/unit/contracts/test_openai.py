@@ -48,6 +48,7 @@ def test_a_large_body_may_have_many_parts_but_not_so_many_that_all_others_wait(p
 def test_speech_as_events_is_a_stream():
     assert check_body("/audio/speech", encoded({"model": "m", "stream_format": "sse"})).stream
     assert not check_body("/audio/speech", encoded({"model": "m", "stream_format": "audio"})).stream
+    assert not check_body(CHAT, encoded(SMALLEST[CHAT] | {"stream_format": "sse"})).stream
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/vnd.api+json", ""])

@@ -196,4 +196,5 @@ def test_an_error_is_an_event_as_the_callers_sdk_knows_it():
         assert has_error(event)
         assert orjson.loads(last_error(b"data: {}\n\n" + event))["error"] == {"message": "no"}
     assert not has_error(b'data: {"text":"data: {\\"error\\""}\n\n')
+    assert not has_error(b'data: {"error":null,"choices":[]}\n\n'), "as some upstreams have it in each chunk"
     assert last_error(b"{}") == b"{}"

@@ -59,3 +59,14 @@ async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -
         await until(lambda: call.fold.outcome == EXPIRED)
         assert said in (await call.whole(None) or [])[-1].value.decode()
         await client.leaves()
+
+
+async def test_one_that_expires_is_told_so_though_its_model_was_forgotten_meanwhile() -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        client = Client(gateway.dispatcher.opened(submission(timeout=2)))
+        call = await client.waits()
+        await at.bus.send(TOPICS.models, None, key=MODEL.encode(), headers=[("v", b"1")])
+        await until(lambda: gateway.catalog.find(MODEL) is None)
+        await until(lambda: call.fold.outcome == EXPIRED)
+        await client.leaves()
