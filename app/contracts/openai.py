@@ -123,7 +123,7 @@ def check_body(path: str, body: bytes) -> Body:
 def is_text(content_type: str) -> bool:
     """Whether a reply is JSON or another text, as one without a type is: what names a model and its usage."""
     kind = content_type.partition(";")[0].strip().lower()
-    return not kind or kind.startswith("text/") or kind.endswith("json")
+    return not kind or kind.startswith("text/") or "json" in kind
 
 
 def _parse(body: bytes) -> dict[str, Any]:

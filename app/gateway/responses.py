@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from app.contracts.envelope import Reply
+from app.contracts.openai import is_text
 from app.contracts.sse import DONE, after, as_event, count_events, error_event, with_ids
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
@@ -42,8 +43,8 @@ def whole_body(parts: Sequence[Reply], *, stream: bool, path: str = "") -> Body:
 
 def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
     """Raises BadRequest if a reply with this head is no text: an event holds nothing else."""
-    kind = next((value.partition(";")[0].strip().lower() for name, value in head if name == "content-type"), "")
-    if kind and not kind.startswith("text/") and "json" not in kind:
+    kind = dict(head).get("content-type", "")
+    if not is_text(kind):
         said = f"the reply is {kind}, which is no text and has no events"
         raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
 

@@ -45,13 +45,8 @@ async def bus(cut_off):
 
 
 @pytest.fixture
-async def bus_factory():
-    """For new_topic, which notes its topics there."""
-    from tests.contract.conftest import KafkaFactory
-
-    factory = KafkaFactory("consumer")
-    yield factory
-    await factory.close()
+def bus_factory(kafka_factory):
+    return kafka_factory
 
 
 async def send(bus, topic, values):

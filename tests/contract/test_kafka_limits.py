@@ -31,13 +31,8 @@ async def bus(ours):
 
 
 @pytest.fixture
-async def bus_factory():
-    """For new_topic, which notes its topics there."""
-    from tests.contract.conftest import KafkaFactory
-
-    factory = KafkaFactory("consumer")
-    yield factory
-    await factory.close()
+def bus_factory(kafka_factory):
+    return kafka_factory
 
 
 def sent(bus, topic, count, size):
