@@ -211,6 +211,14 @@ async def test_a_request_larger_than_the_limit_has_a_minute_of_its_own(door):
     await door.is_refused(tpm=100, body=b"x" * 4000)
 
 
+async def test_sound_that_goes_by_is_a_file_whatever_its_size(door):
+    asked = await door.asks(tpm=100_000)
+    await asked.send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"audio/mpeg")]})
+    await asked.send({"type": "http.response.body", "body": b"x" * 76_800})
+    line = await asked.ends()
+    assert (line["tokens_counted"], line["tokens_estimated"]) == (1010, True)
+
+
 async def test_what_goes_by_is_counted_where_nobody_says_the_usage(door):
     request = await door.asks(tpm=1000)
     await request.send({"type": "http.response.start", "status": 200, "headers": []})
