@@ -8,6 +8,7 @@ from app.agent.engines import make_engine
 from app.agent.worker import Worker
 from app.bus.base import Bus
 from app.catalog import ModelEntry
+from app.runtime import start_or_end
 from app.settings import Settings
 from app.telemetry.tracing import Tracer
 
@@ -24,10 +25,14 @@ class Fleet:
         self._starting: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Each worker begins by itself, as soon as its upstream is there."""
-        self._starting = [asyncio.create_task(worker.start()) for worker in self._workers]
-        for task in self._starting:
-            task.add_done_callback(_say_why)
+        """Each worker begins by itself, as soon as its upstream is there.
+
+        A fault that nobody has thought of ends the process of a single worker; beside others it makes that one unready.
+        """
+        if len(self._workers) == 1:
+            self._starting = [start_or_end(worker.start()) for worker in self._workers]
+        else:
+            self._starting = [asyncio.create_task(_start_beside_others(worker)) for worker in self._workers]
 
     def unready(self) -> list[str]:
         """Why they do not take requests; empty when all do."""
@@ -45,6 +50,9 @@ class Fleet:
             task.cancel()
 
 
-def _say_why(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("a worker could not start: %s", error, exc_info=error)
+async def _start_beside_others(worker: Worker) -> None:
+    try:
+        await worker.start()
+    except Exception as error:  # the other models' workers go on
+        logger.exception("model %s: the start of its worker failed", worker.model)
+        worker.could_not_start(error)

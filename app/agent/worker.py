@@ -101,6 +101,11 @@ class Worker:
         self._beats.soon()
         logger.info("model %s: serving topic %s as group %s", self._entry.id, self._card.topic, self._card.group)
 
+    def could_not_start(self, error: Exception) -> None:
+        """It takes no requests until its process is started again, and says why."""
+        self._not_ready = f"its start failed ({type(error).__name__}); its log says why"
+        self._beats.soon()
+
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """A broker that is away, or that is still making a topic, is waited for."""
         while True:

@@ -224,9 +224,14 @@ async def test_where_logs_are_json_every_line_is_from_the_first_to_the_last(memo
 
 
 BREAKS = "def breaks(*_): raise RuntimeError('nobody has thought of this')\n"
+WORKER = (
+    "import sys, app.agent.__main__ as main, app.agent.worker as worker\n"
+    "{}.start = breaks; main.make_bus = no_bus; sys.exit(main.main())"
+)
 STARTS = {
     "gateway": "import uvicorn, app.main as main; main.Gateway._begin = breaks; uvicorn.run(main.application, port=0)",
-    "worker": "import sys, app.agent.__main__ as main; main.Fleet.start = breaks; main.make_bus = no_bus; sys.exit(main.main())",
+    "worker": WORKER.format("main.Fleet"),
+    "worker of one model": WORKER.format("worker.Worker"),
 }
 NO_BUS = "from app.bus.memory import MemoryBus\ndef no_bus(settings, shared): return MemoryBus(settings)\n"
 
