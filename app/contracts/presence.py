@@ -72,6 +72,7 @@ class GatewayBeat:
     leaving: bool = False
     version: str = ""
     reads: tuple[int, ...] = READS
+    withdrawn: dict[str, int] = field(default_factory=dict)  # model -> requests it has ended that lie in the queue still
 
 
 _BEATS: TypeAdapter[WorkerBeat | GatewayBeat] = TypeAdapter(WorkerBeat | GatewayBeat)

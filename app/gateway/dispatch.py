@@ -30,6 +30,7 @@ from app.gateway.call import Call
 from app.gateway.inbox import Inbox
 from app.gateway.placement import Placement
 from app.gateway.submission import Submission, Ticket
+from app.gateway.withdrawn import Withdrawn
 from app.telemetry.logs import Throttle
 from app.telemetry.metrics import ENDED
 
@@ -51,6 +52,7 @@ class Dispatcher:
         self._admit_timeout = admit_timeout
         self._timers: dict[Call, TimerHandle] = {}
         self.owner = secrets.token_hex(8)
+        self.withdrawn = Withdrawn()
 
     def ticket(self) -> Ticket:
         """An id and a reply's address for a request that is about to be written. Raises GatewayError while there is none."""
@@ -97,6 +99,7 @@ class Dispatcher:
     def end(self, call: Call, outcome: str) -> None:
         """Writes a `cancelled` or `expired` end. The log decides whether it came first; the call is fed what it says."""
         ENDED.labels(call.model, outcome).inc()
+        self.withdrawn.add(call.model, call.address)
         final = self._final(call, self._error(call, outcome), outcome)
         key = call.id.encode()
         cancel = Control(call.id, Control.CANCEL, owner=self.owner)

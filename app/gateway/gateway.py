@@ -51,7 +51,8 @@ class Gateway:
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
         self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
-        self._presence = Presence(bus, topics, self.catalog, placement, settings.gateway.heartbeat, self._describe)
+        withdrawn = self.dispatcher.withdrawn
+        self._presence = Presence(bus, topics, self.catalog, placement, withdrawn, settings.gateway.heartbeat, self._describe)
         scanner = Scanner(bus)
         self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)
         self.dead_letters = DeadLetters(bus, topics.dlq)
@@ -132,4 +133,5 @@ class Gateway:
             in_flight=len(self._inbox),
             leaving=self.admission.draining,
             version=__version__,
+            withdrawn=self.dispatcher.withdrawn.counts(),
         )

@@ -12,6 +12,7 @@ from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, de
 from app.contracts.topics import Topics
 from app.errors import BusError, UndecodableRecord
 from app.gateway.placement import Placement
+from app.gateway.withdrawn import Withdrawn
 
 logger = logging.getLogger("app.gateway.presence")
 
@@ -28,6 +29,7 @@ class Presence:
         topics: Topics,
         catalog: Catalog,
         placement: Placement,
+        withdrawn: Withdrawn,
         interval: float,
         describe: Callable[[], GatewayBeat],
     ) -> None:
@@ -35,6 +37,7 @@ class Presence:
         self._topics = topics
         self._catalog = catalog
         self._placement = placement
+        self._withdrawn = withdrawn
         self._interval = interval
         self._describe = describe
         self._models = Follower(bus, topics.models, self._on_models)
@@ -63,8 +66,11 @@ class Presence:
 
     def reply_partitions(self) -> list[int]:
         """The reply partition of each other gateway that lives."""
+        return [beat.partition for beat in self._others()]
+
+    def _others(self) -> list[GatewayBeat]:
         own = self._describe().gateway
-        return [beat.partition for beat in self._gateways.values() if beat.gateway != own]
+        return [beat for beat in self._gateways.values() if beat.gateway != own]
 
     def gateways(self) -> list[GatewayBeat]:
         """The gateways that live, this one too, as their last heartbeats say."""
@@ -152,7 +158,8 @@ class Presence:
         self._measured = now
 
     async def _measure(self, known: Known, seconds: float) -> None:
-        """The queue: records that were in the log a measurement ago and that nobody has begun since. Transit does not count."""
+        """The queue: records that were in the log a measurement ago and that nobody has begun since. Transit does not count,
+        nor what has been ended while it waited."""
         before, known.ends = known.ends, await self._bus.ends(known.card.topic)
         positions = {int(p): offset for beat in known.workers.values() for p, offset in beat.positions.items()}
         if set(before) - set(positions):
@@ -160,13 +167,18 @@ class Presence:
         waited = known.queue_depth > 0
         waiting = {partition: end - positions.get(partition, 0) for partition, end in before.items()}
         known.backlog = frozenset(partition for partition, count in waiting.items() if count > 0)
-        known.queue_depth = sum(waiting[partition] for partition in known.backlog)
+        self._withdrawn.passed(known.card.model, positions)
+        known.queue_depth = max(0, sum(waiting[partition] for partition in known.backlog) - self._ended(known.card.model))
         begun, known.started = known.started, sum(positions.values())
         serves = any(beat.ready and beat.positions for beat in known.workers.values())
         # Only while some wait is it the workers' rate, not the arrivals'; and none work slowly because none are there.
         if serves and waited and known.queue_depth and known.started >= begun > 0:
             rate = (known.started - begun) / seconds
             known.rate = rate if not known.rate else known.rate + _RATE_WEIGHT * (rate - known.rate)
+
+    def _ended(self, model: str) -> int:
+        """Requests in the queue that nobody waits for, as far as the gateways that live have ended them."""
+        return self._withdrawn.counts().get(model, 0) + sum(beat.withdrawn.get(model, 0) for beat in self._others())
 
     def _say(self, worker: str, about: str, what: str) -> None:
         """Once for each worker, as long as it lives."""

@@ -1,5 +1,6 @@
 """A request on its way into the log, when the log does not say for certain whether it has it."""
 
+import asyncio
 import time
 
 import pytest
@@ -70,3 +71,15 @@ async def test_one_that_expires_is_told_so_though_its_model_was_forgotten_meanwh
         await until(lambda: gateway.catalog.find(MODEL) is None)
         await until(lambda: call.fold.outcome == EXPIRED)
         await client.leaves()
+
+
+async def test_what_expired_while_nobody_served_leaves_its_room_in_the_queue_to_others() -> None:
+    async with house(MAX_QUEUE_DEPTH="3") as at:
+        gateways = [await at.gateway(), await at.gateway()]
+        clients = [Client(gateway.dispatcher.opened(submission(timeout=1))) for gateway in gateways for _ in range(3)]
+        calls = [await client.waits() for client in clients]
+        await until(lambda: all(call.fold.outcome == EXPIRED for call in calls))
+        await asyncio.sleep(5)  # several measurements
+        assert [gateway.catalog.all()[0].queue_depth for gateway in gateways] == [0, 0]
+        for client in clients:
+            await client.leaves()

@@ -10,9 +10,11 @@ import pytest
 
 from app.bus.base import Record, Start
 from app.catalog import Catalog, Known
+from app.contracts.address import Address, fingerprint
 from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat, decode_beat, encode
 from app.gateway.placement import Placement
 from app.gateway.presence import Presence
+from app.gateway.withdrawn import Withdrawn
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, request, send_request, started_bus, turns, until
 
 GROUP = "llm.m"
@@ -27,7 +29,8 @@ class Scene:
         self.catalog = Catalog()
         self.placement = Placement()
         self.leaving = False
-        self.presence = Presence(bus, TOPICS, self.catalog, self.placement, 1.0, self._describe)
+        self.withdrawn = Withdrawn()
+        self.presence = Presence(bus, TOPICS, self.catalog, self.placement, self.withdrawn, 1.0, self._describe)
 
     def _describe(self) -> GatewayBeat:
         return GatewayBeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
@@ -236,6 +239,25 @@ async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has
     await scene.worker("w", positions={"0": 7, "1": 3})
     await asyncio.sleep(1)
     assert (scene.known().queue_depth, scene.known().backlog) == (0, set())
+
+
+async def test_what_was_ended_while_it_waited_is_in_the_log_and_not_in_the_queue(scene):
+    await scene.card(CARD)
+    await scene.begin()
+    await fill(scene, 7)
+    for offset in (2, 4, 5):
+        scene.withdrawn.add(MODEL, address(offset))
+    await scene.gateway("other", withdrawn={MODEL: 2, "another": 9})
+    await asyncio.sleep(2.5)
+    assert scene.known().queue_depth == 7 - 3 - 2
+    await scene.gateway("other", withdrawn={})
+    await scene.worker("w", positions={"0": 5, "1": 0})
+    await asyncio.sleep(1)
+    assert scene.known().queue_depth == 2 - 1, "a worker has passed the other two of ours, and both of theirs"
+
+
+def address(offset: int) -> Address:
+    return Address("0" * 32, fingerprint(REQUESTS), 0, offset, 0, 0)
 
 
 async def test_without_workers_the_queue_is_what_the_group_has_not_committed(scene):
