@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -38,7 +37,7 @@ from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
 from app.models_config import configured
-from app.runtime import start_or_end, tune_collector
+from app.runtime import shares_its_port, start_or_end, tune_collector
 from app.settings import BusSettings, Settings
 from app.stores.make import make_stores
 from app.telemetry import logs
@@ -129,7 +128,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
     uvicorn starts a process that ends again and again, so its supervisor is told to end too.
     """
-    if settings.on_kafka or multiprocessing.parent_process() is None or "--reload" in sys.argv:
+    if settings.on_kafka or not shares_its_port():
         return
     os.kill(os.getppid(), signal.SIGTERM)
     raise SettingsError(

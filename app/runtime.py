@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,11 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
+
+
+def shares_its_port() -> bool:
+    """One of the processes of `uvicorn --workers`. (`--reload` has a parent too, and one child.)"""
+    return multiprocessing.parent_process() is not None and "--reload" not in sys.argv
 
 
 @contextmanager

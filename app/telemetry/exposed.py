@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app, start_http_server
 from prometheus_client.registry import Collector
 
+from app.runtime import shares_its_port
 from app.settings import AdminSettings
 from app.telemetry.metrics import REGISTRY
+from app.telemetry.siblings import Siblings
 from app.web_pages import is_own_page, names_this_machine
 
 if TYPE_CHECKING:
@@ -27,9 +29,12 @@ logger = logging.getLogger("app.telemetry")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def text() -> bytes:
-    """Every metric, as Prometheus reads it (CONTENT_TYPE)."""
-    return generate_latest(REGISTRY)
+_siblings = Siblings(REGISTRY) if shares_its_port() else None
+
+
+async def text() -> bytes:
+    """Every metric, as Prometheus reads it (CONTENT_TYPE); where several processes share the gateway's port, those of all."""
+    return await _siblings.text() if _siblings else generate_latest(REGISTRY)
 
 
 @asynccontextmanager
@@ -46,6 +51,8 @@ async def exposed(
             stack.callback(REGISTRY.unregister, collector)
         if settings.port:
             await stack.enter_async_context(_served(settings, others))
+        elif _siblings:
+            await stack.enter_async_context(_siblings.heard())
         yield
 
 

@@ -115,3 +115,21 @@ async def test_a_worker_whose_upstream_is_away_lives_and_is_not_ready(stack: Sta
 
     await until(is_not_ready, "the worker to say that its upstream is away")
     assert (await get_json(f"http://127.0.0.1:{port}/healthz"))[0] == 200
+
+
+@pytest.mark.servers
+async def test_processes_that_share_a_port_are_told_of_as_one(stack: Stack) -> None:
+    gateway = await stack.gateway("--workers=2")
+    await stack.worker("sim", await stack.upstream())
+    for _ in range(20):
+        async with gateway.openai() as sdk:  # a connection of its own, so that both processes have some
+            await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=2)
+
+    async def all_twenty() -> bool:
+        return counted(samples(await scraped(gateway.port)), model="sim") == 20
+
+    await until(all_twenty, "all to be counted")
+    found = [samples(await scraped(gateway.port)) for _ in range(10)]
+    assert {counted(one, model="sim", status="200") for one in found} == {20}
+    pids = {pid for one in found for name in one for pid in re.findall(r'llm_gateway_workers\{.*pid="(\d+)"', name)}
+    assert len(pids) == 2

@@ -108,8 +108,8 @@ def test_every_metric_is_documented_as_it_is_declared() -> None:
     assert documented == declared
 
 
-def test_every_metric_is_at_metrics_under_its_name() -> None:
-    named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", exposed.text().decode(), re.MULTILINE))
+async def test_every_metric_is_at_metrics_under_its_name() -> None:
+    named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", (await exposed.text()).decode(), re.MULTILINE))
     counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}  # a gateway's collector has those
     assert {name: kind for name, kind in named.items() if not name.startswith("process_")} == counted
 

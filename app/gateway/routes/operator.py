@@ -22,9 +22,9 @@ def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
         return []
     operators = Operators(settings.gateway)
 
-    def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         _refuse_unless_admitted(operators, request)
-        return Response(exposed.text(), media_type=exposed.CONTENT_TYPE)
+        return Response(await exposed.text(), media_type=exposed.CONTENT_TYPE)
 
     shown = overview_route(overview)
 
