@@ -111,6 +111,7 @@ class JobRun:
             answer = await self._context.engine.call(self._job(body, deadline))
         except EngineUnreachable as error:
             self._count_error("unreachable")
+            self._context.upstream.unreachable()
             if planned.goes_on:
                 raise WorkerLost(f"the upstream that wrote this stream is gone: {error}") from None
             raise

@@ -19,6 +19,7 @@ from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
 from app.agent.traced import JobTraces, TracedEngine
+from app.agent.upstream_watch import UpstreamWatch
 from app.bus.base import Bus, GroupReader
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
@@ -66,7 +67,10 @@ class Worker:
         lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
         outbox = Outbox(bus, topics.replies, lambda: self._peers.read(JOINED))
-        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, tails, outbox, settings.upstream_retries)
+        self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
+        self._context = JobContext(
+            bus, topics, entry, engine, self.owner, lookup, tails, outbox, self._upstream, settings.upstream_retries
+        )
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
         )
@@ -84,8 +88,12 @@ class Worker:
         return self._entry.id
 
     def unready(self) -> str:
-        """Why it takes no requests; empty when it does."""
-        return "draining" if self._desk.leaving else self._not_ready
+        """Why it should get no requests; empty when it should."""
+        return "draining" if self._desk.leaving else self._missing
+
+    @property
+    def _missing(self) -> str:
+        return self._not_ready or self._upstream.reason
 
     async def start(self) -> None:
         """Makes its topics known, waits for its upstream, joins its group. It is ready only then."""
@@ -140,6 +148,7 @@ class Worker:
         await self._peers.close()
         await self._tails.close()
         await self._control.close()
+        self._upstream.close()
         if self._engine_is_open:
             await self._engine.close()
 
@@ -184,8 +193,8 @@ class Worker:
             in_flight=len(self._desk.running),
             waiting=self._intake.waiting,
             running=self._desk.running,
-            ready=not self._not_ready,
-            reason=self._not_ready,
+            ready=not self._missing,
+            reason=self._missing,
             leaving=self._desk.leaving,
             gone=self._gone,
             host=platform.node(),

@@ -13,6 +13,7 @@ from app.agent.event_relay import MOST_UNSETTLED
 from app.agent.outbox import Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.run_job import DEADLINE_LEEWAY, JobRun
+from app.agent.upstream_watch import UpstreamWatch
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.catalog import ModelEntry
@@ -61,6 +62,7 @@ class Shop:
             lookup=self.lookup,
             tails=ReplyTails(bus, TOPICS.replies, self.lookup),
             outbox=Outbox(bus, TOPICS.replies, lambda: True),
+            upstream=UpstreamWatch(engine, MODEL, lambda: None),
             retries=retries,
         )
 
