@@ -66,7 +66,7 @@ class Worker:
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
-        outbox = Outbox(bus, topics.replies, lambda: self._peers.read(JOINED))
+        outbox = Outbox(bus, topics.replies, lambda: self._peers.all_read(JOINED))
         self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
         self._context = JobContext(
             bus, topics, entry, engine, self.owner, lookup, tails, outbox, self._upstream, settings.upstream_retries
