@@ -11,6 +11,7 @@ from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.event_relay import EventRelay
+from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
 from app.agent.reply_end import is_finished, usage
 from app.agent.reply_writer import ReplyWriter
@@ -80,7 +81,7 @@ class JobRun:
                 logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
             UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
             await self._writer.settled()
-            self._seen = await self._context.lookup.look(self._request)
+            self._seen = await until_seen(self._context.lookup.look, self._request)
             self._writer = self._new_writer(self._seen)
 
     def _new_writer(self, seen: Seen) -> ReplyWriter:

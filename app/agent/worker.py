@@ -15,6 +15,7 @@ from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
 from app.agent.outbox import Outbox
+from app.agent.patience import until_done
 from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
@@ -28,7 +29,6 @@ from app.catalog import ModelEntry
 from app.contracts.joined import JOINED
 from app.contracts.presence import WorkerBeat
 from app.contracts.topics import Topics
-from app.errors import BusError
 from app.settings import BusSettings, WorkerSettings
 from app.telemetry.metrics import REBALANCES
 from app.telemetry.tracing import Tracer
@@ -116,12 +116,7 @@ class Worker:
 
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """A broker that is away, or that is still making a topic, is waited for."""
-        while True:
-            try:
-                return await step()
-            except BusError as error:
-                logger.warning("model %s: not started yet: %s", self._entry.id, error)
-                await asyncio.sleep(_BUS_RETRY_SECONDS)
+        await until_done(f"start of model {self._entry.id}'s worker", step, pause=_BUS_RETRY_SECONDS)
 
     async def _make_topics(self) -> None:
         specs = [*shared_specs(self._bus_settings, self._topics), request_spec(self._bus_settings, self._card.topic)]
