@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from app.contracts.openai import CHAT, COMPLETIONS
-from app.contracts.sse import DONE, data_of, has_data, split_events
+from app.contracts.sse import DONE, as_event, data_of, has_data, split_events
 
 # A request with one of these cannot be continued so that the whole is what one run would have given.
 _UNFAITHFUL = (
@@ -152,7 +152,7 @@ class Joiner:
                 choice["delta"].pop("role", None)
         if chunk.get("usage"):
             chunk["usage"] = self._whole(chunk["usage"])
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        return as_event(orjson.dumps(chunk))
 
     def _whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The text so far was prompt to the second run; to the client it is completion."""
@@ -179,7 +179,7 @@ def ending(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
         )  # nobody is there to count it: an estimate
         usage = {"prompt_tokens": prompt, "completion_tokens": prefix.tokens, "total_tokens": prompt + prefix.tokens}
         events.append({**_chunk_of(path, prefix, []), "usage": usage})
-    return b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events) + DONE
+    return b"".join(as_event(orjson.dumps(event)) for event in events) + DONE
 
 
 def _finish(path: str) -> dict[str, Any]:
