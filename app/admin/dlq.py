@@ -43,7 +43,8 @@ def _line(record: Record) -> str:
     model = dead_letters.own(own, "model")
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
     origin, reason = said.get(dead_letters.ORIGIN), said.get(dead_letters.REASON)
-    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}", kept="")
+    cut = f" cut from {said[dead_letters.CUT]} bytes" if dead_letters.CUT in said else ""
+    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}", kept="")
 
 
 async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -88,6 +89,9 @@ async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argpar
     if record is None:
         return 1
     said, own = dead_letters.split(record.headers)
+    if dead_letters.CUT in said:
+        print(f"dead letter {arguments.offset} was cut, as it was too large for its topic: there is nothing whole to send again")
+        return 1
     topic = said[dead_letters.ORIGIN].split("/")[0]
     try:
         request = Request.decode(own, record.value)

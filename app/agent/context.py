@@ -6,6 +6,7 @@ from app.agent.engines.base import Engine
 from app.agent.outbox import Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.reply_writer import ReplyWriter
+from app.agent.upstream_watch import UpstreamWatch
 from app.bus.base import Bus
 from app.bus.lookup import ReplyLookup
 from app.catalog import ModelEntry
@@ -23,6 +24,7 @@ class JobContext:
     lookup: ReplyLookup
     tails: ReplyTails
     outbox: Outbox
+    upstream: UpstreamWatch
     retries: int  # of an upstream that breaks off
     continues: bool = False  # the upstream can go on from a text
     usage_refused: bool = False  # the upstream does not know `stream_options`

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from app.contracts.openai import CHAT, COMPLETIONS
-from app.contracts.sse import DONE, data_of, has_data, split_events
+from app.contracts.sse import DONE, as_event, data_of, has_data, split_events
 
 # A request with one of these cannot be continued so that the whole is what one run would have given.
 _UNFAITHFUL = (
@@ -70,12 +70,13 @@ def _chunk(data: bytes) -> dict[str, Any] | None:
 
 
 def _piece(path: str, choice: dict[str, Any]) -> tuple[str, bool]:
-    """A choice's text and whether it has nothing else (no tool call, no reasoning)."""
-    if path == COMPLETIONS:
-        return choice.get("text") or "", choice.get("index") in (0, None)
+    """A choice's text and whether it has nothing else (no tool call, no reasoning, no parts that are more than text)."""
     delta = choice.get("delta") or {}
-    plain = choice.get("index") in (0, None) and all(name in _PLAIN_DELTA or not value for name, value in delta.items())
-    return delta.get("content") or "", plain
+    text = (choice.get("text") if path == COMPLETIONS else delta.get("content")) or ""
+    plain = choice.get("index") in (0, None) and isinstance(text, str)
+    if path != COMPLETIONS:
+        plain = plain and all(name in _PLAIN_DELTA or not value for name, value in delta.items())
+    return text if isinstance(text, str) else "", plain
 
 
 def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
@@ -83,7 +84,14 @@ def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
     faithful = prefix.plain and not any(_set(name, body.get(name)) for name in _UNFAITHFUL) and (body.get("n") or 1) == 1
     if not faithful or (body.get("best_of") or 1) != 1 or prefix.text[-1:].isspace():
         return False
-    return path == CHAT or (path == COMPLETIONS and isinstance(body.get("prompt"), str))
+    if path == COMPLETIONS:
+        return isinstance(body.get("prompt"), str)
+    return path == CHAT and (not body.get("continue_final_message") or _ends_in_text(body))
+
+
+def _ends_in_text(body: dict[str, Any]) -> bool:
+    """Whether the last message's content is one that a text can be put behind, not a list of parts."""
+    return isinstance(body["messages"][-1].get("content"), str | None)
 
 
 def _set(name: str, value: Any) -> bool:
@@ -144,7 +152,7 @@ class Joiner:
                 choice["delta"].pop("role", None)
         if chunk.get("usage"):
             chunk["usage"] = self._whole(chunk["usage"])
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        return as_event(orjson.dumps(chunk))
 
     def _whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The text so far was prompt to the second run; to the client it is completion."""
@@ -171,7 +179,7 @@ def ending(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
         )  # nobody is there to count it: an estimate
         usage = {"prompt_tokens": prompt, "completion_tokens": prefix.tokens, "total_tokens": prompt + prefix.tokens}
         events.append({**_chunk_of(path, prefix, []), "usage": usage})
-    return b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events) + DONE
+    return b"".join(as_event(orjson.dumps(event)) for event in events) + DONE
 
 
 def _finish(path: str) -> dict[str, Any]:

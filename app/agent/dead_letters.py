@@ -1,24 +1,36 @@
 """What cannot be worked on goes to the dead-letter topic, with its origin, the reason and its own bytes."""
 
-import asyncio
+import logging
+from functools import partial
 
+from app.agent.patience import until_done
 from app.bus.base import Bus
-from app.contracts.dead_letters import ORIGIN, REASON
+from app.contracts.dead_letters import CUT, ORIGIN, REASON
 from app.contracts.envelope import Headers
-from app.errors import BusError
+from app.errors import RecordTooLarge
 
-_RETRY_SECONDS = 0.2
+logger = logging.getLogger("app.agent")
 
 
 async def dead_letter(
     bus: Bus, topic: str, origin: tuple[str, int, int], headers: Headers, value: bytes | None, reason: str
 ) -> None:
-    """Returns once the log has it. `origin`: topic, partition, offset. The record's own headers are kept."""
+    """Returns once the log has it. `origin`: topic, partition, offset. The record's own headers are kept.
+
+    Where the topic takes no record of this size, it gets as much of the value's beginning as fits when halved again and again;
+    if its headers alone are too large, none of them. Raises RecordTooLarge if the topic does not even take that.
+    """
     where = f"{origin[0]}/{origin[1]}/{origin[2]}"
-    ours: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]
+    said: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]
+    kept, own = value, headers
     while True:
+        send = partial(bus.send, topic, kept, key=where.encode(), headers=[*said, *own])
         try:
-            await bus.send(topic, value, key=where.encode(), headers=[*ours, *headers])
+            await until_done(f"dead letter from {where}", send)
             return
-        except BusError:
-            await asyncio.sleep(_RETRY_SECONDS)
+        except RecordTooLarge as error:
+            if not kept and not own:
+                raise
+            logger.warning("the dead letter from %s is cut: %s", where, error)
+            said = [*said[:2], (CUT, str(len(value or b"")).encode())]
+            kept, own = (kept[: len(kept) // 2], own) if kept else (kept, [])

@@ -96,7 +96,7 @@ class Desk:
     def _may_settle_more(self, crowd: bool) -> bool:
         """What others run is held and does not count: else who takes a busy worker's partitions would start nothing new."""
         settling = len(self._settling[crowd])
-        return settling < _MOST_SETTLING or settling < _MOST_SETTLING + self._peers.running()
+        return settling < _MOST_SETTLING or settling < _MOST_SETTLING + self._peers.running_count()
 
     def _begin(self, taken: Taken) -> bool:
         """True if the record runs now, in the slot that was taken for it."""

@@ -12,6 +12,7 @@ from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, de
 from app.errors import UndecodableRecord
 
 _LATELY_SECONDS = 60.0
+_REMEMBERED_SECONDS = 600.0  # after a worker fell silent
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Peers:
         self._follower = Follower(bus, topic, self._on_records)
         self._interval = interval
         self._own = own
+        self._caught_up = False
         self._peers: dict[str, _Peer] = {}
         self._gateways: dict[str, tuple[GatewayBeat, float]] = {}  # with when each is taken for dead
         self._versions = frozenset(READS)  # of records that all who live read
@@ -37,6 +39,7 @@ class Peers:
         """Returns when every worker that lives is known, and every one that died a moment ago."""
         since = time.time() - max(SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
         await self._follower.start(Since(int(since * 1000)))
+        self._caught_up = True
 
     async def close(self) -> None:
         await self._follower.close()
@@ -45,7 +48,7 @@ class Peers:
         """Another worker that lives says that it runs this request."""
         return any(id_ in peer.running for peer in self._living())
 
-    def running(self) -> int:
+    def running_count(self) -> int:
         """How many requests the other workers that live run."""
         return sum(len(peer.running) for peer in self._living())
 
@@ -70,7 +73,7 @@ class Peers:
         """What the gateways that live read."""
         return {beat.replies for beat in self._beats() if isinstance(beat, GatewayBeat)}
 
-    def read(self, version: int) -> bool:
+    def all_read(self, version: int) -> bool:
         """Everybody who lives, gateways and workers, reads records of this version."""
         return version in self._versions
 
@@ -100,8 +103,7 @@ class Peers:
                 beat = decode_beat(record.value or b"")
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
-            age = max(0.0, time.time() - record.timestamp / 1000)
-            silent_at = time.monotonic() + SILENT_INTERVALS * beat.interval - age
+            silent_at = time.monotonic() + SILENT_INTERVALS * beat.interval - self._age(record)
             if isinstance(beat, GatewayBeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:
@@ -110,6 +112,10 @@ class Peers:
         self._versions = frozenset(READS).intersection(*(beat.reads for beat in self._beats()))
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _age(self, record: Record) -> float:
+        """Seconds since it was sent, by the sender's clock and ours: so only of what lay there before this worker came."""
+        return 0.0 if self._caught_up else max(0.0, time.time() - record.timestamp / 1000)
 
     def _heard(self, beat: WorkerBeat, silent_at: float) -> None:
         if beat.gone:
@@ -122,6 +128,6 @@ class Peers:
         now = time.monotonic()
         for gateway in [gateway for gateway, (_, silent_at) in self._gateways.items() if silent_at <= now]:
             del self._gateways[gateway]
-        oldest = now - 600
+        oldest = now - _REMEMBERED_SECONDS
         for worker in [worker for worker, peer in self._peers.items() if peer.silent_at < oldest]:
             del self._peers[worker]

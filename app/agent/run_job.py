@@ -11,6 +11,7 @@ from app.agent.context import JobContext
 from app.agent.continuation import Joiner
 from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
 from app.agent.event_relay import EventRelay
+from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
 from app.agent.reply_end import is_finished, usage
 from app.agent.reply_writer import ReplyWriter
@@ -31,6 +32,10 @@ DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 _TEXTS = (CHAT, COMPLETIONS)  # whose streams have their usage only for the asking
 
 
+class _UsageRefused(Exception):
+    """The upstream refuses what we added to the request."""
+
+
 class JobRun:
     """This worker's attempts at one request, from what the reply log has of it to its final record."""
 
@@ -41,9 +46,14 @@ class JobRun:
         self._writer = self._new_writer(seen)
         self._queued = max(0.0, time.time() - request.created / 1000)  # seconds
         self._begun = time.monotonic()
+        self._traceparent = request.traceparent
 
-    async def run(self) -> None:
-        """Ends when the final record is in the log. When it is cancelled, the upstream's work is ended too."""
+    async def run(self, traceparent: str = "") -> None:
+        """Ends when the final record is in the log. When it is cancelled, the upstream's work is ended too.
+
+        `traceparent`: for the upstream, in the place of the request's own.
+        """
+        self._traceparent = traceparent or self._traceparent
         left = self._request.deadline / 1000 + DEADLINE_LEEWAY - time.time()
         try:
             if left <= 0:  # expired in the queue: never run
@@ -80,7 +90,7 @@ class JobRun:
                 logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
             UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
             await self._writer.settled()
-            self._seen = await self._context.lookup.look(self._request)
+            self._seen = await until_seen(self._context.lookup.look, self._request)
             self._writer = self._new_writer(self._seen)
 
     def _new_writer(self, seen: Seen) -> ReplyWriter:
@@ -93,24 +103,33 @@ class JobRun:
         if isinstance(planned, Finish):
             return await self._writer.finish(COMPLETED, planned.events, notes=self._notes({}))
         asked = asking(planned.body) if self._wants_usage() else None
-        answer = await self._called(planned, asked or planned.body, deadline)
-        try:
-            again = not await self._pass(answer, planned, strip=asked is not None)
-        finally:
-            await answer.close()
-        if again:
-            await self._attempt(deadline)
+        if asked is not None:
+            try:
+                return await self._ask(planned, asked, deadline, strip=True)
+            except _UsageRefused:
+                self._context.usage_refused = True
+                logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
+        await self._ask(planned, planned.body, deadline, strip=False)
 
     def _wants_usage(self) -> bool:
         context, request = self._context, self._request
         wanted = request.stream and context.entry.ask_usage and not context.usage_refused
         return wanted and self._path in _TEXTS
 
+    async def _ask(self, planned: Run, body: bytes, deadline: float, *, strip: bool) -> None:
+        """`strip`: we have asked for the usage, so it is not the client's. Raises _UsageRefused, of such a body."""
+        answer = await self._called(planned, body, deadline)
+        try:
+            await self._pass(answer, planned, strip=strip)
+        finally:
+            await answer.close()
+
     async def _called(self, planned: Run, body: bytes, deadline: float) -> Answer:
         try:
             answer = await self._context.engine.call(self._job(body, deadline))
         except EngineUnreachable as error:
             self._count_error("unreachable")
+            self._context.upstream.unreachable()
             if planned.goes_on:
                 raise WorkerLost(f"the upstream that wrote this stream is gone: {error}") from None
             raise
@@ -118,17 +137,13 @@ class JobRun:
             self._count_error("5xx" if answer.status >= 500 else "4xx")
         return answer
 
-    async def _pass(self, answer: Answer, planned: Run, *, strip: bool) -> bool:
-        """False: the upstream refuses what we added. `strip`: we have asked for the usage, so it is not the client's."""
+    async def _pass(self, answer: Answer, planned: Run, *, strip: bool) -> None:
         if answer.is_stream and answer.status < 400:
             self._writer.start(answer.status, answer.headers)
-            await self._pass_events(answer, planned.joiner, strip=strip)
-            return True
+            return await self._pass_events(answer, planned.joiner, strip=strip)
         body = await answer.read()
         if strip and refuses(answer.status, body):
-            self._context.usage_refused = True
-            logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
-            return False
+            raise _UsageRefused
         if planned.goes_on and answer.status >= 400:
             raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
         self._writer.start(answer.status, answer.headers)
@@ -136,7 +151,6 @@ class JobRun:
         if is_text(dict(answer.headers).get("content-type", "")):
             body, used = self._renamed(body), usage(body)
         await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(used))
-        return True
 
     def _job(self, body: bytes, deadline: float) -> Job:
         request, entry = self._request, self._context.entry
@@ -145,7 +159,7 @@ class JobRun:
             name = entry.upstream_name
             body = form_with_model(form, body, name) if form else with_model(body, request.model, name)
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
-        traced = (("traceparent", request.traceparent),) if request.traceparent else ()
+        traced = (("traceparent", self._traceparent),) if self._traceparent else ()
         head = (*request.head, *traced, (HOPS_HEADER, hops))
         return Job(request.id, request.path, body, request.stream, head, deadline, form or JSON)
 

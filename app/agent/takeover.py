@@ -4,20 +4,19 @@ The order matters: write the claim, wait for its offset, read the reply log up t
 then go on from exactly what was found. The log decides between two that claim at once.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from app.agent.context import JobContext
 from app.agent.dead_letters import dead_letter
+from app.agent.patience import until_done, until_seen
 from app.agent.peers import Peers
 from app.bus.base import Place
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
 from app.contracts.seen import Seen
 from app.contracts.sse import error_event
-from app.errors import BusError, BusFull, DeadLettered
+from app.errors import BusFull, DeadLettered
 from app.telemetry.metrics import DEAD_LETTERS, TAKEOVERS
 
 logger = logging.getLogger("app.agent.takeover")
@@ -25,7 +24,6 @@ logger = logging.getLogger("app.agent.takeover")
 SUSPECT_DEATHS = 2  # from here on it runs alone
 POISON_DEATHS = 3
 POISON_DEATHS_AMONG_OTHERS = 10  # while workers die that did not run it
-_RETRY_SECONDS = 0.2
 
 
 class Takeover:
@@ -38,7 +36,7 @@ class Takeover:
         while True:
             while self._peers.runs(request.id) or self._peers.holds(group, partition):
                 await self._peers.change()
-            seen = await self._patiently(partial(self._context.tails.look, request))
+            seen = await until_seen(self._context.tails.look, request)
             if seen.fold.outcome:
                 return None
             if not self._peers.runs(request.id):
@@ -69,7 +67,7 @@ class Takeover:
         claim = Reply(request.id, owner, CLAIM, supersedes=superseded, deaths=deaths, dead=self._dead(seen))
         place = await self._send(request, claim)
         self._signal(Control(request.id, Control.CLAIM, owner, superseded))
-        found = await self._patiently(partial(self._context.tails.look_past, request, place.offset))
+        found = await until_seen(self._context.tails.look_past, request, place.offset)
         if found.fold.outcome or found.fold.writer != owner:
             return None
         if superseded or deaths:  # of a reply that is written whole, who died with it had written nothing
@@ -83,7 +81,7 @@ class Takeover:
 
     async def verify(self, request: Request) -> bool:
         """Whether this worker is the writer, or nobody is yet."""
-        return (await self._patiently(partial(self._context.lookup.look, request))).fold.writer in ("", self._context.owner)
+        return (await until_seen(self._context.lookup.look, request)).fold.writer in ("", self._context.owner)
 
     async def bury(self, request: Request, seen: Seen, origin: tuple[str, int, int], headers: Headers) -> None:
         """The record has ended one worker after another: to the dead letters, and an error for its caller."""
@@ -101,27 +99,17 @@ class Takeover:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")
 
-    async def _patiently(self, look: Callable[[], Awaitable[Seen]]) -> Seen:
-        while True:
-            try:
-                return await look()
-            except BusError as error:
-                logger.info("look-up put off: %s", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-
     async def _send(self, request: Request, reply: Reply) -> Place:
         context = self._context
-        while True:
-            try:
-                return await context.bus.send(
-                    context.topics.replies,
-                    reply.value,
-                    key=request.id.encode(),
-                    headers=reply.headers(),
-                    partition=request.reply_partition,
-                )
-            except BusError:
-                await asyncio.sleep(_RETRY_SECONDS)
+        send = partial(
+            context.bus.send,
+            context.topics.replies,
+            reply.value,
+            key=request.id.encode(),
+            headers=reply.headers(),
+            partition=request.reply_partition,
+        )
+        return await until_done("claim", send, id_=request.id)
 
     def _signal(self, control: Control) -> None:
         try:

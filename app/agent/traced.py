@@ -33,7 +33,6 @@ class JobTraces:
         self._system = system
 
     async def run(self, job: JobRun, request: Request, record: Record, seen: Seen) -> None:
-        """Meanwhile the request carries this span on, to the upstream."""
         incoming = request.traceparent
         if self._tracer.ignores(incoming):
             return await job.run()
@@ -42,11 +41,9 @@ class JobTraces:
             waited = self._tracer.begin(incoming or span.traceparent)
             waited.began = request.created * 1_000_000
             self._tracer.end(waited, INTERNAL, f"queue {record.topic}", self._where(record), ended=max(span.began, waited.began))
-        request.traceparent = span.traceparent
         try:
-            await job.run()
+            await job.run(span.traceparent)
         finally:
-            request.traceparent = incoming
             if span.sampled:
                 self._worked(span, job, request, record, seen)
 
@@ -85,7 +82,6 @@ class TracedEngine:
     def __init__(self, engine: Engine, entry: ModelEntry, tracer: Tracer) -> None:
         self._engine = engine
         self._tracer = tracer
-        self.start, self.close, self.check, self.continues = engine.start, engine.close, engine.check, engine.continues
         host = urlsplit(entry.host)
         self._model = entry.upstream_name
         self._whom: dict[str, str | int] = {
@@ -94,6 +90,18 @@ class TracedEngine:
         }
         if host.hostname:
             self._whom["server.port"] = host.port or (443 if host.scheme == "https" else 80)
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def check(self) -> str:
+        return await self._engine.check()
+
+    async def continues(self) -> bool:
+        return await self._engine.continues()
 
     async def call(self, job: Job) -> Answer:
         """Raises EngineUnreachable."""

@@ -15,10 +15,12 @@ from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
 from app.agent.outbox import Outbox
+from app.agent.patience import until_done
 from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
 from app.agent.slots import Slots
 from app.agent.traced import JobTraces, TracedEngine
+from app.agent.upstream_watch import UpstreamWatch
 from app.bus.base import Bus, GroupReader
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
@@ -27,9 +29,8 @@ from app.catalog import ModelEntry
 from app.contracts.joined import JOINED
 from app.contracts.presence import WorkerBeat
 from app.contracts.topics import Topics
-from app.errors import BusError
 from app.settings import BusSettings, WorkerSettings
-from app.telemetry.metrics import REBALANCES
+from app.telemetry.metrics import DEAD_LETTERS, REBALANCES
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")
@@ -59,14 +60,18 @@ class Worker:
         self.owner = secrets.token_hex(8)
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
+        DEAD_LETTERS.labels(entry.id)  # 0 from the start: an alert on an increase would miss the first one
         self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._desk.begin_quiet())
         self._intake = Intake(self._changed, lambda: self._desk.pump())
         self._beats = Beats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
-        outbox = Outbox(bus, topics.replies, lambda: self._peers.read(JOINED))
-        self._context = JobContext(bus, topics, entry, engine, self.owner, lookup, tails, outbox, settings.upstream_retries)
+        outbox = Outbox(bus, topics.replies, lambda: self._peers.all_read(JOINED))
+        self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
+        self._context = JobContext(
+            bus, topics, entry, engine, self.owner, lookup, tails, outbox, self._upstream, settings.upstream_retries
+        )
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
         )
@@ -84,8 +89,12 @@ class Worker:
         return self._entry.id
 
     def unready(self) -> str:
-        """Why it takes no requests; empty when it does."""
-        return "draining" if self._desk.leaving else self._not_ready
+        """Why it should get no requests; empty when it should."""
+        return "draining" if self._desk.leaving else self._missing
+
+    @property
+    def _missing(self) -> str:
+        return self._not_ready or self._upstream.reason
 
     async def start(self) -> None:
         """Makes its topics known, waits for its upstream, joins its group. It is ready only then."""
@@ -108,12 +117,7 @@ class Worker:
 
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """A broker that is away, or that is still making a topic, is waited for."""
-        while True:
-            try:
-                return await step()
-            except BusError as error:
-                logger.warning("model %s: not started yet: %s", self._entry.id, error)
-                await asyncio.sleep(_BUS_RETRY_SECONDS)
+        await until_done(f"start of model {self._entry.id}'s worker", step, pause=_BUS_RETRY_SECONDS)
 
     async def _make_topics(self) -> None:
         specs = [*shared_specs(self._bus_settings, self._topics), request_spec(self._bus_settings, self._card.topic)]
@@ -140,6 +144,7 @@ class Worker:
         await self._peers.close()
         await self._tails.close()
         await self._control.close()
+        self._upstream.close()
         if self._engine_is_open:
             await self._engine.close()
 
@@ -184,8 +189,8 @@ class Worker:
             in_flight=len(self._desk.running),
             waiting=self._intake.waiting,
             running=self._desk.running,
-            ready=not self._not_ready,
-            reason=self._not_ready,
+            ready=not self._missing,
+            reason=self._missing,
             leaving=self._desk.leaving,
             gone=self._gone,
             host=platform.node(),

@@ -3,6 +3,7 @@
 from app.contracts.envelope import Headers
 
 ORIGIN, REASON = "dlq-origin", "dlq-reason"
+CUT = "dlq-cut"  # the bytes that its value had, where the topic took no record of this size
 _UNKNOWN = "?"
 
 

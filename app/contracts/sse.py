@@ -61,6 +61,7 @@ def split_events(block: bytes) -> list[bytes]:
 
 
 def as_event(data: bytes) -> bytes:
+    """The data, of one line or several, as one event."""
     return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 

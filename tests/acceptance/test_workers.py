@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.acceptance.asking import CHAT, HELLO, chat, text_of
-from tests.acceptance.processes import until
+from tests.acceptance.processes import get_json, until
 from tests.acceptance.services import Gateway
 from tests.acceptance.stack import Stack
 from tests.nginx import free_port
@@ -59,6 +59,26 @@ async def test_all_replicas_of_a_worker_get_work(stack: Stack) -> None:
     assert sorted(partition for beat in beats for partition in beat.partitions) == list(range(8))
     await ask_at_once(gateway, "sim", 30)
     assert min([(await upstream.stats()).completed for upstream in upstreams]) > 0
+
+
+async def test_a_worker_whose_upstream_dies_is_passed_by_until_it_is_back(stack: Stack) -> None:
+    good, dead = [await stack.upstream() for _ in range(2)]
+    port = free_port()
+    await stack.worker("sim", good)
+    worker = await stack.worker("sim", dead, UPSTREAM_RETRIES="0", ADMIN_PORT=str(port))
+    gateway = await stack.gateway()
+    dead.kill()
+    async with gateway.http() as http:
+        statuses = [(await http.post(CHAT, json=chat(max_tokens=2))).status_code for _ in range(100)]
+        assert set(statuses) == {200, 502}
+        assert statuses.count(502) <= 5
+        status, told = await get_json(f"http://127.0.0.1:{port}/readyz")
+        assert (status, "out of reach" in told["reasons"][0]) == (503, True)
+        await dead.restart()
+        await until(lambda: has_workers(gateway, 2), "the worker to be ready again")
+    await ask_at_once(gateway, "sim", 20)
+    assert (await dead.stats()).completed > 0
+    assert (worker.log.count("out of reach"), worker.log.count("ready again")) == (1, 1)
 
 
 async def test_a_worker_runs_only_as_many_as_it_may_and_the_rest_waits_in_the_log(stack: Stack) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 import pytest
 
 from app.admin import __main__ as admin
-from app.admin.dlq import show_all, show_one
+from app.admin.dlq import replay, show_all, show_one
 from app.contracts import dead_letters
 from tests.unit.scene import REQUESTS, TOPICS, ScriptedBus, settings, started_bus
 
@@ -51,6 +51,14 @@ async def test_of_a_large_body_the_beginning_is_shown_and_how_much_there_is(caps
 
 async def test_a_letter_without_a_body_has_an_empty_one(capsys):
     assert (await shown(await letter(None), capsys)).endswith("\n\n")
+
+
+async def test_one_that_was_cut_says_so_and_is_not_sent_again(capsys):
+    bus = await letter(b"half", **{dead_letters.CUT: b"2000"})
+    assert (await shown(bus, capsys)).splitlines()[0].endswith(" cut from 2000 bytes")
+    assert await replay(bus, TOPICS, settings(), Namespace(offset=0)) == 1
+    assert "nothing whole" in capsys.readouterr().out
+    assert await bus.ends(REQUESTS) == {0: 0, 1: 0}
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path, monkeypatch, capfd):

@@ -62,7 +62,10 @@ class ScriptedAnswer:
 
 
 class ScriptedEngine:
-    """The answers in their order; when they are used up, a numbered generation as the request asks for it."""
+    """The answers in their order; when they are used up, a numbered generation as the request asks for it.
+
+    With `gone` it says why nobody is there: to each check and each call.
+    """
 
     def __init__(self, *answers: ScriptedAnswer | EngineUnreachable, natural: int = 5, continues: bool = True) -> None:
         self._answers = deque(answers)
@@ -70,19 +73,24 @@ class ScriptedEngine:
         self._continues = continues
         self.jobs: list[Job] = []
         self.given: list[ScriptedAnswer] = []
+        self.gone = ""
+        self.checks = 0
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
     async def check(self) -> str:
-        return ""
+        self.checks += 1
+        return self.gone
 
     async def continues(self) -> bool:
         return self._continues
 
     async def call(self, job: Job) -> ScriptedAnswer:
         self.jobs.append(job)
+        if self.gone:
+            raise EngineUnreachable(self.gone)
         answer = self._answers.popleft() if self._answers else self._generated(job)
         if isinstance(answer, EngineUnreachable):
             raise answer

@@ -72,6 +72,7 @@ def test_a_text_a_thought_a_call_a_finish_or_what_we_cannot_read_is_shown(block)
     [
         delta(reasoning_content="hm"),
         delta(content="a", tool_calls=[{"index": 0}]),
+        delta(content=[{"type": "text", "text": "b"}]),
         sse({"choices": [{"index": 1, "delta": {"content": "b"}}]}),
         sse({"error": {"message": "no"}}),
     ],
@@ -129,6 +130,16 @@ def test_a_request_that_asks_for_more_than_text_is_not_continued(field, path):
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in NEUTRAL.items() for value in values])
 def test_a_field_that_asks_for_nothing_does_not_matter(field, value, path):
     assert can_continue(path, {**ASKED[path], field: value}, prefix(path=path))
+
+
+@pytest.mark.parametrize(("content", "can"), [("So ", True), (None, True), ([{"type": "text", "text": "So "}], False)])
+def test_a_message_of_the_clients_own_is_gone_on_with_unless_it_is_made_of_parts(content, can):
+    messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": content}]
+    asked = {"model": "m", "messages": messages, "continue_final_message": True}
+    assert can_continue(CHAT, asked, prefix()) == can
+    if can:
+        assert orjson.loads(continued(CHAT, asked, prefix()))["messages"][-1]["content"] == f"{content or ''}one"
+    assert can_continue(CHAT, {**asked, "continue_final_message": False}, prefix())
 
 
 def test_a_completions_logprobs_of_0_asks_for_the_chosen_tokens_own():

@@ -2,8 +2,12 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
+
+import pytest
 
 from app.agent.peers import Peers
+from app.bus import memory_log
 from app.contracts.presence import GatewayBeat, WorkerBeat, encode
 from tests.unit.agent.workshop import GROUP
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, started_bus, turns
@@ -25,4 +29,35 @@ async def test_gateways_that_came_and_went_are_forgotten():
     await beats(bus, GatewayBeat("last", "here", 0, time.time(), 1.0))
     assert (set(peers._gateways), peers.reply_topics()) == ({"last"}, {"here"})
     assert len(peers._peers) == 10, "workers that died are remembered for ten minutes"
+    await peers.close()
+
+
+async def peers_of(bus: ScriptedBus) -> Peers:
+    peers = Peers(bus, TOPICS.workers, 1.0, "own")
+    await peers.start()
+    return peers
+
+
+@pytest.mark.parametrize("behind", [-4.0, 4.0])
+async def test_a_peer_whose_clock_is_off_lives_until_it_falls_silent(behind, monkeypatch):
+    bus = await started_bus()
+    peers = await peers_of(bus)
+    theirs = SimpleNamespace(time=lambda: time.time() - behind)
+    monkeypatch.setattr(memory_log, "time", theirs)
+    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, theirs.time(), 1.0, running=("id",))
+    for _ in range(3):
+        await beats(bus, beat)
+        await asyncio.sleep(2.9)
+        assert (peers.runs("id"), peers.died_with("id")) == (True, False)
+    await asyncio.sleep(0.2)
+    assert (peers.runs("id"), peers.died_with("id")) == (False, True)
+    await peers.close()
+
+
+async def test_one_that_fell_silent_before_this_worker_came_has_died():
+    bus = await started_bus()
+    await beats(bus, WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",)))
+    await asyncio.sleep(10)
+    peers = await peers_of(bus)
+    assert (peers.runs("id"), peers.died_with("id")) == (False, True)
     await peers.close()

@@ -13,6 +13,7 @@ from app.agent.event_relay import MOST_UNSETTLED
 from app.agent.outbox import Outbox
 from app.agent.reply_tail import ReplyTails
 from app.agent.run_job import DEADLINE_LEEWAY, JobRun
+from app.agent.upstream_watch import UpstreamWatch
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.catalog import ModelEntry
@@ -21,6 +22,7 @@ from app.contracts.fold import COMPLETED, DATA, EXPIRED, FAILED
 from app.contracts.openai import EMBEDDINGS
 from app.contracts.seen import Seen
 from app.contracts.sse import DONE
+from app.errors import BusError
 from tests.numbered import sse, tokens
 from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine, stream
@@ -61,6 +63,7 @@ class Shop:
             lookup=self.lookup,
             tails=ReplyTails(bus, TOPICS.replies, self.lookup),
             outbox=Outbox(bus, TOPICS.replies, lambda: True),
+            upstream=UpstreamWatch(engine, MODEL, lambda: None),
             retries=retries,
         )
 
@@ -142,6 +145,20 @@ async def test_a_stream_that_breaks_off_is_continued_as_one(end, query):
     first, second = at.engine.bodies()
     assert (first["max_tokens"], second["max_tokens"], second["messages"][-1]["content"]) == (6, 4, tokens(2))
     assert [answer.closed for answer in at.engine.given] == [True, True]
+
+
+async def test_it_is_continued_too_where_the_log_cannot_be_read_at_once(monkeypatch):
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]))
+    read, refusals = at.bus.log_reader, ["away"] * 3
+
+    async def reader(*arguments: Any) -> Any:
+        if refusals:
+            raise BusError(refusals.pop())
+        return await read(*arguments)
+
+    monkeypatch.setattr(at.bus, "log_reader", reader)
+    seen = await at.run(asked(body=body(stream=True, max_tokens=6)))
+    assert (seen.fold.outcome, text_of(seen.text), refusals) == (COMPLETED, tokens(6), [])
 
 
 async def test_broken_off_behind_its_end_a_stream_is_whole():

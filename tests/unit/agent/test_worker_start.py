@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+from app.agent.worker import Worker
+from app.catalog import ModelEntry
 from app.contracts.fold import COMPLETED
 from app.errors import BusError
+from app.telemetry.metrics import REGISTRY
 from tests.unit.agent.scripted_engine import ScriptedEngine
 from tests.unit.agent.workshop import workshop
-from tests.unit.scene import until
+from tests.unit.scene import settings, started_bus, until
 
 
 async def test_one_that_cannot_join_is_not_ready_and_joins_once_it_can(monkeypatch, caplog):
@@ -31,3 +34,9 @@ async def test_one_that_cannot_join_is_not_ready_and_joins_once_it_can(monkeypat
         await starting
         await until(lambda: not worker.unready())
         assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
+
+
+async def test_its_dead_letters_are_0_before_there_is_one_so_that_the_first_is_an_increase():
+    entry, ours = ModelEntry(id="new", host="http://up"), settings()
+    Worker(await started_bus(), ours.bus, ours.worker, entry, ScriptedEngine())
+    assert REGISTRY.get_sample_value("llm_gateway_dead_letters_total", {"model": "new"}) == 0
