@@ -31,6 +31,9 @@ _TOKENS = {
     "output_tokens": "completion_tokens",
 }
 
+# Milliseconds among a final record's notes. What else a later version notes is left alone.
+_TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
+
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
 
@@ -163,9 +166,8 @@ def _write_of(scope: Scope) -> WriteChunk | None:
 def noted(final: Reply) -> dict[str, object]:
     """What the access line says of a reply."""
     notes = dict(final.notes)
-    notes.pop("usage", "")
-    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.pop("worker", "")}
-    line.update({name.replace("-", "_"): float(value) for name, value in notes.items()})
+    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.get("worker", "")}
+    line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
     usage = final.usage
     line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
     return line
