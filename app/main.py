@@ -25,7 +25,7 @@ from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.cors import with_cors
-from app.gateway.edge import Edge, Entrance
+from app.gateway.edge import Edge, Entrance, id_of
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
 from app.gateway.observed import ModelsCollector, Observed
@@ -121,7 +121,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         ours = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}")
-    return Response(ours.body(), ours.status, {**(error.headers or {}), **dict(ours.head())})
+    line = request.state.line
+    line["code"] = ours.code
+    return Response(ours.body(), ours.status, {**(error.headers or {}), **dict(ours.head()), "x-request-id": id_of(line)})
 
 
 def refuse_many_processes(settings: BusSettings) -> None:
