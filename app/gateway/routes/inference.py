@@ -1,5 +1,6 @@
 """POST /v1/<anything> with a body, JSON or a form, that names a model: to that model's worker, and the reply back."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -33,6 +34,11 @@ _TOKENS = {
 
 # Milliseconds among a final record's notes. What else a later version notes is left alone.
 _TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
+
+# Parts of paths at which OpenAI keeps something. Here nothing is kept, so such a POST goes to no model, even if it names one.
+_OF_WHAT_IS_KEPT = re.compile(
+    "/(assistants|batches|cancel|containers|conversations|evals|files|fine_tuning|threads|uploads|vector_stores)(/|$)"
+)
 
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
@@ -92,8 +98,8 @@ class Inference:
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
-        body = await read_body(scope, receive, self._gateway.max_body)
         path = _upstream_path(scope["path"])
+        body = await read_body(scope, receive, self._gateway.max_body)
         kind = header(scope, b"content-type")
         form = kind if kind[:10].lower() == "multipart/" else ""
         checked = check_form(path, form, body) if form else check_body(path, body)
@@ -178,7 +184,17 @@ def _upstream_path(path: str) -> str:
     """The path below /v1. One that would leave the API's root at the upstream is nobody's; raises UnknownUrl."""
     if {".", ".."} & set(path.split("/")) or any(char in path for char in "?#\\") or not path.isprintable():
         raise UnknownUrl(f"Unknown request URL: POST {path!r}")
+    if _OF_WHAT_IS_KEPT.search(path):
+        raise not_kept("POST", path)
     return path.removeprefix("/v1")
+
+
+def not_kept(method: str, path: str) -> UnknownUrl:
+    """For an address below /v1 at which OpenAI's API may have something, and this gateway has not."""
+    return UnknownUrl(
+        f"Unknown request URL: {method} {path}. This gateway keeps no files, batches, threads, responses or other objects;"
+        " it has a POST for what a model answers, GET /v1/models and GET /v1/requests/{id}."
+    )
 
 
 def _wants_async(scope: Scope) -> bool:
