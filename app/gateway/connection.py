@@ -1,9 +1,9 @@
-"""A client's connection: uvicorn's own HTTP protocol, with limits on what comes before there is a request.
+"""A client's connection: uvicorn's own HTTP protocol, with limits on heads, slow senders and connections.
 
     uvicorn app.main:application --http app.gateway.connection:Connection
 
-uvicorn's parser takes a head of any size, for as long as the client likes to send it, and answers what is no HTTP, and what is
-beyond --limit-concurrency, with a plain text. Under the bare `uvicorn` command that is so; all else is the same.
+The bare `uvicorn` command serves too, without these limits: its parser takes a head of any size, however slowly it is sent, and
+answers what is no HTTP, or is beyond --limit-concurrency, with a plain text.
 """
 
 import asyncio
