@@ -1,7 +1,9 @@
 # `make help` says what there is. Needs only Python 3.11+ and make; up, down, ... need docker compose.
 PYTHON ?= python3
 from_env = $(shell sed -n 's/^$(1)=\([^ \#]\{1,\}\).*/\1/p' .env 2>/dev/null | tail -n 1)
-HOST ?= $(or $(call from_env,HOST),127.0.0.1)
+GATEWAY_HOST ?= $(or $(call from_env,GATEWAY_HOST),127.0.0.1)
+# On make's command line HOST is this too. In the environment it is not: some shells export a HOST that means something else.
+HOST = $(GATEWAY_HOST)
 PORT ?= $(or $(call from_env,PORT),8000)
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 

@@ -77,8 +77,8 @@ class Known:
         return sum(beat.capacity for beat in self.serving)
 
     def position(self, partition: int, offset: int) -> int:
-        """About how many requests come before this one, as the partitions take turns: of each other one as many as of its own,
-        or all that wait there; and one more of every second that has more."""
+        """Estimated requests ahead of this one, assuming round-robin over partitions: of each other one as many as of its own, or
+        all that wait there; of the partitions with more, half come once more before it."""
         starts: dict[int, int] = {}
         for beat in self.workers.values():
             for name, start in beat.positions.items():

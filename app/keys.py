@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.errors import SettingsError
-from app.yaml_text import fault_of, parse_yaml
+from app.yaml_text import named, parse_entries
 
 EXAMPLE = "keys: [{id: one, tenant: research, hash: SHA-256 OF THE KEY, rpm: 60}]"
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_SHOWN = 64  # characters of what is wrong
 _HEAD = "# Written by python -m app.admin keys, which keeps no comments; docs/operating/keys.md says what may stand here.\n"
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML has it
 
@@ -62,13 +61,9 @@ def read_content(path: Path) -> bytes:
 def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
     """The entries in a file's content. Raises SettingsError, naming the line or the entry but not what stands there."""
     try:
-        document = parse_yaml(content)
+        entries = tuple(parse_entries(content, "key", KeyEntry))
     except ValueError as error:
         raise _wrong(path, str(error)) from None
-    listed = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(listed, list):
-        raise _wrong(path, "it has no list `keys`")
-    entries = tuple(_entry(raw, number, path) for number, raw in enumerate(listed, 1))
     _refuse_repeats(entries, path)
     return entries
 
@@ -95,26 +90,13 @@ def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in entry.items()}
 
 
-def _entry(raw: Any, number: int, path: Path) -> KeyEntry:
-    try:
-        return KeyEntry.model_validate(raw)
-    except ValidationError as error:
-        raise _wrong(path, f"{_named(raw, number)}: {fault_of(error)}") from None
-
-
-def _named(raw: Any, number: int) -> str:
-    """Where it is: its place in the list, and its id if it has one."""
-    id_ = raw.get("id") if isinstance(raw, dict) else None
-    return f"key {number} ({id_[:_SHOWN]})" if isinstance(id_, str) else f"key {number}"
-
-
 def _refuse_repeats(entries: Iterable[KeyEntry], path: Path) -> None:
     for member in ("id", "hash"):
         seen: set[str] = set()
         for number, entry in enumerate(entries, 1):
             value = getattr(entry, member)
             if value in seen:
-                raise _wrong(path, f"key {number} ({entry.id}): another key has the same {member}")
+                raise _wrong(path, f"{named('key', number, entry.id)}: another key has the same {member}")
             seen.add(value)
 
 

@@ -24,15 +24,15 @@ from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.cors import with_cors
-from app.gateway.edge import Edge, Entrance
+from app.gateway.edge import Edge, Entrance, id_of
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
-from app.gateway.observed import ModelsCollector, Observed
+from app.gateway.observed import OTHER, ModelsCollector, Observed, endpoint_of
 from app.gateway.openapi import document
 from app.gateway.operator_port import OperatorPort
 from app.gateway.overview import Overview
 from app.gateway.routes import docs, health, models, operator, ui
-from app.gateway.routes.inference import Inference
+from app.gateway.routes.inference import Inference, not_kept
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
@@ -116,11 +116,21 @@ async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
 async def _refuse(request: Request, error: Exception) -> Response:
     """What routing itself refuses, as OpenAI's error bodies."""
     assert isinstance(error, HTTPException)
-    ours: GatewayError = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}")
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        ours = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}")
-    return Response(ours.body(), ours.status, {**(error.headers or {}), **dict(ours.head())})
+    allowed = (error.headers or {}).get("Allow", "") if error.status_code == 405 else ""
+    ours, line = _refusal(request, allowed), request.state.line
+    line["code"] = ours.code
+    headers = {"allow": allowed} if ours.status == 405 else {}
+    return Response(ours.body(), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
+
+
+def _refusal(request: Request, allowed: str) -> GatewayError:
+    """`allowed`: other methods on this path, if there are any."""
+    method, path = request.method, request.url.path
+    if not allowed:
+        return UnknownUrl(f"Unknown request URL: {method} {path}")
+    if isinstance(request.scope["endpoint"], Inference) and endpoint_of(request.scope["path"]) == OTHER:
+        return not_kept(method, path)
+    return MethodNotAllowed(f"{method} is not allowed on {path}; allowed: {allowed}")
 
 
 def refuse_many_processes(settings: BusSettings) -> None:

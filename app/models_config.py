@@ -3,18 +3,16 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from app.catalog import ECHO, ModelEntry
 from app.errors import SettingsError
 from app.settings import ModelSettings, Settings
-from app.yaml_text import fault_of, parse_yaml
+from app.yaml_text import named, parse_entries
 
 EXAMPLE = 'models: [{id: qwen, host: "http://127.0.0.1:8011", upstream_model: Qwen/Qwen3-8B}]'
 
-_SHOWN = 64  # characters of a name that is wrong
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -77,26 +75,19 @@ def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
 def _from_file(settings: Settings) -> list[ModelEntry]:
     path = Path(settings.models.file)
     try:
-        described = parse_yaml(path.read_bytes())
+        described = parse_entries(path.read_bytes(), "model", ModelEntry)
     except OSError as error:
         raise _wrong(path, f"it cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise _wrong(path, str(error)) from None
-    listed = described.get("models") if isinstance(described, dict) else None
-    if not isinstance(listed, list):
-        raise _wrong(path, "it has no list `models`")
-    entries = [_entry(raw, number, settings) for number, raw in enumerate(listed, 1)]
+    entries = [_entry(entry, number, settings) for number, entry in enumerate(described, 1)]
     _refuse_repeats(entries, "MODELS_FILE")
     return entries
 
 
-def _entry(raw: Any, number: int, settings: Settings) -> ModelEntry:
-    """One of the file's models. `token` is the name of a variable, so that no secret lies in the file."""
-    path, which = settings.models.file, _named(raw, number)
-    try:
-        entry = ModelEntry.model_validate(raw)
-    except ValidationError as error:
-        raise _wrong(path, f"{which}: {fault_of(error)}") from None
+def _entry(entry: ModelEntry, number: int, settings: Settings) -> ModelEntry:
+    """One of the file's models, with its token: the file has the name of a variable, so that no secret lies in it."""
+    path, which = settings.models.file, named("model", number, entry.id)
     if entry.engine == "http" and not entry.host:
         raise _wrong(path, f"{which} has no host")
     variable = entry.token.get_secret_value()
@@ -104,12 +95,6 @@ def _entry(raw: Any, number: int, settings: Settings) -> ModelEntry:
     if variable and not token:
         raise SettingsError(f"MODELS_FILE: {path}: {which}: {_no_token(variable)}")
     return entry.model_copy(update={"token": SecretStr(token)})
-
-
-def _named(raw: Any, number: int) -> str:
-    """Where it is: its place in the list, and its id if it has one."""
-    id_ = raw.get("id") if isinstance(raw, dict) else None
-    return f"model {number} ({id_[:_SHOWN]!r})" if isinstance(id_, str) else f"model {number}"
 
 
 def _no_token(variable: str) -> str:

@@ -40,8 +40,8 @@ def collector_paused() -> Iterator[None]:
 
 
 def start_or_end(start: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Runs what makes the process ready, in the background. What nobody has thought of ends the process, with status 1 and a log
-    line, so that it is started again: it would live on and never serve. It has taken nothing yet, so there is nothing to finish.
+    """Runs the start in the background. An unexpected exception is logged and exits the process with status 1, so that it is
+    started again: it would live on and never serve. It has taken nothing yet, so there is nothing to finish.
     """
     task = asyncio.create_task(start)
     task.add_done_callback(_end_if_it_failed)

@@ -1,7 +1,7 @@
-"""Web pages of somebody else's, in a browser on this machine: they speak from here too, so that an address tells nothing of them.
+"""Cross-origin and DNS-rebinding checks: a hostile page in a browser on this machine also connects from loopback.
 
-A browser says whose page it is (https://fetch.spec.whatwg.org/#origin-header). Where a page's own name was made to lead here
-(DNS rebinding) it takes us for that page's server, and asks for that name.
+A browser says whose page it is (https://fetch.spec.whatwg.org/#origin-header). Where the page's own name was made to resolve to
+this machine (DNS rebinding), the browser takes us for that page's server, and sends that name as Host.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _LONGEST = 300  # characters of a Host that is one, with its port
 
 
 def names_this_machine(host: str) -> bool:
-    """Whether a Host header's value is an address, or localhost, which nobody can make lead elsewhere; none is no browser's."""
+    """Whether a Host header's value is an IP address, localhost or none: DNS can repoint no such name, and browsers send one."""
     return len(host) <= _LONGEST and _names_this_machine(host)  # what is kept is short
 
 

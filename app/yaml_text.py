@@ -1,18 +1,20 @@
-"""YAML of a person's making: read safely; what is wrong with it is said in one line that shows nothing of what stands there."""
+"""YAML of a person's making: read safely; what is wrong with it is said in one line that shows nothing else of it than ids."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
     _Base = yaml.SafeLoader
 else:
     _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 
+Entry = TypeVar("Entry", bound=BaseModel)
+
 _CANNOT_BE = "a value that cannot be, such as a date that there is not"
 _TWICE = "a name that its entry has already"
-_SHOWN = 64  # characters of a field's name
+_SHOWN = 64  # characters of a field's or an entry's name
 _LIST = "expected a list, such as [one, two]"
 _SENTENCES = {"tuple_type": _LIST, "list_type": _LIST, "model_type": "expected fields and their values, such as {id: one}"}
 
@@ -32,8 +34,30 @@ class _Loader(_Base):
             raise _fault(_CANNOT_BE, node) from None
 
 
-def parse_yaml(content: bytes) -> Any:
-    """The document. Raises ValueError, with one line that names the place but not what stands there."""
+def parse_entries(content: bytes, kind: str, model: type[Entry]) -> list[Entry]:
+    """What the document lists, as `keys` those of the kind `key`. Raises ValueError, with one line that names the place."""
+    document = _parse(content)
+    listed = document.get(f"{kind}s") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError(f"it has no list `{kind}s`")
+    return [_entry(raw, number, kind, model) for number, raw in enumerate(listed, 1)]
+
+
+def named(kind: str, number: int, id_: str) -> str:
+    """An entry, for a message: its place in the list, and its id."""
+    return f"{kind} {number} ({id_[:_SHOWN]!r})"
+
+
+def _entry(raw: Any, number: int, kind: str, model: type[Entry]) -> Entry:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        id_ = raw.get("id") if isinstance(raw, dict) else None
+        which = named(kind, number, id_) if isinstance(id_, str) else f"{kind} {number}"
+        raise ValueError(f"{which}: {_fault_of(error)}") from None
+
+
+def _parse(content: bytes) -> Any:
     try:
         return yaml.load(content, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -42,7 +66,7 @@ def parse_yaml(content: bytes) -> Any:
         raise ValueError(f"line {mark.line + 1} {fault}" if mark else f"it {fault}") from None
 
 
-def fault_of(error: ValidationError) -> str:
+def _fault_of(error: ValidationError) -> str:
     """The first of a model's faults, with the field's name: `aliases: expected a list`."""
     first = error.errors(include_input=False)[0]
     field = ascii(".".join(str(part)[:_SHOWN] for part in first["loc"]))[1:-1]  # a name may hold a line's end too

@@ -11,9 +11,10 @@ from pathlib import Path
 import uvloop
 
 from bench.load import Amount, measure
+from bench.options import add_outputs, counts, finish
 from bench.plot import plot
 from bench.question import question
-from bench.report import Report, comparison_table, speed_table
+from bench.report import Report, speed_table
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,28 +32,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add_outputs(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help=".svg, or .png where matplotlib is installed")
     return parser.parse_args(given)
-
-
-def add_outputs(parser: argparse.ArgumentParser) -> None:
-    """What every command of bench can write and read."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="also prints the ratios to an earlier --json")
-
-
-def counts(text: str) -> list[int]:
-    """Whole numbers from 1, with commas between. Raises ValueError."""
-    found = [int(part) for part in text.split(",")]
-    if min(found) < 1:
-        raise ValueError(text)
-    return found
-
-
-def finish(report: Report, old: Report | None, path: Path | None) -> None:
-    """Does what `add_outputs` offers."""
-    if path:
-        report.write(path)
-    if old:
-        print(f"\n{comparison_table(report.rows, old.rows)}")
 
 
 async def run(options: argparse.Namespace) -> int:

@@ -20,17 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 from app import __version__
-from bench.__main__ import add_outputs, finish
+from bench.case import TOKENS, Case
 from bench.comparison import between_markers, error_lines, markdown_table, medians
 from bench.deployments import Deployment, on_kafka, straight
 from bench.figures import Row
+from bench.options import add_outputs, finish
 from bench.processes import ROOT, Process, end_in_order, free_port, status_of
 from bench.question import question
 from bench.report import Report, cpu_table, machine, memory_list, speed_table
 from bench.rivals import LITELLM, VLLM_ROUTER, fetch, litellm, vllm_router
 from bench.upstream import MODEL
 from bench.warm_up import BROKER, SHORT, warm_up
-from bench.yardsticks import TOKENS, Case, Target, Yardstick, yardstick
+from bench.yardsticks import Target, Yardstick, yardstick
 
 PAGE = ROOT / "docs/benchmarks.md"
 OURS, RIVAL = "this gateway, over Kafka", "LiteLLM, one worker"

@@ -13,42 +13,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from bench.__main__ import add_outputs, counts, finish
+from bench.case import Case
 from bench.deployments import Deployment, Measured, on_kafka, on_memory, straight, upstream
 from bench.figures import Row
-from bench.load import Amount, measure
+from bench.load import measure
+from bench.options import add_outputs, counts, finish
 from bench.processes import ROOT, end_in_order, peak_mib, status_of
-from bench.question import Question, question
 from bench.report import Report, cost_table, cpu_table, machine, memory_list, speed_table
-from bench.upstream import MODEL, text_of
 from bench.warm_up import BROKER, BROKER_QUICK, SHORT, WarmUp, warm_up
 
-TOKENS = 64
 STRAIGHT = "straight to the upstream"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Replies of 64 tokens; `first` and `gap` in milliseconds."""
-
-    name: str
-    concurrency: int
-    stream: bool
-    first: int = 0
-    gap: int = 0
-
-    def question(self, url: str) -> Question:
-        pace = {"x_first": self.first, "x_gap": self.gap} if self.gap else {}
-        return question(url, MODEL, stream=self.stream, max_tokens=TOKENS, more=pace, text=text_of(TOKENS))
-
-    def amount(self, seconds: float) -> Amount:
-        """Paced streams begin spread over a reply's length, else they would all be in step; and go on for two more."""
-        reply = (self.first + self.gap * TOKENS) / 1000
-        return Amount(seconds=max(seconds, 2 * reply), ramp=reply or self.concurrency / 1000)
 
 
 def cases(concurrencies: Sequence[int]) -> list[Case]:

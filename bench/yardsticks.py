@@ -13,13 +13,11 @@ from typing import Any, Protocol
 
 import orjson
 
+from bench.case import TOKENS, Case
 from bench.figures import Percentiles, Row
 from bench.load import Amount, measure
 from bench.processes import BenchError
-from bench.question import question
-from bench.upstream import MODEL, text_of
-
-TOKENS = 64
+from bench.upstream import MODEL
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,6 @@ class Target:
     name: str
     url: str
     key: str = ""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Replies of 64 tokens, as fast as they come."""
-
-    name: str
-    concurrency: int
-    stream: bool
 
 
 class Yardstick(Protocol):
@@ -59,8 +48,7 @@ class OurOwn:
         return [sys.executable, "-m", "bench.upstream", "--port", str(port)]
 
     async def measure(self, target: Target, case: Case, seconds: float) -> Row:
-        asked = question(target.url, MODEL, stream=case.stream, max_tokens=TOKENS, key=target.key, text=text_of(TOKENS))
-        tally = await measure(asked, case.concurrency, Amount(seconds=seconds))
+        tally = await measure(case.question(target.url, target.key), case.concurrency, Amount(seconds=seconds))
         return tally.row(target.name, case.name, case.concurrency)
 
 

@@ -1,6 +1,7 @@
 """The public request id is an address: it says where the request lies in the log and where its reply begins.
 
-So any gateway finds any request and any reply with no index. Laid out big-endian, then base64url without padding:
+So any gateway finds any request and any reply with no index. A request that was not accepted lies nowhere: its id is no address.
+Laid out big-endian, then base64url without padding:
 
     internal id 16 bytes | topic fingerprint 4 | request partition 2 | request offset 6 | reply partition 2 | reply offset 6
 """
@@ -14,12 +15,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 PREFIX = "req_"
+REFUSED_PREFIX = "err_"
 _FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{48}")  # 36 bytes: no padding and no spare bits, so one text per address
 
 
 def new_id() -> str:
     """An internal id: 128 random bits as 32 hexadecimal digits."""
     return next(_ids)
+
+
+def refused_id() -> str:
+    """An id for a request that was not accepted: what its client was told and our own log have it, and nothing else."""
+    return REFUSED_PREFIX + new_id()
 
 
 def _random_ids() -> Iterator[str]:

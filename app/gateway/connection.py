@@ -1,9 +1,9 @@
-"""A client's connection: uvicorn's own HTTP protocol, with limits on what comes before there is a request.
+"""A client's connection: uvicorn's own HTTP protocol, with limits on heads, slow senders and connections.
 
     uvicorn app.main:application --http app.gateway.connection:Connection
 
-uvicorn's parser takes a head of any size, for as long as the client likes to send it, and answers what is no HTTP, and what is
-beyond --limit-concurrency, with a plain text. Under the bare `uvicorn` command that is so; all else is the same.
+The bare `uvicorn` command serves too, without these limits: its parser takes a head of any size, however slowly it is sent, and
+answers what is no HTTP, or is beyond --limit-concurrency, with a plain text.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.contracts.address import refused_id
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
 from app.gateway.asgi import BODY_SECONDS, CONNECTION, Extension, Receive, Scope, Send, raw, send_error
 
@@ -160,7 +161,8 @@ class Connection(HttpToolsProtocol):
         self._end_time()
         if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
             body = error.body()
-            head = raw([*error.head(), ("content-length", str(len(body))), ("connection", "close")])
+            own = ("x-request-id", refused_id()), ("content-length", str(len(body))), ("connection", "close")
+            head = raw([*error.head(), *own])
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.close()
@@ -179,4 +181,4 @@ class _Line(asyncio.Transport):
 async def _refuse_for_room(_scope: Scope, _receive: Receive, send: Send) -> None:
     """An application that serves nobody."""
     error = ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1)
-    await send_error(send, error, [("connection", "close")])
+    await send_error(send, error, refused_id(), [("connection", "close")])

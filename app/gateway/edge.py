@@ -3,6 +3,7 @@
 import logging
 import time
 
+from app.contracts.address import refused_id
 from app.errors import GatewayError, InternalError
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, ClientGone, Message, Receive, Scope, Send, send_error
@@ -80,7 +81,7 @@ class Edge:
         except GatewayError as error:
             await self._error(error, status, line, sending)
         except Exception:  # whatever it is, the client gets an error body and the log the trace
-            logger.exception("unexpected error on %s", scope["path"])
+            logger.exception("unexpected error on %s", scope["path"], extra={"request_id": id_of(line)})
             await self._error(InternalError("the gateway failed; its log says why"), status, line, sending)
         finally:
             if "grant" in state:
@@ -92,4 +93,10 @@ class Edge:
         line["code"] = error.code
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
-        await send_error(send, error)
+        await send_error(send, error, id_of(line))
+
+
+def id_of(line: dict[str, object]) -> str:
+    """The request's id in its access line; it gets one that is nowhere else if it was not accepted."""
+    line["request_id"] = found = str(line.get("request_id") or refused_id())
+    return found

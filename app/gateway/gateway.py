@@ -42,6 +42,7 @@ class Gateway:
         self.max_body = settings.bus.max_body
         self._bus = bus
         self._store = store
+        self._counts = counts
         self._bus_settings = settings.bus
         self._topics = topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
         self.catalog = Catalog()
@@ -95,7 +96,7 @@ class Gateway:
         await self._inbox.close()
         await self._followers.close()
         await self._store.close()
-        await self.limiter.leases.counts.close()
+        await self._counts.close()
 
     def unready(self) -> list[str]:
         """Why it does not serve; empty when it does."""

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -73,7 +73,9 @@ class Entry:
 
     @classmethod
     def decode(cls, value: bytes) -> "Entry":
-        found = orjson.loads(value)
+        """Members that we do not know are ignored: gateways of two versions share the store while one follows the other."""
+        said = orjson.loads(value)
+        found = {member.name: said[member.name] for member in fields(cls) if member.name in said}
         return cls(**{**found, "readers": tuple(found["readers"])})
 
 

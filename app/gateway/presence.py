@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from app.bus.base import Bus, Record, Since, Start
 from app.bus.follow import Follower
@@ -46,7 +46,7 @@ class Presence:
         self._gateways: dict[str, GatewayBeat] = {}
         self._said: set[tuple[str, str]] = set()  # worker, and what of it
         self._measured = time.monotonic()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Returns when every known model is in the catalog. Raises BusError."""
@@ -55,11 +55,13 @@ class Presence:
         await self._workers.start(Since(int(since * 1000)))
 
     def begin_beats(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        """And the measurements, by themselves: a broker that is slow to say how long queues are must not silence this gateway."""
+        self._tasks = [asyncio.create_task(self._run(step)) for step in (self._live, self._measure_queues)]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
             await self._beat()
         await self._models.close()
         await self._workers.close()
@@ -76,15 +78,17 @@ class Presence:
         """The gateways that live, this one too, as their last heartbeats say."""
         return sorted(self._gateways.values(), key=lambda beat: beat.gateway)
 
-    async def _run(self) -> None:
+    async def _run(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self._beat()
-                self._bury_the_silent()
-                await self._measure_queues()
+                await step()
             except Exception:
-                logger.exception("a fault of ours; the next heartbeat is sent all the same")
+                logger.exception("a fault of ours; it is done again all the same")
             await asyncio.sleep(self._interval)
+
+    async def _live(self) -> None:
+        await self._beat()
+        self._bury_the_silent()
 
     async def _beat(self) -> None:
         beat = self._describe()

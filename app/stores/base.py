@@ -15,7 +15,7 @@ class Store(Protocol):
         """Puts `new` in the place of `old`, if that is still there; without a time to live, for the time that `old` had left."""
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
-        """Takes one of `most` places, unless they are taken."""
+        """Takes one of `most` places, unless others have them all. Asked again, a holder still has its one place."""
 
     async def let_go(self, key: str, holder: str) -> None:
         """The holder's place is free again, if it has one."""

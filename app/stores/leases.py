@@ -24,7 +24,7 @@ class Leases:
     """Raises StoreUnavailable where the counters have to be asked and do not answer."""
 
     def __init__(self, counts: Counts) -> None:
-        self.counts = counts
+        self._counts = counts
         self._leases: dict[str, _Lease] = {}
 
     async def take(self, name: str, minute: int, amount: int, limit: int) -> tuple[bool, int]:
@@ -42,7 +42,7 @@ class Leases:
         return False, await self._end(name, lease, amount)
 
     async def correct(self, name: str, minute: int, amount: int, limit: int) -> None:
-        """So much more was used than had been taken; below 0: less."""
+        """Adds `amount` to what was taken, as so much more was used; a negative one gives it back."""
         lease, spare = self._of(name, minute), limit // _SHARE
         lease.left -= amount
         if not 0 <= lease.left <= 2 * spare:
@@ -62,4 +62,4 @@ class Leases:
         return lease.used
 
     async def _add(self, name: str, minute: int, amount: int) -> int:
-        return await self.counts.add(f"{name}:{minute}", amount, _KEPT_SECONDS)
+        return await self._counts.add(f"{name}:{minute}", amount, _KEPT_SECONDS)

@@ -32,7 +32,7 @@ class MemoryStore:
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
         now, held = self._clock(), self._held.setdefault(key, {})
-        if len(held) >= most:
+        if holder not in held and len(held) >= most:
             for other in [other for other, until in held.items() if until <= now]:
                 del held[other]
             if len(held) >= most:

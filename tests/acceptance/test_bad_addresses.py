@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.acceptance.conftest import MOST
 from tests.acceptance.raw import BODY, exchange, request
 from tests.acceptance.services import Gateway
 
@@ -36,7 +37,7 @@ async def test_a_path_that_leads_out_of_the_api_is_404(echo: Gateway, name: str)
 async def test_a_path_that_is_no_utf_8_is_answered_all_the_same(echo: Gateway) -> None:
     for path in ("/v1/%ff", "/v1/%ed%a0%80", "/v1/%c0%af"):
         assert (await exchange(echo.port, request(path))).status == 404
-        assert (await exchange(echo.port, request(path, b"", method="GET"))).status == 405
+        assert (await exchange(echo.port, request(path, b"", method="GET"))).status == 404
 
 
 async def test_no_path_makes_a_line_of_its_own_in_the_log(echo: Gateway) -> None:
@@ -50,6 +51,28 @@ async def test_no_path_makes_a_line_of_its_own_in_the_log(echo: Gateway) -> None
 async def test_another_method_is_405_and_hears_which_one_is_taken(echo: Gateway, method: str) -> None:
     answer = await exchange(echo.port, request(method=method))
     assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "post")
+
+
+KEPT = {
+    "GET": ["files", "batches", "responses/resp_1", "chat/completions/chatcmpl-1", "threads/t/messages", "videos/v/content"],
+    "DELETE": ["files/file-1", "responses/resp_1", "conversations/conv_1"],
+    "POST": ["files", "uploads/u/parts", "batches", "messages/batches", "responses/resp_1/cancel", "vector_stores", "assistants"],
+}
+
+
+@pytest.mark.parametrize("method", KEPT)
+async def test_what_would_have_to_be_kept_is_said_not_to_be_here(echo: Gateway, method: str) -> None:
+    for path in KEPT[method]:
+        for body in (b"", b'{"model":"echo"}'):
+            answer = await exchange(echo.port, request(f"/v1/{path}", body, method=method))
+            assert (answer.status, answer.error["code"]) == (404, "unknown_url"), path
+            assert f"{method} /v1/{path}. This gateway keeps no files" in answer.error["message"]
+            assert "allow" not in answer.headers
+
+
+async def test_a_large_file_is_not_read_to_be_refused(echo: Gateway) -> None:
+    answer = await exchange(echo.port, request("/v1/files", b"x" * 2 * MOST, method="POST"))
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
 
 
 @pytest.mark.parametrize("path", ["/v1/requests", "/v1/requests/x/foo", "/api/v1/requests/x/foo"])

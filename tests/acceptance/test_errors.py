@@ -67,6 +67,7 @@ async def test_the_sdk_raises_its_exception_for_each_refusal(sdk: AsyncOpenAI, n
     assert type(refused.value) is kind
     assert (refused.value.status_code, refused.value.code) == (status, code)
     assert error_of(refused.value.response)["message"]
+    assert (refused.value.request_id or "").startswith("req_" if status == 504 else "err_")
 
 
 MALFORMED: dict[str, tuple[str, bytes, str | None, str | None]] = {
@@ -98,7 +99,8 @@ async def test_a_model_that_nobody_knows_is_not_queued(site: Site, http: httpx2.
     before = (await site.upstream.stats()).started
     response = await http.post(CHAT, json=chat("nobody"))
     assert error_of(response)["param"] == "model"
-    assert "x-request-id" not in response.headers
+    nowhere = await http.get(f"/v1/requests/{response.headers['x-request-id']}")
+    assert (nowhere.status_code, error_of(nowhere)["code"]) == (404, "request_not_found")
     await http.post(CHAT, json=chat())
     assert (await site.upstream.stats()).started == before + 1
 

@@ -100,7 +100,7 @@ async def test_a_file_that_breaks_keeps_the_last_good_keys_and_says_why(memory_s
 
 BROKEN = {
     "no YAML": ("keys:\n  - id: a\n id: b\n", "line 3"),
-    "no hash": ("keys: [{id: a, tenant: t, hash: x}]", "key 1 (a): hash"),
+    "no hash": ("keys: [{id: a, tenant: t, hash: x}]", "key 1 ('a'): hash"),
 }
 
 

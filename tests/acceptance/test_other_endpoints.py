@@ -2,7 +2,7 @@
 
 import httpx2
 import pytest
-from openai import AsyncOpenAI, BadRequestError
+from openai import AsyncOpenAI, NotFoundError
 
 from tests import numbered
 from tests.acceptance.conftest import Site
@@ -89,10 +89,15 @@ async def test_the_same_form_sent_again_with_its_key_is_not_run_again(sdk: Async
     assert (await site.upstream.stats()).started == before + 1
 
 
-async def test_a_form_without_a_model_is_refused_with_its_place(sdk: AsyncOpenAI) -> None:
-    with pytest.raises(BadRequestError, match="model is missing") as refused:
-        await sdk.files.create(file=SPEECH, purpose="assistants")
-    assert refused.value.param == "model"
+async def test_a_form_without_a_model_is_refused_with_its_place(http: httpx2.AsyncClient) -> None:
+    refused = await http.post("/v1/audio/transcriptions", files={"file": SPEECH}, data={"language": "en"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
+async def test_the_sdk_is_told_that_files_and_responses_are_not_kept(sdk: AsyncOpenAI) -> None:
+    for asked in (sdk.files.create(file=SPEECH, purpose="assistants"), sdk.responses.retrieve("resp_1")):
+        with pytest.raises(NotFoundError, match="This gateway keeps no files"):
+            await asked
 
 
 async def test_speech_arrives_byte_for_byte(sdk: AsyncOpenAI) -> None:

@@ -28,8 +28,8 @@ class Promise:
     def take(self, told: Told) -> None:
         """What a try was told, when it has ended."""
         self.told.append(told)
-        id_ = told.headers.get("x-request-id")
-        if id_ and id_ not in self.ids:
+        id_ = told.headers.get("x-request-id", "")
+        if id_.startswith("req_") and id_ not in self.ids:  # a request that is refused has another kind of id
             self.ids.append(id_)
 
     @property

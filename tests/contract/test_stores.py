@@ -173,6 +173,13 @@ async def test_so_many_hold_a_place_and_no_more(store):
     assert not await store.hold("a", "x", 2, LONG)
 
 
+async def test_one_that_asks_again_for_its_place_has_it_once(store):
+    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "x", "y", "x", "z")] == [True, True, True, True, False]
+    await store.let_go("a", "x")
+    assert await store.hold("a", "z", 2, LONG)
+    assert not await store.hold("a", "x", 2, LONG)
+
+
 async def test_of_a_crowd_as_many_as_may_hold_a_place(store):
     taken = await asyncio.gather(*(store.hold("a", str(number), 3, LONG) for number in range(50)))
     assert taken.count(True) == 3

@@ -67,6 +67,7 @@ def test_an_expiry_is_utc_unless_it_says_otherwise():
         ("rpm", 0),
         ("tpm", -1),
         ("concurrent", 1.5),
+        ("id", "a\nb"),
         ("priority", "urgent"),
         ("expires", "soon"),
         ("key", "sk-1234"),
@@ -81,7 +82,7 @@ def test_a_wrong_member_is_named_with_its_entry_and_without_its_value(member, va
 
 @pytest.mark.parametrize(("member", "other"), [("id", {"hash": hash_of(b"x")}), ("hash", {"id": "b"})])
 def test_two_keys_have_no_id_and_no_hash_in_common(member, other):
-    assert f"key 2 ({other.get('id', 'a1')}): another key has the same {member}" in fault(
+    assert f"key 2 ({other.get('id', 'a1')!r}): another key has the same {member}" in fault(
         yaml.safe_dump({"keys": [entry(), entry(**other)]})
     )
 

@@ -1,4 +1,4 @@
-"""The error bodies of each endpoint, by status. Bodies come from the errors themselves, so they are what a client gets."""
+"""The error bodies of each endpoint, by status. Their form, types and codes are the errors' own; the messages are examples."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -33,7 +33,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.QueueFull("Too many requests wait for this model.", retry_after=5),
     errors.TenantQueueFull("600 of your requests already wait for this model.", retry_after=5),
     errors.RateLimited("60 requests a minute with this model are this key's limit.", retry_after=12),
-    errors.InternalError("Something went wrong here; the log has it under this request's id."),
+    errors.InternalError("The gateway failed; its log says why."),
     errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),
     errors.UpstreamUnreachable("The model's server does not answer."),
     errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
@@ -58,7 +58,8 @@ MAY_LACK: Kinds = (errors.UnknownUrl, *WITH_BODY)  # not every model has it
 
 HEADERS: dict[str, dict[str, Any]] = {
     "x-request-id": {
-        "description": "The request's id, on every reply to a request that was accepted.",
+        "description": "The request's id: `req_...` if it was accepted, and GET /v1/requests/{id} finds it;"
+        " `err_...` if it was not, and only the gateway's log has it.",
         "schema": {"type": "string"},
     },
     "server-timing": {
@@ -88,15 +89,15 @@ def _response(status: int, samples: list[GatewayError]) -> dict[str, Any]:
     examples = {
         sample.code or sample.type: {"summary": sample.message, "value": orjson.loads(sample.body())} for sample in samples
     }
-    response = {
+    return {
         "description": f"{HTTPStatus(status).phrase}: {', '.join(examples)}.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}, "examples": examples}},
+        "headers": header_refs(*_headers(samples)),
     }
-    headers = header_refs(*_headers(samples))
-    return response | {"headers": headers} if headers else response
 
 
 def _headers(samples: list[GatewayError]) -> Iterable[str]:
+    yield "x-request-id"
     if any(sample.retry_after is not None for sample in samples):
         yield "retry-after"
     if any(sample.should_retry is not None for sample in samples):

@@ -1,5 +1,6 @@
 """POST /v1/<anything> with a body, JSON or a form, that names a model: to that model's worker, and the reply back."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -30,6 +31,14 @@ _TOKENS = {
     "input_tokens": "prompt_tokens",
     "output_tokens": "completion_tokens",
 }
+
+# Milliseconds among a final record's notes. What else a later version notes is left alone.
+_TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
+
+# Parts of paths at which OpenAI keeps something. Here nothing is kept, so such a POST goes to no model, even if it names one.
+_OF_WHAT_IS_KEPT = re.compile(
+    "/(assistants|batches|cancel|containers|conversations|evals|files|fine_tuning|threads|uploads|vector_stores)(/|$)"
+)
 
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
@@ -89,8 +98,8 @@ class Inference:
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
-        body = await read_body(scope, receive, self._gateway.max_body)
         path = _upstream_path(scope["path"])
+        body = await read_body(scope, receive, self._gateway.max_body)
         kind = header(scope, b"content-type")
         form = kind if kind[:10].lower() == "multipart/" else ""
         checked = check_form(path, form, body) if form else check_body(path, body)
@@ -163,9 +172,8 @@ def _write_of(scope: Scope) -> WriteChunk | None:
 def noted(final: Reply) -> dict[str, object]:
     """What the access line says of a reply."""
     notes = dict(final.notes)
-    notes.pop("usage", "")
-    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.pop("worker", "")}
-    line.update({name.replace("-", "_"): float(value) for name, value in notes.items()})
+    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.get("worker", "")}
+    line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
     usage = final.usage
     line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
     return line
@@ -176,7 +184,17 @@ def _upstream_path(path: str) -> str:
     """The path below /v1. One that would leave the API's root at the upstream is nobody's; raises UnknownUrl."""
     if {".", ".."} & set(path.split("/")) or any(char in path for char in "?#\\") or not path.isprintable():
         raise UnknownUrl(f"Unknown request URL: POST {path!r}")
+    if _OF_WHAT_IS_KEPT.search(path):
+        raise not_kept("POST", path)
     return path.removeprefix("/v1")
+
+
+def not_kept(method: str, path: str) -> UnknownUrl:
+    """For an address below /v1 at which OpenAI's API may have something, and this gateway has not."""
+    return UnknownUrl(
+        f"Unknown request URL: {method} {path}. This gateway keeps no files, batches, threads, responses or other objects;"
+        " it has a POST for what a model answers, GET /v1/models and GET /v1/requests/{id}."
+    )
 
 
 def _wants_async(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""GET /metrics and /admin/overview: the operator's views. To whom they are not for, they are not there."""
+"""GET /metrics and /admin/overview: the operator's views. 404 for callers without access."""
 
 from collections.abc import Awaitable, Callable
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.case import Case
 from bench.comparison import BEGIN, END, between_markers, error_lines, markdown_table, medians
 from bench.figures import Percentiles, Row
-from bench.yardsticks import Case, Target, row_of
+from bench.yardsticks import Target, row_of
 
 PAGE = Path(__file__).parents[3] / "docs/benchmarks.md"
 NONE = Percentiles(math.nan, math.nan, math.nan)

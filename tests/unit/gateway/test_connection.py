@@ -59,6 +59,7 @@ async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it
         assert client.wire.closed
         assert client.wire.written.startswith(b"HTTP/1.1 431 ")
         assert client.error["code"] == "headers_too_large"
+        assert b"x-request-id: err_" in client.wire.written
 
 
 @pytest.mark.parametrize("head", [b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\na: %b\r\n\r\n"])
@@ -230,6 +231,7 @@ def check_full(client: Client) -> None:
     head = client.wire.written.partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert head[0] == b"HTTP/1.1 503 Service Unavailable"
     assert {b"retry-after: 1", b"connection: close", b"content-type: application/json"} <= set(head)
+    assert b"x-request-id: err_" in client.wire.written
 
 
 async def test_beyond_uvicorns_limit_a_request_is_refused_until_there_is_room() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.contracts.address import Address
 from app.errors import BadRequest, GatewayError, InvalidBody
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
@@ -133,6 +134,34 @@ async def test_a_fault_is_a_500_without_its_text_and_the_log_has_the_trace(caplo
     assert (client.status, orjson.loads(client.got)["error"]["code"]) == (500, "internal_error")
     assert b"secret" not in client.got
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+
+
+@pytest.mark.parametrize("fault", [BadRequest("no"), KeyError("fault")])
+async def test_what_is_not_accepted_has_an_id_that_its_client_and_our_log_have_and_that_is_no_address(caplog, fault):
+    caplog.set_level(logging.INFO)
+    id_ = (await Served(Inner(fault)).ask("POST", "/v1/x", x_request_id="mine")).headers["x-request-id"]
+    assert id_.startswith("err_")
+    assert Address.decode(id_) is None
+    assert {record.request_id for record in caplog.records} == {id_}  # type: ignore[attr-defined]
+    assert (await Served(Inner(fault)).ask("POST", "/v1/x")).headers["x-request-id"] != id_
+
+
+async def test_without_a_key_of_ours_an_id_is_told_too():
+    client = await Served(keys=("sk-one",)).ask("GET", "/v1/models")
+    assert (client.status, client.headers["x-request-id"][:4]) == (401, "err_")
+
+
+class Accepted(Inner):
+    """Fails when the request lies in the log."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["line"]["request_id"] = "req_x"
+        raise KeyError("fault")
+
+
+async def test_what_fails_once_it_is_accepted_keeps_its_id(caplog):
+    assert (await Served(Accepted()).ask("POST", "/v1/x")).headers["x-request-id"] == "req_x"
+    assert caplog.records[0].request_id == "req_x"
 
 
 @pytest.mark.parametrize("fault", [BadRequest("late"), KeyError("late")])

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from app.contracts.address import new_id
@@ -279,3 +280,8 @@ def test_an_entry_is_read_as_it_was_written():
     assert Entry.decode(entry.encode()) == entry
     assert (entry.readers, entry.left) == (("b",), "a")
     assert entry.ticket(maybe_duplicate=True) == Ticket(entry.id, 3, 400, True)
+
+
+def test_members_of_a_later_version_in_an_entry_are_ignored():
+    entry = Entry.of(Ticket(new_id(), 3, 400), "digest").joined_by("a", "req_x")
+    assert Entry.decode(orjson.dumps({**orjson.loads(entry.encode()), "later": [1]})) == entry

@@ -122,6 +122,7 @@ def test_headers_that_steer_a_retry_are_described_where_they_come():
     responses = document([])["paths"]["/v1/completions"]["post"]["responses"]
     assert {status for status, reply in responses.items() if "retry-after" in reply.get("headers", ())} == {"429", "503"}
     assert "x-should-retry" in responses["504"]["headers"]
+    assert all("x-request-id" in reply["headers"] for status, reply in responses.items() if status[0] in "45")
     assert set(responses["200"]["headers"]) == {"x-request-id", "server-timing"}
 
 

@@ -207,6 +207,21 @@ async def test_a_fault_of_ours_is_logged_and_the_heartbeats_go_on(scene, caplog,
     assert "nobody has thought of this" in caplog.text
 
 
+async def test_while_nobody_says_how_long_the_queues_are_the_heartbeats_go_on(scene, monkeypatch):
+    async def silent(_topic: str) -> dict[int, int]:
+        return await asyncio.Future()
+
+    await scene.card(CARD)
+    await scene.presence.start()
+    await scene.worker("w")
+    ends = scene.bus.ends
+    monkeypatch.setattr(scene.bus, "ends", silent)
+    scene.presence.begin_beats()
+    await asyncio.sleep(4.5)
+    assert (await ends(TOPICS.workers))[0] == 1 + 5
+    assert scene.known().workers == {}, "who falls silent is still buried"
+
+
 async def test_a_heartbeat_clears_what_was_sent_to_its_worker(scene):
     await scene.card(CARD)
     await scene.begin()
