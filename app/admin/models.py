@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
-from app.contracts.presence import SILENT_INTERVALS, ModelCard, WorkerBeat, decode_beat, decode_card
+from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
@@ -50,7 +50,7 @@ async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerBeat]:
 
     await read_stretch(bus, topics.workers, 0, 0, None, on_records)
     now = time.time()
-    return [beat for beat, heard in last.values() if not beat.gone and now - heard < SILENT_INTERVALS * beat.interval]
+    return [beat for beat, heard in last.values() if not beat.gone and now - heard < beat.silent_after]
 
 
 async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ class Peers:
                 beat = decode_beat(record.value or b"")
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
-            silent_at = time.monotonic() + SILENT_INTERVALS * beat.interval - self._age(record)
+            silent_at = time.monotonic() + beat.silent_after - self._age(record)
             if isinstance(beat, GatewayBeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:

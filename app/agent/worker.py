@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 from app import __version__
-from app.agent.beats import Beats, announce
 from app.agent.context import JobContext
 from app.agent.control import ControlReader
 from app.agent.desk import Desk
@@ -22,12 +21,13 @@ from app.agent.slots import Slots
 from app.agent.traced import JobTraces, TracedEngine
 from app.agent.upstream_watch import UpstreamWatch
 from app.bus.base import Bus, GroupReader
+from app.bus.heartbeat import Heartbeats
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.bus.specs import request_spec, shared_specs
 from app.catalog import ModelEntry
 from app.contracts.joined import JOINED
-from app.contracts.presence import WorkerBeat
+from app.contracts.presence import WorkerBeat, encode
 from app.contracts.topics import Topics
 from app.settings import BusSettings, WorkerSettings
 from app.telemetry.metrics import DEAD_LETTERS, REBALANCES
@@ -63,7 +63,7 @@ class Worker:
         DEAD_LETTERS.labels(entry.id)  # 0 from the start: an alert on an increase would miss the first one
         self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._desk.begin_quiet())
         self._intake = Intake(self._changed, lambda: self._desk.pump())
-        self._beats = Beats(bus, topics.workers, settings.heartbeat, self._describe)
+        self._beats = Heartbeats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
@@ -125,7 +125,9 @@ class Worker:
             logger.warning("topic kept as it is: %s", line)
 
     async def _announce(self) -> None:
-        await announce(self._bus, self._topics.models, self._card)
+        """Makes the model known, for as long as nobody forgets it."""
+        card = self._card
+        await self._bus.send(self._topics.models, encode(card), key=card.model.encode(), headers=[("v", b"1")])
 
     async def _join(self) -> None:
         buffer = max(self._slots.count, _LEAST_BUFFER)

@@ -32,8 +32,18 @@ class ModelCard:
         return (self.model, *self.aliases)
 
 
+class _Beat:
+    __slots__ = ()
+    interval: float  # seconds between two heartbeats
+
+    @property
+    def silent_after(self) -> float:
+        """Seconds until its process is taken for dead unless it is heard again."""
+        return SILENT_INTERVALS * self.interval
+
+
 @dataclass(frozen=True, slots=True)
-class WorkerBeat:
+class WorkerBeat(_Beat):
     """A worker's heartbeat."""
 
     worker: str  # its owner name: random at start
@@ -58,9 +68,13 @@ class WorkerBeat:
     version: str = ""
     reads: tuple[int, ...] = READS
 
+    @property
+    def name(self) -> str:
+        return self.worker
+
 
 @dataclass(frozen=True, slots=True)
-class GatewayBeat:
+class GatewayBeat(_Beat):
     """A gateway's heartbeat: which reply partition it reads."""
 
     gateway: str
@@ -73,6 +87,10 @@ class GatewayBeat:
     version: str = ""
     reads: tuple[int, ...] = READS
     withdrawn: dict[str, int] = field(default_factory=dict)  # model -> requests it has ended that lie in the queue still
+
+    @property
+    def name(self) -> str:
+        return self.gateway
 
 
 _BEATS: TypeAdapter[WorkerBeat | GatewayBeat] = TypeAdapter(WorkerBeat | GatewayBeat)

@@ -3,20 +3,21 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from app.bus.base import Bus, Record, Since, Start
 from app.bus.follow import Follower
-from app.catalog import Catalog, Known
-from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat, decode_card, encode
+from app.bus.heartbeat import Heartbeats
+from app.catalog import Catalog
+from app.contracts.presence import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
-from app.errors import BusError, UndecodableRecord
+from app.errors import UndecodableRecord
 from app.gateway.placement import Placement
+from app.gateway.queues import Queues
 from app.gateway.withdrawn import Withdrawn
 
 logger = logging.getLogger("app.gateway.presence")
 
-_RATE_WEIGHT = 0.3  # of the newest measurement in the moving average
 _MOST_SKEW = 1.0  # seconds between two clocks before it is said
 
 
@@ -33,20 +34,19 @@ class Presence:
         interval: float,
         describe: Callable[[], GatewayBeat],
     ) -> None:
-        self._bus = bus
         self._topics = topics
         self._catalog = catalog
         self._placement = placement
-        self._withdrawn = withdrawn
         self._interval = interval
         self._describe = describe
         self._models = Follower(bus, topics.models, self._on_models)
         self._workers = Follower(bus, topics.workers, self._on_beats)
-        self._last: dict[str, tuple[float, float]] = {}  # process -> when heard (monotonic), its interval
+        self._silent_at: dict[str, float] = {}  # process -> when it is taken for dead unless it is heard again (monotonic)
         self._gateways: dict[str, GatewayBeat] = {}
         self._said: set[tuple[str, str]] = set()  # worker, and what of it
-        self._measured = time.monotonic()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._beats = Heartbeats(bus, topics.workers, interval, describe)
+        self._queues = Queues(bus, catalog, withdrawn, self._others, interval)
+        self._burying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns when every known model is in the catalog. Raises BusError."""
@@ -56,13 +56,15 @@ class Presence:
 
     def begin_beats(self) -> None:
         """And the measurements, by themselves: a broker that is slow to say how long queues are must not silence this gateway."""
-        self._tasks = [asyncio.create_task(self._run(step)) for step in (self._live, self._measure_queues)]
+        self._beats.start()
+        self._queues.start()
+        self._burying = asyncio.create_task(self._bury())
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await self._beat()
+        if self._burying is not None:
+            self._burying.cancel()
+        self._queues.close()
+        await self._beats.close()
         await self._models.close()
         await self._workers.close()
 
@@ -78,25 +80,10 @@ class Presence:
         """The gateways that live, this one too, as their last heartbeats say."""
         return sorted(self._gateways.values(), key=lambda beat: beat.gateway)
 
-    async def _run(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _bury(self) -> None:
         while True:
-            try:
-                await step()
-            except Exception:
-                logger.exception("a fault of ours; it is done again all the same")
             await asyncio.sleep(self._interval)
-
-    async def _live(self) -> None:
-        await self._beat()
-        self._bury_the_silent()
-
-    async def _beat(self) -> None:
-        beat = self._describe()
-        try:
-            async with asyncio.timeout(self._interval):
-                await self._bus.send(self._topics.workers, encode(beat), key=beat.gateway.encode(), headers=[("v", b"1")])
-        except (BusError, TimeoutError):
-            return  # the next one says it
+            self._bury_the_silent()
 
     def _on_models(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -121,7 +108,7 @@ class Presence:
                 self._on_gateway(beat)
 
     def _on_worker(self, beat: WorkerBeat, sent: float) -> None:
-        self._last[beat.worker] = (time.monotonic(), beat.interval)
+        self._silent_at[beat.worker] = time.monotonic() + beat.silent_after
         if beat.replies != self._topics.replies:
             what = f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}"
             self._say(beat.worker, "replies", what)
@@ -136,14 +123,14 @@ class Presence:
             self._gateways.pop(beat.gateway, None)
         else:
             self._gateways[beat.gateway] = beat
-            self._last[beat.gateway] = (time.monotonic(), beat.interval)
+            self._silent_at[beat.gateway] = time.monotonic() + beat.silent_after
         self._count_gateways()
 
     def _bury_the_silent(self) -> None:
         now = time.monotonic()
-        for process, (heard, interval) in list(self._last.items()):
-            if now - heard > SILENT_INTERVALS * interval:
-                del self._last[process]
+        for process, silent_at in list(self._silent_at.items()):
+            if silent_at < now:
+                del self._silent_at[process]
                 self._catalog.lost(process)
                 self._gateways.pop(process, None)
                 self._said -= {(process, "replies"), (process, "clock")}
@@ -151,38 +138,6 @@ class Presence:
 
     def _count_gateways(self) -> None:
         self._catalog.gateways = 1 + len(self.reply_partitions())
-
-    async def _measure_queues(self) -> None:
-        now = time.monotonic()
-        for known in self._catalog.all():
-            try:
-                await self._measure(known, now - self._measured)
-            except BusError as error:
-                logger.debug("queue of %s not measured: %s", known.card.model, error)
-        self._measured = now
-
-    async def _measure(self, known: Known, seconds: float) -> None:
-        """The queue: records that were in the log a measurement ago and that nobody has begun since. Transit does not count,
-        nor what has been ended while it waited."""
-        before, known.ends = known.ends, await self._bus.ends(known.card.topic)
-        positions = {int(p): offset for beat in known.workers.values() for p, offset in beat.positions.items()}
-        if set(before) - set(positions):
-            positions = {**await self._bus.committed(known.card.topic, known.card.group), **positions}
-        waited = known.queue_depth > 0
-        waiting = {partition: end - positions.get(partition, 0) for partition, end in before.items()}
-        known.backlog = frozenset(partition for partition, count in waiting.items() if count > 0)
-        self._withdrawn.passed(known.card.model, positions)
-        known.queue_depth = max(0, sum(waiting[partition] for partition in known.backlog) - self._ended(known.card.model))
-        begun, known.started = known.started, sum(positions.values())
-        serves = any(beat.ready and beat.positions for beat in known.workers.values())
-        # Only while some wait is it the workers' rate, not the arrivals'; and none work slowly because none are there.
-        if serves and waited and known.queue_depth and known.started >= begun > 0:
-            rate = (known.started - begun) / seconds
-            known.rate = rate if not known.rate else known.rate + _RATE_WEIGHT * (rate - known.rate)
-
-    def _ended(self, model: str) -> int:
-        """Requests in the queue that nobody waits for, as far as the gateways that live have ended them."""
-        return self._withdrawn.counts().get(model, 0) + sum(beat.withdrawn.get(model, 0) for beat in self._others())
 
     def _say(self, worker: str, about: str, what: str) -> None:
         """Once for each worker, as long as it lives."""

@@ -1,20 +1,20 @@
-"""A worker's heartbeats: sent every interval, and at once when something changed that others act on."""
+"""A process's own heartbeats: sent every interval, and at once when something changed that others act on."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 
 from app.bus.base import Bus
-from app.contracts.presence import ModelCard, WorkerBeat, encode
+from app.contracts.presence import GatewayBeat, WorkerBeat, encode
 from app.errors import BusError
 
-logger = logging.getLogger("app.agent")
+logger = logging.getLogger("app.bus")
 
 
-class Beats:
-    """Sends what `describe` gives."""
+class Heartbeats:
+    """Sends what `describe` gives, to the workers' topic."""
 
-    def __init__(self, bus: Bus, topic: str, interval: float, describe: Callable[[], WorkerBeat]) -> None:
+    def __init__(self, bus: Bus, topic: str, interval: float, describe: Callable[[], WorkerBeat | GatewayBeat]) -> None:
         self._bus = bus
         self._topic = topic
         self._interval = interval
@@ -30,10 +30,10 @@ class Beats:
         self._changed.set()
 
     async def close(self) -> None:
-        """The last heartbeat, which says that this worker leaves."""
+        """Sends the last one, which says that this process leaves; nothing if there was none before."""
         if self._task is not None:
             self._task.cancel()
-        await self._beat()
+            await self._beat()
 
     async def _run(self) -> None:
         while True:
@@ -52,11 +52,6 @@ class Beats:
         beat = self._describe()
         try:
             async with asyncio.timeout(self._interval):
-                await self._bus.send(self._topic, encode(beat), key=beat.worker.encode(), headers=[("v", b"1")])
+                await self._bus.send(self._topic, encode(beat), key=beat.name.encode(), headers=[("v", b"1")])
         except (BusError, TimeoutError):
             return  # the next one says it
-
-
-async def announce(bus: Bus, topic: str, card: ModelCard) -> None:
-    """Makes the model known, for as long as nobody forgets it. Raises BusError."""
-    await bus.send(topic, encode(card), key=card.model.encode(), headers=[("v", b"1")])

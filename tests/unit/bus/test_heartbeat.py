@@ -1,8 +1,8 @@
-"""A worker's heartbeats go on, whatever goes wrong with one of them."""
+"""A process's heartbeats go on, whatever goes wrong with one of them."""
 
 import asyncio
 
-from app.agent.beats import Beats
+from app.bus.heartbeat import Heartbeats
 from app.contracts.presence import WorkerBeat
 from tests.unit.agent.workshop import GROUP
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, started_bus
@@ -16,7 +16,7 @@ async def test_a_fault_of_ours_is_logged_and_the_next_heartbeat_is_sent(caplog):
             raise faults.pop()
         return WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, 0.0, 1.0)
 
-    beats = Beats(bus, TOPICS.workers, 1.0, describe)
+    beats = Heartbeats(bus, TOPICS.workers, 1.0, describe)
     beats.start()
     await asyncio.sleep(4.5)
     assert (await bus.ends(TOPICS.workers))[0] == 3
