@@ -15,8 +15,8 @@ from app.contracts.seen import Seen
 from app.errors import ReplyTooLarge
 from tests.numbered import sse
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
+from tests.unit.agent.shop import PLAIN, Shop, asked, error_of
 from tests.unit.agent.test_outbox import IDS
-from tests.unit.agent.test_run_job import PLAIN, Shop, asked, error_of
 from tests.unit.agent.workshop import workshop
 from tests.unit.scene import HELD, TOPICS, ScriptedBus, replies, send_reply, settings, started_bus, text_of, turns
 

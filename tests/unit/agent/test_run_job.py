@@ -1,91 +1,28 @@
-"""One request against an engine that breaks off, refuses or is not there: what the log then has for its reader."""
+"""One request against an engine: what the log then has for its reader."""
 
 import asyncio
 import logging
-from typing import Any
 
 import orjson
 import pytest
 
-from app.agent.context import JobContext
-from app.agent.engines.base import EngineUnreachable
 from app.agent.event_relay import MOST_UNSETTLED
-from app.agent.outbox import Outbox
-from app.agent.reply_tail import ReplyTails
 from app.agent.run_job import DEADLINE_LEEWAY, JobRun
-from app.agent.upstream_watch import UpstreamWatch
-from app.bus.lookup import ReplyLookup
-from app.bus.scan import Scanner
-from app.catalog import ModelEntry
-from app.contracts.envelope import Reply, Request
-from app.contracts.fold import COMPLETED, DATA, EXPIRED, FAILED
+from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.openai import EMBEDDINGS
 from app.contracts.seen import Seen
 from app.contracts.sse import DONE
-from app.errors import BusError
 from tests.numbered import sse, tokens
-from tests.unit.agent.counted import counted
-from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine, stream
+from tests.unit.agent.scripted_engine import JSON, Hold, ScriptedAnswer, stream
+from tests.unit.agent.shop import PLAIN, asked, error_of, shop
 from tests.unit.scene import (
     HELD,
-    LOST,
     MODEL,
-    TOPICS,
-    ScriptedBus,
-    body,
     chunks,
-    request,
-    send_reply,
-    started_bus,
     text_of,
     turns,
     until,
 )
-
-NOW = 1_800_000_000.0
-PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
-
-
-class Shop:
-    """A bus and what a worker's jobs share."""
-
-    def __init__(self, bus: ScriptedBus, engine: ScriptedEngine, retries: int = 2, **entry: Any) -> None:
-        self.bus = bus
-        self.engine = engine
-        self.entry = ModelEntry(id=MODEL, host="http://up", **entry)
-        self.lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
-        self.context = JobContext(
-            bus=bus,
-            topics=TOPICS,
-            entry=self.entry,
-            engine=engine,
-            owner="worker-1",
-            lookup=self.lookup,
-            tails=ReplyTails(bus, TOPICS.replies, self.lookup),
-            outbox=Outbox(bus, TOPICS.replies, lambda: True),
-            upstream=UpstreamWatch(engine, MODEL, lambda: None),
-            retries=retries,
-        )
-
-    async def run(self, asked: Request, seen: Seen | None = None) -> Seen:
-        """What a reader sees of the reply in the end."""
-        await JobRun(self.context, asked, seen or Seen()).run()
-        return await self.lookup.look(asked)
-
-
-async def shop(*answers: ScriptedAnswer | EngineUnreachable, continues: bool = True, **more: Any) -> Shop:
-    found = Shop(await started_bus(), ScriptedEngine(*answers), **more)
-    found.context.continues = continues
-    return found
-
-
-def asked(**members: Any) -> Request:
-    return request(now=NOW, **members)
-
-
-def error_of(block: bytes) -> Any:
-    """The error at the end of a stream."""
-    return chunks(block)[-1]["error"]
 
 
 async def test_a_stream_is_passed_on_byte_for_byte_and_its_end_lies_in_the_final_record():
@@ -133,99 +70,6 @@ async def test_the_usage_that_the_reply_names_is_noted():
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == usage
 
 
-@pytest.mark.parametrize("query", ["", "?api-version=1"])
-@pytest.mark.parametrize("end", [[BROKEN], []])
-async def test_a_stream_that_breaks_off_is_continued_as_one(end, query):
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], *end]))
-    seen = await at.run(asked(path=f"/chat/completions{query}", body=body(stream=True, max_tokens=6)))
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
-    assert seen.text.endswith(DONE)
-    assert {chunk["id"] for chunk in chunks(seen.text)} == {"chatcmpl-1"}
-    assert seen.text.count(b'"role"') == 1
-    first, second = at.engine.bodies()
-    assert (first["max_tokens"], second["max_tokens"], second["messages"][-1]["content"]) == (6, 4, tokens(2))
-    assert [answer.closed for answer in at.engine.given] == [True, True]
-
-
-async def test_it_is_continued_too_where_the_log_cannot_be_read_at_once(monkeypatch):
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]))
-    read, refusals = at.bus.log_reader, ["away"] * 3
-
-    async def reader(*arguments: Any) -> Any:
-        if refusals:
-            raise BusError(refusals.pop())
-        return await read(*arguments)
-
-    monkeypatch.setattr(at.bus, "log_reader", reader)
-    seen = await at.run(asked(body=body(stream=True, max_tokens=6)))
-    assert (seen.fold.outcome, text_of(seen.text), refusals) == (COMPLETED, tokens(6), [])
-
-
-async def test_broken_off_behind_its_end_a_stream_is_whole():
-    pieces = stream(PLAIN)
-    at = await shop(ScriptedAnswer([*pieces, BROKEN]))
-    seen = await at.run(asked())
-    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), COMPLETED, 1)
-
-
-async def test_it_may_break_off_as_often_as_there_are_retries():
-    def half(first: int) -> ScriptedAnswer:
-        begun = {**PLAIN, "continue_final_message": True, "messages": [{"role": "assistant", "content": tokens(first)}]}
-        return ScriptedAnswer([*stream(begun if first else PLAIN)[:2], BROKEN])
-
-    at = await shop(half(0), half(1), half(2))
-    seen = await at.run(asked())
-    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(3), "worker_lost")
-    at = await shop(half(0), half(1))
-    seen = await at.run(asked(body=body(stream=True, max_tokens=4)))
-    assert (text_of(seen.text), seen.fold.outcome) == (tokens(4), COMPLETED)
-
-
-@pytest.mark.parametrize("members", [{"tools": [{"type": "function"}]}, {"n": 2}])
-async def test_a_stream_that_cannot_be_continued_ends_with_a_retryable_error(members):
-    begun = stream(PLAIN)[:3]
-    at = await shop(ScriptedAnswer([*begun, BROKEN]))
-    seen = await at.run(asked(body=body(stream=True, **members)))
-    assert seen.text.startswith(b"".join(begun))
-    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == ("server_error", "worker_lost")
-    assert DONE not in seen.text
-    assert (seen.fold.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (FAILED, "worker_lost", 1)
-
-
-async def test_broken_off_before_any_text_it_is_begun_anew_even_where_nothing_can_be_continued():
-    at = await shop(ScriptedAnswer([stream(PLAIN)[0], BROKEN]), continues=False)
-    seen = await at.run(asked())
-    assert (seen.fold.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (COMPLETED, tokens(5), 1)
-
-
-async def test_a_whole_reply_that_breaks_off_is_begun_anew():
-    at = await shop(ScriptedAnswer([b'{"half', BROKEN], headers=JSON))
-    seen = await at.run(asked(stream=False))
-    assert orjson.loads(seen.text)["choices"][0]["message"]["content"] == tokens(5)
-
-
-async def test_an_upstream_that_will_not_go_on_ends_the_stream():
-    refusal = ScriptedAnswer([b'{"error":{"message":"no such parameter"}}'], status=400, headers=JSON)
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), refusal)
-    seen = await at.run(asked())
-    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
-
-
-@pytest.mark.parametrize("stream_", [True, False])
-async def test_an_upstream_that_nobody_reaches_is_502(stream_):
-    at = await shop(EngineUnreachable("nobody listens"))
-    seen = await at.run(asked(stream=stream_))
-    (part,) = seen.parts
-    assert (part.outcome, part.status, part.code) == (FAILED, 502, "upstream_unreachable")
-    assert "nobody listens" in orjson.loads(part.value)["error"]["message"]
-
-
-async def test_an_upstream_that_is_gone_when_a_text_is_to_go_on_ends_the_stream_retryably():
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), EngineUnreachable("nobody listens"))
-    seen = await at.run(asked())
-    assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
-
-
 async def test_an_upstreams_own_error_keeps_its_status_and_body():
     refusal = b'{"error":{"message":"slow down","code":"busy"}}'
     at = await shop(ScriptedAnswer([refusal], status=429, headers=(*JSON, ("retry-after", "3"))))
@@ -249,8 +93,14 @@ async def test_an_error_event_in_front_of_the_end_is_an_error_too():
 
 
 BEGUN, STOPPED = b'event: x\ndata: {"type":"message_start"}\n\n', b'event: x\ndata: {"type":"message_stop"}\n\n'
+
+
 SAID = b'event: response.completed\ndata: {"type":"response.completed","response":{"output":"%s"}}\n\n' % (b"x" * 9000)
+
+
 REFUSED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
+
+
 GAVE_UP = b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"message":"busy"}}}\n\n'
 
 
@@ -292,19 +142,6 @@ async def test_bytes_that_are_no_text_are_left_alone():
         at = await shop(ScriptedAnswer([sound], headers=(("content-type", kind),)), upstream_model="up")
         seen = await at.run(asked(stream=False))
         assert (seen.parts[-1].value, seen.parts[-1].usage) == (passed, used)
-
-
-async def test_what_the_upstream_did_wrong_is_counted_by_its_kind():
-    kinds = ("4xx", "5xx", "unreachable", "broken")
-    before = [counted("upstream_errors", kind=kind) for kind in kinds]
-    retries = counted("upstream_retries")
-    broken = ScriptedAnswer([*stream(PLAIN)[:2], BROKEN])
-    answers = [ScriptedAnswer([b"{}"], status=status, headers=JSON) for status in (404, 500)]
-    for answer in (*answers, EngineUnreachable("nobody listens")):
-        await (await shop(answer)).run(asked())
-    await (await shop(broken)).run(asked(body=body(stream=True, max_tokens=4)))
-    assert [counted("upstream_errors", kind=kind) for kind in kinds] == [number + 1 for number in before]
-    assert counted("upstream_retries") == retries + 1
 
 
 async def test_what_is_left_without_its_blank_line_is_passed_on():
@@ -364,22 +201,3 @@ async def test_a_fault_of_ours_is_the_clients_to_hear_and_the_logs_to_explain(ca
     (part,) = (await at.run(asked())).parts
     assert (part.status, part.code) == (500, "internal_error")
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
-
-
-async def test_going_on_for_a_dead_worker_the_numbers_go_on_too():
-    at = await shop()
-    req = asked(body=body(stream=True, max_tokens=5))
-    begun = b"".join(piece for piece in stream(PLAIN)[:3] if isinstance(piece, bytes))
-    for reply in (Reply(req.id, "dead", DATA, 0, begun), Reply(req.id, "worker-1", "claim", supersedes="dead")):
-        await send_reply(at.bus, reply)
-    seen = await at.run(req, await at.lookup.look(req))
-    assert (text_of(seen.text), seen.fold.outcome) == (tokens(5), COMPLETED)
-    assert [(part.seq, part.event) for part in seen.parts[:2]] == [(0, 1), (1, 4)]
-
-
-async def test_what_the_log_does_not_take_at_once_is_not_lost_by_a_break():
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]))
-    at.bus.script.extend([LOST, LOST])
-    seen = await at.run(asked(body=body(stream=True, max_tokens=5)))
-    await until(lambda: not at.bus.script)
-    assert text_of(seen.text) == tokens(5)

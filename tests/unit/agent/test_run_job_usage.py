@@ -8,7 +8,7 @@ from app.contracts.seen import Seen
 from app.contracts.sse import count_events
 from tests.numbered import tokens
 from tests.unit.agent.scripted_engine import BROKEN, JSON, ScriptedAnswer, stream
-from tests.unit.agent.test_run_job import PLAIN, asked, shop
+from tests.unit.agent.shop import PLAIN, asked, shop
 from tests.unit.scene import body, chunks, text_of
 
 ASKED = {"include_usage": True}

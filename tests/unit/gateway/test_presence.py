@@ -1,71 +1,15 @@
-"""What a gateway knows of the others: who lives, who has fallen silent, how long the queues are and how fast they move."""
+"""What a gateway knows of the others: who lives, who has fallen silent."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from app.bus.base import Record, Start
-from app.catalog import Catalog, Known
-from app.contracts.address import Address, fingerprint
-from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat, decode_beat, encode
-from app.gateway.placement import Placement
-from app.gateway.presence import Presence
-from app.gateway.withdrawn import Withdrawn
-from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, request, send_request, started_bus, turns, until
-
-GROUP = "llm.m"
-CARD = ModelCard(MODEL, REQUESTS, GROUP)
-
-
-class Scene:
-    """A gateway's presence, and others that beat when a test says so."""
-
-    def __init__(self, bus: ScriptedBus) -> None:
-        self.bus = bus
-        self.catalog = Catalog()
-        self.placement = Placement()
-        self.leaving = False
-        self.withdrawn = Withdrawn()
-        self.presence = Presence(bus, TOPICS, self.catalog, self.placement, self.withdrawn, 1.0, self._describe)
-
-    def _describe(self) -> GatewayBeat:
-        return GatewayBeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
-
-    async def card(self, card: ModelCard) -> None:
-        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
-
-    async def worker(self, name: str, **members: Any) -> None:
-        about = {"replies": TOPICS.replies, "time": time.time(), "interval": 1.0, **members}
-        await self.beats(encode(WorkerBeat(name, MODEL, REQUESTS, GROUP, **about)))
-
-    async def gateway(self, name: str, **members: Any) -> None:
-        beat = GatewayBeat(name, TOPICS.replies, **{"partition": 1, "time": time.time(), "interval": 1.0, **members})
-        await self.beats(encode(beat))
-
-    async def beats(self, value: bytes) -> None:
-        await self.bus.send(TOPICS.workers, value, key=b"k", headers=[("v", b"1")])
-        await turns()
-
-    async def begin(self) -> None:
-        await self.presence.start()
-        self.presence.begin_beats()
-        await turns()
-
-    def known(self) -> Known:
-        found = self.catalog.find(MODEL)
-        assert found is not None
-        return found
-
-
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    found = Scene(await started_bus())
-    yield found
-    await found.presence.close()
+from app.contracts.presence import GatewayBeat, ModelCard, decode_beat
+from tests.unit.gateway.conftest import CARD
+from tests.unit.scene import MODEL, TOPICS, turns, until
 
 
 async def test_every_model_and_worker_that_was_there_is_known_at_the_start(scene):
@@ -230,120 +174,3 @@ async def test_a_heartbeat_clears_what_was_sent_to_its_worker(scene):
     assert [scene.placement.choose(scene.known()) for _ in range(3)] == [0, 0, 1]
     await scene.worker("a", partitions=(0,), capacity=2)
     assert scene.placement.choose(scene.known()) == 0
-
-
-async def fill(scene: Scene, count: int, partition: int = 0) -> None:
-    for _ in range(count):
-        await send_request(scene.bus, request(), partition)
-
-
-async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has_begun(scene):
-    await scene.card(CARD)
-    await scene.begin()
-    await fill(scene, 7)
-    await fill(scene, 3, partition=1)
-    await asyncio.sleep(1)
-    assert scene.known().queue_depth == 0, "it may have been in transit"
-    await scene.worker("w", positions={"0": 2})
-    await asyncio.sleep(1)
-    assert scene.known().queue_depth == 5 + 3, "of a partition that nobody has, what is committed counts"
-    assert scene.known().backlog == {0, 1}
-    await scene.worker("w", positions={"0": 7, "1": 1})
-    await asyncio.sleep(1)
-    assert (scene.known().queue_depth, scene.known().backlog) == (2, {1})
-    await scene.worker("w", positions={"0": 7, "1": 3})
-    await asyncio.sleep(1)
-    assert (scene.known().queue_depth, scene.known().backlog) == (0, set())
-
-
-async def test_what_was_ended_while_it_waited_is_in_the_log_and_not_in_the_queue(scene):
-    await scene.card(CARD)
-    await scene.begin()
-    await fill(scene, 7)
-    for offset in (2, 4, 5):
-        scene.withdrawn.add(MODEL, address(offset))
-    await scene.gateway("other", withdrawn={MODEL: 2, "another": 9})
-    await asyncio.sleep(2.5)
-    assert scene.known().queue_depth == 7 - 3 - 2
-    await scene.gateway("other", withdrawn={})
-    await scene.worker("w", positions={"0": 5, "1": 0})
-    await asyncio.sleep(1)
-    assert scene.known().queue_depth == 2 - 1, "a worker has passed the other two of ours, and both of theirs"
-
-
-def address(offset: int) -> Address:
-    return Address("0" * 32, fingerprint(REQUESTS), 0, offset, 0, 0)
-
-
-async def test_without_workers_the_queue_is_what_the_group_has_not_committed(scene):
-    await scene.card(CARD)
-    await fill(scene, 6)
-    reader = await scene.bus.group_reader(REQUESTS, GROUP, _Member(), buffer=10)
-    await turns()
-    reader.commit(0, 4)
-    await reader.close()
-    await scene.begin()
-    await asyncio.sleep(2)
-    assert scene.known().queue_depth == 2
-
-
-class _Member:
-    def on_assigned(self, assigned: Any) -> None: ...
-
-    def on_revoked(self, partitions: Any) -> None: ...
-
-    def on_records(self, records: Any) -> None: ...
-
-
-async def test_the_rate_is_measured_while_some_wait_and_never_the_arrivals(scene):
-    await scene.card(CARD)
-    await scene.begin()
-    for second in range(1, 6):  # nothing waits: what is begun is what arrives
-        await fill(scene, 1)
-        await scene.worker("w", positions={"0": second, "1": 0})
-        await asyncio.sleep(1)
-    assert (scene.known().rate, scene.known().estimated_wait(10)) == (0, None)
-    await fill(scene, 100)
-    for second in range(1, 11):
-        await scene.worker("w", positions={"0": 5 + 4 * second, "1": 0})
-        await asyncio.sleep(1)
-    assert scene.known().rate == pytest.approx(4, rel=0.1)
-    assert scene.known().estimated_wait(20) == pytest.approx(5, rel=0.1)
-
-
-async def test_the_rate_stays_as_it_was_while_no_worker_is_there(scene):
-    await scene.card(CARD)
-    await fill(scene, 100)
-    await scene.begin()
-    for second in range(1, 11):
-        await scene.worker("w", positions={"0": 4 * second, "1": 0})
-        await asyncio.sleep(1)
-    await scene.worker("w", leaving=True)
-    await asyncio.sleep(30)
-    assert scene.known().rate == pytest.approx(4, rel=0.1)
-
-
-async def test_a_place_in_the_queue_counts_those_before_it_in_every_partition(scene):
-    await scene.card(CARD)
-    await fill(scene, 10)
-    await fill(scene, 10, partition=1)
-    await scene.begin()
-    await scene.worker("w", positions={"0": 2, "1": 2})
-    await asyncio.sleep(2)
-    assert scene.known().queue_depth == 16
-    assert [scene.known().position(0, offset) for offset in (0, 2, 5, 9, 200)] == [0, 0, 6, 14, 206]
-
-
-def test_of_partitions_with_as_many_half_come_first_though_it_is_the_next_of_its_own():
-    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, "", 0, 1, positions={str(partition): 5 for partition in range(5)})
-    known = Known(CARD, {"w": beat}, ends=dict.fromkeys(range(5), 9))
-    assert [known.position(3, offset) for offset in (5, 6, 9)] == [2, 7, 20]
-
-
-async def test_a_model_whose_topic_is_not_there_holds_up_no_other(scene):
-    await scene.card(ModelCard("another", "no-such-topic", "g"))
-    await scene.card(CARD)
-    await fill(scene, 2)
-    await scene.begin()
-    await asyncio.sleep(2)
-    assert scene.known().queue_depth == 2

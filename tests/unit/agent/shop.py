@@ -1,0 +1,71 @@
+"""A bus, an engine that answers as a test says, and what a worker's jobs share."""
+
+from typing import Any
+
+from app.agent.context import JobContext
+from app.agent.engines.base import EngineUnreachable
+from app.agent.outbox import Outbox
+from app.agent.reply_tail import ReplyTails
+from app.agent.run_job import JobRun
+from app.agent.upstream_watch import UpstreamWatch
+from app.bus.lookup import ReplyLookup
+from app.bus.scan import Scanner
+from app.catalog import ModelEntry
+from app.contracts.envelope import Request
+from app.contracts.seen import Seen
+from tests.unit.agent.scripted_engine import ScriptedAnswer, ScriptedEngine
+from tests.unit.scene import (
+    MODEL,
+    TOPICS,
+    ScriptedBus,
+    chunks,
+    request,
+    started_bus,
+)
+
+NOW = 1_800_000_000.0
+
+
+PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
+
+
+class Shop:
+    """A bus and what a worker's jobs share."""
+
+    def __init__(self, bus: ScriptedBus, engine: ScriptedEngine, retries: int = 2, **entry: Any) -> None:
+        self.bus = bus
+        self.engine = engine
+        self.entry = ModelEntry(id=MODEL, host="http://up", **entry)
+        self.lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
+        self.context = JobContext(
+            bus=bus,
+            topics=TOPICS,
+            entry=self.entry,
+            engine=engine,
+            owner="worker-1",
+            lookup=self.lookup,
+            tails=ReplyTails(bus, TOPICS.replies, self.lookup),
+            outbox=Outbox(bus, TOPICS.replies, lambda: True),
+            upstream=UpstreamWatch(engine, MODEL, lambda: None),
+            retries=retries,
+        )
+
+    async def run(self, asked: Request, seen: Seen | None = None) -> Seen:
+        """What a reader sees of the reply in the end."""
+        await JobRun(self.context, asked, seen or Seen()).run()
+        return await self.lookup.look(asked)
+
+
+async def shop(*answers: ScriptedAnswer | EngineUnreachable, continues: bool = True, **more: Any) -> Shop:
+    found = Shop(await started_bus(), ScriptedEngine(*answers), **more)
+    found.context.continues = continues
+    return found
+
+
+def asked(**members: Any) -> Request:
+    return request(now=NOW, **members)
+
+
+def error_of(block: bytes) -> Any:
+    """The error at the end of a stream."""
+    return chunks(block)[-1]["error"]
