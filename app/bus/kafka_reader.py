@@ -52,7 +52,7 @@ def to_record(message: Message) -> Record:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        _without_nulls(message.headers() or []),
+        _without_nulls(message.headers() or []),  # type: ignore[arg-type]
     )
 
 
