@@ -122,8 +122,7 @@ class ReplyTails:
     async def close(self) -> None:
         if self._ending is not None:
             self._ending.cancel()
-        for tail in self._tails.values():
-            await tail.close()
+        await asyncio.gather(*(tail.close() for tail in self._tails.values()))
 
     async def _tail(self, request: Request) -> _Tail:
         """The partition's tail, begun early enough for all who ask together. Raises BusError."""

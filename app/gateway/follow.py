@@ -103,9 +103,7 @@ class ReplyFollowers:
     async def close(self) -> None:
         for task in self._tasks.values():
             task.cancel()
-        for sweep in self._live.values():
-            if sweep.reader is not None:
-                await sweep.reader.close()
+        await asyncio.gather(*(sweep.reader.close() for sweep in self._live.values() if sweep.reader is not None))
 
     async def _sweep_while_wanted(self, partition: int) -> None:
         await asyncio.sleep(_GATHER_SECONDS)
