@@ -19,6 +19,8 @@ from app.errors import BusError, SettingsError
 from app.settings import Settings
 from app.telemetry import logs
 
+_PATIENCE = 10.0  # seconds for a broker to answer
+
 Command: TypeAlias = Callable[[Bus, Topics, Settings, argparse.Namespace], Awaitable[int]]
 
 
@@ -51,13 +53,14 @@ def _add(one: argparse.ArgumentParser, command: Command) -> argparse.ArgumentPar
 
 
 async def run(bus: Bus, settings: Settings, arguments: argparse.Namespace) -> int:
-    await bus.start()
     try:
+        async with asyncio.timeout(_PATIENCE):
+            await bus.start()
         topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
         status: int = await arguments.command(bus, topics, settings, arguments)
         return status
-    except BusError as error:
-        print(f"the log: {error}", file=sys.stderr)
+    except (BusError, TimeoutError) as error:
+        print(f"the log: {str(error) or bus.healthy() or 'no answer'}", file=sys.stderr)
         return 1
     finally:
         await bus.close()

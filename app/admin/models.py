@@ -1,6 +1,7 @@
 """The models that are known: what the compacted models' topic holds."""
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,18 +14,21 @@ from app.errors import UndecodableRecord
 from app.settings import Settings
 
 
-async def _cards(bus: Bus, topics: Topics) -> dict[str, ModelCard]:
-    cards: dict[str, ModelCard] = {}
+async def _cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
+    """By their keys: the models' names."""
+    cards: dict[bytes, ModelCard] = {}
     if not await bus.partitions(topics.models):
         print(f"there is no topic {topics.models}: no worker has been started here yet")
         return cards
 
     def on_records(records: Sequence[Record]) -> None:
         for record in records:
-            model = (record.key or b"").decode()
-            cards.pop(model, None)
+            cards.pop(record.key or b"", None)
             if record.value is not None:
-                cards[model] = decode_card(record.value)
+                try:
+                    cards[record.key or b""] = decode_card(record.value)
+                except UndecodableRecord as error:
+                    print(f"undecodable model card at offset {record.offset}: {error}", file=sys.stderr)
 
     await read_stretch(bus, topics.models, 0, 0, None, on_records)
     return cards
@@ -55,7 +59,7 @@ async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerBeat]:
 
 async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
     """A tombstone for its card, which a worker writes only when it starts. Its topic and what waits there are left alone."""
-    if arguments.model not in await _cards(bus, topics):
+    if arguments.model.encode() not in await _cards(bus, topics):
         print(f"{arguments.model} is not known")
         return 1
     workers = await _workers(bus, topics, arguments.model)

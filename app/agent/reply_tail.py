@@ -5,6 +5,7 @@ among those seen, which is known without another look. What is there of the othe
 """
 
 import asyncio
+import logging
 import time
 from asyncio import Future
 from collections import defaultdict
@@ -16,6 +17,8 @@ from app.contracts.envelope import Request
 from app.contracts.joined import ids_of
 from app.contracts.seen import Seen
 from app.errors import BusError
+
+logger = logging.getLogger("app.agent.reply_tail")
 
 _IDLE_SECONDS = 10.0
 _MOST_IDS = 100_000  # of one tail, about 10 MB; more only where as many were there when it began
@@ -70,16 +73,23 @@ class _Tail:
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
             for id_ in ids_of(record.headers):
-                seen = self.watched.get(id_)
-                if seen is None:
-                    self.ids.add(id_)
+                if id_ in self.watched:
+                    self._watch(id_, record)
                 else:
-                    seen.read(record.headers, record.value, id_)
+                    self.ids.add(id_)
         self._position = records[-1].offset + 1
         reached = [future for offset, future in self._waiting if offset <= self._position and not future.done()]
         self._waiting = [(offset, future) for offset, future in self._waiting if offset > self._position]
         for future in reached:
             future.set_result(None)
+
+    def _watch(self, id_: bytes, record: Record) -> None:
+        try:
+            self.watched[id_].read(record.headers, record.value, id_)
+        except Exception:
+            logger.exception("a reply cannot be read at %s[%d]@%d", *record[:3])
+            del self.watched[id_]  # whoever asks hears of it from a look-up in full; the others' replies are read on
+            self.ids.add(id_)
 
 
 class ReplyTails:
@@ -112,8 +122,7 @@ class ReplyTails:
     async def close(self) -> None:
         if self._ending is not None:
             self._ending.cancel()
-        for tail in self._tails.values():
-            await tail.close()
+        await asyncio.gather(*(tail.close() for tail in self._tails.values()))
 
     async def _tail(self, request: Request) -> _Tail:
         """The partition's tail, begun early enough for all who ask together. Raises BusError."""
@@ -135,7 +144,11 @@ class ReplyTails:
             await later.close()
         await asyncio.sleep(0)  # those who were started with the one who asks have said what they want by now
         tail = _Tail(min(self._wanted[partition]))
-        await tail.start(self._bus, self._topic, partition)
+        try:
+            await tail.start(self._bus, self._topic, partition)
+        except BaseException:  # who asked may have been cancelled
+            await tail.close()
+            raise
         self._tails[partition] = tail
         if self._ending is None or self._ending.done():
             self._ending = asyncio.create_task(self._end_the_idle())

@@ -143,9 +143,7 @@ class Worker:
         await self._desk.finish(seconds)
         self._gone = True
         await self._beats.close()
-        await self._peers.close()
-        await self._tails.close()
-        await self._control.close()
+        await asyncio.gather(self._peers.close(), self._tails.close(), self._control.close())
         self._upstream.close()
         if self._engine_is_open:
             await self._engine.close()

@@ -13,7 +13,7 @@ from app.contracts.envelope import Headers
 
 
 class Record(NamedTuple):
-    """One record as it lies in the log. `timestamp` is milliseconds since the epoch."""
+    """One record as it lies in the log. `timestamp` is milliseconds since the epoch. A header's value may be empty, not None."""
 
     topic: str
     partition: int

@@ -36,9 +36,11 @@ class Follower:
             await self._reader.close()
 
     def _seen(self, records: Sequence[Record]) -> None:
-        self._on_records(records)
-        if not self._caught_up.is_set():
-            self._check()
+        try:
+            self._on_records(records)
+        finally:  # what raised is behind it all the same
+            if not self._caught_up.is_set():
+                self._check()
 
     def _check(self) -> None:
         reader = self._reader

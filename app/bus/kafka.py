@@ -25,12 +25,16 @@ class KafkaBus:
         check_security(settings)
         self._settings = settings
         self._protocol = settings.group_protocol
+        self._producer: KafkaProducer
+        self._admin: KafkaAdmin
+        self._trouble = "the bus is not started"
         self.deployment = ""
 
     async def start(self) -> None:
         """Connects; waits for as long as no broker answers."""
         self._producer = KafkaProducer(self._settings)
         self._admin = KafkaAdmin(self._settings, self._producer.on_error)
+        self._trouble = ""
         cluster = await self._when_a_broker_answers()
         self.deployment = f"{cluster}/{self._settings.prefix}"
         if self._protocol == "auto":
@@ -54,11 +58,14 @@ class KafkaBus:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
+        if self._trouble:
+            return
+        self._trouble = "the bus is closed"
         await self._producer.close()
         await asyncio.to_thread(self._admin.close)
 
     def healthy(self) -> str:
-        return self._producer.trouble()
+        return self._trouble or self._producer.trouble()
 
     def send(
         self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None

@@ -1,8 +1,8 @@
 """A member of a consumer group on one topic, with flow control per partition and commits up to a watermark."""
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -21,6 +21,31 @@ _AGAIN_SECONDS = 0.1
 _LOOK_UP_SECONDS = 20.0
 
 
+class _Held:
+    """A partition from its assignment to its revocation: what is said late of an earlier one changes nothing of the next."""
+
+    __slots__ = ("handed", "position", "sent", "surplus", "taken", "to_commit")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.to_commit = position  # written by the loop only
+        self.taken = 0  # the same
+        self.sent = position  # committed or on the way
+        self.handed = 0
+        self.surplus: deque[Record] = deque()  # fetched, and no room yet
+
+    @property
+    def waiting(self) -> int:
+        """In the caller's buffer."""
+        return self.handed - self.taken
+
+    def hand(self, buffer: int) -> list[Record]:
+        """What there is room for in the caller's buffer; the rest waits here, and the partition is paused meanwhile."""
+        count = max(0, min(len(self.surplus), buffer - self.waiting))
+        self.handed += count
+        return [self.surplus.popleft() for _ in range(count)]
+
+
 class KafkaGroupReader(ReaderThread):
     """Polls on while its buffers are full (partitions are paused), so the group never takes it for dead."""
 
@@ -35,25 +60,34 @@ class KafkaGroupReader(ReaderThread):
         super().__init__(f"kafka-group-{group}", topic, lambda: Consumer(conf))
         self._listener = listener
         self._buffer = buffer
-        self._handed: defaultdict[int, int] = defaultdict(int)  # written by the thread only
-        self._taken: defaultdict[int, int] = defaultdict(int)  # written by the loop only
-        self._surplus: defaultdict[int, deque[Record]] = defaultdict(deque)  # fetched, and no room yet
-        self._owned: set[int] = set()
+        self._told: dict[int, _Held] = {}  # what the listener has heard of; of the loop
+        self._owned: dict[int, _Held] = {}  # of the thread, as is what follows
         self._paused: set[int] = set()
-        self._to_commit: dict[int, int] = {}
-        self._sent: dict[int, int] = {}  # committed or on the way
         self._next_commit = 0.0
 
     # On the event loop.
 
     def took(self, partition: int) -> None:
-        self._taken[partition] += 1
+        held = self._told.get(partition)
+        if held is not None:
+            held.taken += 1
 
     def commit(self, partition: int, offset: int) -> None:
-        self._to_commit[partition] = offset
+        held = self._told.get(partition)
+        if held is not None:
+            held.to_commit = offset
 
     def deliver(self, records: Sequence[Record]) -> None:
         self._listener.on_records(records)
+
+    def _tell_assigned(self, held: dict[int, _Held], assigned: list[Assignment]) -> None:
+        self._told.update(held)
+        self._listener.on_assigned(assigned)
+
+    def _tell_revoked(self, partitions: list[int]) -> None:
+        for partition in partitions:
+            self._told.pop(partition, None)
+        self._listener.on_revoked(partitions)
 
     # In the thread from here on.
 
@@ -65,34 +99,24 @@ class KafkaGroupReader(ReaderThread):
 
     def turn(self, consumer: Consumer) -> None:
         for record in fetch(consumer, _POLL_PAUSED_SECONDS if self._paused else _POLL_SECONDS):
-            self._surplus[record.partition].append(record)
-        records = [record for partition in list(self._surplus) for record in self._handed_now(partition)]
+            held = self._owned.get(record.partition)
+            if held is not None:  # else it was revoked while this was fetched
+                held.surplus.append(record)
+        records = [record for held in self._owned.values() if held.surplus for record in held.hand(self._buffer)]
         if records:
             self.hand_over(records)
         self._control_flow(consumer)
         if time.monotonic() >= self._next_commit:
-            self._write_commits(consumer, list(self._to_commit))
-
-    def _handed_now(self, partition: int) -> list[Record]:
-        """What there is room for in the caller's buffer; the rest waits here, and its partition is paused meanwhile."""
-        surplus = self._surplus[partition]
-        count = min(len(surplus), self._buffer - self._waiting(partition))
-        self._handed[partition] += max(0, count)
-        records = [surplus.popleft() for _ in range(count)]
-        if not surplus:
-            del self._surplus[partition]
-        return records
-
-    def _waiting(self, partition: int) -> int:
-        return self._handed[partition] - self._taken[partition]
+            self._write_commits(consumer, self._owned)
 
     def end(self, consumer: Consumer) -> None:
-        self._write_commits(consumer, list(self._to_commit))
+        self._write_commits(consumer, self._owned)
 
     def _control_flow(self, consumer: Consumer) -> None:
         """Pauses what is full and resumes what has room. A partition stays paused when it moves away and comes back."""
-        full = {p for p in self._owned - self._paused if p in self._surplus or self._waiting(p) >= self._buffer}
-        room = {p for p in self._paused if p not in self._surplus and self._waiting(p) <= self._buffer // 2}
+        running = self._owned.keys() - self._paused
+        full = {p for p in running if self._owned[p].surplus or self._owned[p].waiting >= self._buffer}
+        room = {p for p in self._paused if not self._owned[p].surplus and self._owned[p].waiting <= self._buffer // 2}
         try:
             if full:
                 consumer.pause([TopicPartition(self._topic, partition) for partition in full])
@@ -105,37 +129,40 @@ class KafkaGroupReader(ReaderThread):
 
     def _wake_up(self, consumer: Consumer, partition: int) -> None:
         """While all partitions are paused librdkafka's broker thread sleeps up to a second; a question wakes it (measured)."""
-        if self._paused == self._owned:
+        if self._paused == self._owned.keys():
             consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_CALL_SECONDS)
 
-    def _write_commits(self, consumer: Consumer, partitions: Sequence[int]) -> None:
+    def _write_commits(self, consumer: Consumer, partitions: Iterable[int]) -> None:
         """Sends the commits that are due. A failed one is tried again with the next."""
         self._next_commit = time.monotonic() + _COMMIT_SECONDS
-        due = {p: offset for p in partitions if p in self._owned and (offset := self._to_commit[p]) > self._sent.get(p, -1)}
+        found = [(p, held, held.to_commit) for p in partitions if (held := self._owned.get(p)) is not None]
+        due = [(p, held, offset) for p, held, offset in found if offset > held.sent]
         if not due:
             return
         try:
-            consumer.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in due.items()], asynchronous=True)
-            self._sent.update(due)
+            consumer.commit(offsets=[TopicPartition(self._topic, p, offset) for p, _, offset in due], asynchronous=True)
         except KafkaException as error:
             logger.info("commit put off: %s", reason(error))
+        else:
+            for _, held, offset in due:
+                held.sent = offset
 
     def _committed(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         for place in places:
-            if error is not None or place.error is not None:
-                self._sent.pop(place.partition, None)
+            held = self._owned.get(place.partition)
+            if held is not None and (error is not None or place.error is not None):
+                held.sent = held.position
 
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         assigned = self._look_up(consumer, places)
-        for place in places:
-            self._forget(place.partition)  # also what it left behind when it was taken away without notice
+        held = {one.partition: _Held(one.position) for one in assigned}
         logger.info("assigned of %s: %s", self._topic, ", ".join(f"{one.partition} from {one.position}" for one in assigned))
         # With offsets of our own: where librdkafka asks for them itself and hears "not coordinator", it never asks again and
         # reads nothing (https://github.com/confluentinc/librdkafka/issues/5586; seen when a broker had stood still for 3 s).
         consumer.incremental_assign([TopicPartition(self._topic, one.partition, one.position) for one in assigned])
-        self._owned |= {place.partition for place in places}
-        self._paused |= {place.partition for place in places}  # the next turn resumes them, whatever they were before
-        self.to_loop(self._listener.on_assigned, assigned)
+        self._owned |= held  # anew also where one was taken away without notice
+        self._paused |= held.keys()  # the next turn resumes them, whatever they were before
+        self.to_loop(self._tell_assigned, held, assigned)
 
     def _look_up(self, consumer: Consumer, places: list[TopicPartition]) -> list[Assignment]:
         """Asks again while the broker cannot say, for there is nothing else to begin from. Raises KafkaException in the end."""
@@ -152,8 +179,9 @@ class KafkaGroupReader(ReaderThread):
 
     def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         if consumer is self._consumer:
-            self._write_commits(consumer, [place.partition for place in places if place.partition in self._to_commit])
-            self._give_up([place.partition for place in places])
+            partitions = [place.partition for place in places]
+            self._write_commits(consumer, partitions)
+            self._give_up(partitions)
 
     def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         if consumer is self._consumer:  # not one that was cut off and says it at its end
@@ -161,16 +189,10 @@ class KafkaGroupReader(ReaderThread):
 
     def _give_up(self, partitions: list[int]) -> None:
         for partition in partitions:
-            self._forget(partition)
+            self._owned.pop(partition, None)
+            self._paused.discard(partition)
         logger.info("given up of %s: %s", self._topic, ", ".join(map(str, partitions)))
-        self.to_loop(self._listener.on_revoked, partitions)
-
-    def _forget(self, partition: int) -> None:
-        self._owned.discard(partition)
-        self._paused.discard(partition)
-        table: dict[int, Any]
-        for table in (self._handed, self._taken, self._surplus, self._to_commit, self._sent):
-            table.pop(partition, None)
+        self.to_loop(self._tell_revoked, partitions)
 
 
 def _assignment(committed: TopicPartition, low: int, high: int) -> Assignment:

@@ -11,6 +11,7 @@ from app.bus.base import At, From, OnRecords, Record, Since, Start
 from app.bus.kafka_client import patiently, properties
 from app.bus.kafka_thread import ReaderThread
 from app.bus.specs import ENVELOPE_BYTES
+from app.contracts.envelope import Headers
 from app.settings import BusSettings
 
 logger = logging.getLogger("app.bus.librdkafka")
@@ -51,8 +52,16 @@ def to_record(message: Message) -> Record:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        message.headers() or [],  # type: ignore[arg-type]
+        _without_nulls(message.headers() or []),  # type: ignore[arg-type]
     )
+
+
+def _without_nulls(headers: list[Any]) -> Headers:
+    """A header of Kafka may have no value, which is an empty one here. None of ours is so: they are given back as they are."""
+    for _, value in headers:
+        if value is None:
+            return [(name, value or b"") for name, value in headers]
+    return headers
 
 
 def fetch(consumer: Consumer, timeout: float) -> list[Record]:

@@ -17,6 +17,7 @@ _PROBE_SECONDS = 10.0
 _PROBE_TIMEOUT = 5.0
 _MISSES = 3  # probes in a row without an answer, then the consumer is given up
 _AGAIN_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0  # a leave that a broker hears takes a tenth of it; without one librdkafka may wait for minutes, or for ever
 
 
 class ReaderThread:
@@ -41,14 +42,23 @@ class ReaderThread:
     async def start(self) -> None:
         """Raises BusError if the reader could not begin."""
         self._thread.start()
-        await self._ready
-        self._go.set()
+        try:
+            await self._ready
+        except asyncio.CancelledError:
+            self._closing.set()  # nobody will have this reader
+            raise
+        finally:
+            self._go.set()
 
     async def close(self) -> None:
+        """Its consumer commits and leaves; where no broker hears that, it is waited for a few seconds only."""
         self._closing.set()
         self._go.set()
         self._under_way.release()
-        await asyncio.to_thread(self._thread.join)
+        end = time.monotonic() + _CLOSE_SECONDS  # of the call: where many readers are closed, threads to wait in may be few
+        await asyncio.to_thread(lambda: self._thread.join(max(0.0, end - time.monotonic())))
+        if self._thread.is_alive():
+            logger.warning("%s: no broker hears its goodbye; it is waited for no longer", self._thread.name)
 
     def begin(self, consumer: Consumer) -> None:
         """Once for each consumer. Raises KafkaException or BusError."""
@@ -114,8 +124,10 @@ class ReaderThread:
         if not self._go.is_set():
             self.to_loop(_set_ready, self._ready, BusError(reason(error)))
             return False
+        if self._closing.is_set():
+            return False
         logger.warning("%s: its consumer is cut off and another takes its place: %s", self._thread.name, reason(error))
-        return not self._closing.is_set()
+        return True
 
     def _probe(self, consumer: Consumer) -> None:
         """Now and then asks for metadata, as a consumer that is cut off says nothing. Raises the last of some errors in a row."""

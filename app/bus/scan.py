@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from app.bus.base import At, Bus, Record
 from app.contracts.joined import ids_of
-from app.errors import BusError
 
 _NEAR = 100  # records between two stretches that are read along rather than in a pass of their own; a request's may be large
 _END = 1 << 62  # the log's
@@ -26,6 +25,17 @@ class _Wanted:
     def end(self) -> int:
         return _END if self.until is None else self.until
 
+    def show(self, record: Record) -> None:
+        try:
+            self.has_all = bool(self.visit(record))
+        except Exception as error:  # noqa: BLE001 - who asked hears of it; the others' look-ups go on
+            self.has_all = True
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        if not self.first_kept.done():
+            self.first_kept.set_exception(error)
+
 
 class Scanner:
     """One pass at a time per partition; what is asked meanwhile waits for the next ones."""
@@ -42,7 +52,7 @@ class Scanner:
 
         Once `visit` has answered with something true it has all it wants, and the pass goes on for others only.
 
-        Returns the first offset that the partition still keeps. Raises BusError.
+        Returns the first offset that the partition still keeps. Raises BusError, and what `visit` raises.
         """
         wanted = _Wanted(id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future())
         place = (topic, partition)
@@ -72,20 +82,18 @@ class Scanner:
             for record in records:
                 for one in [one for id_ in ids_of(record.headers) for one in by_id.get(id_, ())]:
                     if one.begin <= record.offset < one.end and not one.has_all:
-                        one.has_all = bool(one.visit(record))
+                        one.show(record)
             return all(one.has_all for one in wanted)
 
-        waiting = [one.first_kept for one in wanted]
         try:
             low = await read_stretch(self._bus, topic, partition, begin, end, seen)
-        except BusError as error:
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - those who wait hear of it; whoever asks next has a pass again
+            for one in wanted:
+                one.fail(error)
         else:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(low)
+            for one in wanted:
+                if not one.first_kept.done():
+                    one.first_kept.set_result(low)
 
 
 def _side_by_side(wanted: list[_Wanted]) -> list[list[_Wanted]]:
@@ -106,23 +114,26 @@ async def read_stretch(
     bus: Bus, topic: str, partition: int, begin: int, until: int | None, seen: Callable[[Sequence[Record]], object]
 ) -> int:
     """Hands over the records from `begin` to before `until`, at most to the end of this moment, or until `seen` answers with
-    something true. Returns the first one kept."""
-    ended = asyncio.Event()
+    something true. Returns the first one kept. Raises BusError, and what `seen` raises."""
+    ended: Future[None] = asyncio.get_running_loop().create_future()
     end = _END
 
     def on_records(records: Sequence[Record]) -> None:
-        if ended.is_set():
+        if ended.done():
             return
         within = [record for record in records if record.offset < end] if records[-1].offset >= end else records
-        if seen(within) or records[-1].offset + 1 >= end:
-            ended.set()
+        try:
+            if seen(within) or records[-1].offset + 1 >= end:
+                ended.set_result(None)
+        except Exception as error:  # noqa: BLE001 - it would end in the event loop's log, and whoever waits here would wait on
+            ended.set_exception(error)
 
     reader = await bus.log_reader(topic, [partition], At(begin), on_records)
     try:
         low, high = reader.bounds(partition)
         end = high if until is None else min(until, high)
         if reader.position(partition) < end:
-            await ended.wait()
+            await ended
         return low
     finally:
         await reader.close()

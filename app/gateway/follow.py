@@ -6,12 +6,14 @@ each of which ignores what it has had. So a partition costs one live reader and 
 """
 
 import asyncio
+import logging
 from asyncio import Task
 from collections.abc import Callable, Sequence
 
 from app.bus.base import At, Bus, LogReader, Record
 from app.contracts.joined import ids_of
-from app.errors import BusError
+
+logger = logging.getLogger("app.gateway.follow")
 
 _GATHER_SECONDS = 0.02  # those who come together share a sweep
 
@@ -26,6 +28,20 @@ class Follower:
         self.next = begin
         self.feed = feed
         self.caught_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, record: Record) -> bool:
+        """Whether it wants more. A `feed` that raises is fed no more; the others go on."""
+        self.next = record.offset + 1
+        try:
+            return self.feed(record)
+        except Exception as error:
+            logger.exception("a reply cannot be read at %s[%d]@%d", *record[:3])
+            self.fail(error)
+            return False
+
+    def fail(self, error: Exception) -> None:
+        if not self.caught_up.done():
+            self.caught_up.set_exception(error)
 
 
 class _Sweep:
@@ -50,10 +66,8 @@ class _Sweep:
         self.position = records[-1].offset + 1
         for record in records:
             for follower in [one for id_ in ids_of(record.headers) for one in self.followers.get(id_, ())]:
-                if record.offset >= follower.next:
-                    follower.next = record.offset + 1
-                    if not follower.feed(record):
-                        self.remove(follower)
+                if record.offset >= follower.next and not follower.take(record):
+                    self.remove(follower)
 
 
 class ReplyFollowers:
@@ -68,7 +82,10 @@ class ReplyFollowers:
         self._closing: set[Task[None]] = set()
 
     async def follow(self, partition: int, begin: int, id_: str, feed: Callable[[Record], bool]) -> Follower:
-        """Returns once everything that lay in the log has been fed; goes on until `feed` says no. Raises BusError."""
+        """Returns once everything that lay in the log has been fed; goes on until `feed` says no.
+
+        Raises BusError, and what `feed` raises until then.
+        """
         follower = Follower(id_.encode(), begin, feed)
         self._waiting.setdefault(partition, []).append(follower)
         if partition not in self._tasks:
@@ -86,19 +103,16 @@ class ReplyFollowers:
     async def close(self) -> None:
         for task in self._tasks.values():
             task.cancel()
-        for sweep in self._live.values():
-            if sweep.reader is not None:
-                await sweep.reader.close()
+        await asyncio.gather(*(sweep.reader.close() for sweep in self._live.values() if sweep.reader is not None))
 
     async def _sweep_while_wanted(self, partition: int) -> None:
         await asyncio.sleep(_GATHER_SECONDS)
         while followers := self._waiting.pop(partition, None):
             try:
                 await self._sweep(partition, followers)
-            except BusError as error:
+            except Exception as error:  # noqa: BLE001 - they hear of it, and who comes next has a sweep again
                 for follower in followers:
-                    if not follower.caught_up.done():
-                        follower.caught_up.set_exception(error)
+                    follower.fail(error)
         del self._tasks[partition]
 
     async def _sweep(self, partition: int, followers: list[Follower]) -> None:
@@ -117,8 +131,12 @@ class ReplyFollowers:
         sweep.reader = reader
         end = reader.bounds(partition)[1]
         sweep.position = reader.position(partition)
-        if sweep.position < end:
-            await ended.wait()
+        try:
+            if sweep.position < end:
+                await ended.wait()
+        except asyncio.CancelledError:
+            await reader.close()
+            raise
         for follower in followers:
             if not follower.caught_up.done():
                 follower.caught_up.set_result(None)

@@ -89,7 +89,7 @@ class Presence:
         for record in records:
             try:
                 if record.value is None:
-                    self._catalog.forget((record.key or b"").decode())
+                    self._catalog.forget((record.key or b"").decode(errors="replace"))  # not UTF-8: no model's name
                 else:
                     self._catalog.learn(decode_card(record.value))
             except UndecodableRecord as error:

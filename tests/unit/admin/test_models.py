@@ -57,3 +57,19 @@ async def test_one_that_is_at_work_is_not_unless_it_is_forced(capsys):
 async def test_a_worker_that_is_silent_counts_no_more():
     bus = await known(replace(BEAT, interval=0.0))
     assert await forgets(bus) == 0
+
+
+async def test_a_card_that_cannot_be_read_is_said_and_the_others_are_listed(capsys):
+    bus = await known()
+    await bus.send(TOPICS.models, b"no card", key=b"other", headers=[])
+    await bus.send(TOPICS.models, None, key=b"\xff", headers=[])
+    assert await show(bus, TOPICS, settings(), Namespace()) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"m topic={REQUESTS} group=llm.m aliases=nickname\n"
+    assert shown.err.startswith("undecodable model card at offset 1: not a model's card")
+
+
+async def test_one_whose_card_cannot_be_read_any_more_is_not_known(capsys):
+    bus = await known()
+    await bus.send(TOPICS.models, b"no card", key=MODEL.encode(), headers=[])
+    assert await lists(bus, capsys) == ""

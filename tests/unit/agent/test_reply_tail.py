@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.agent import reply_tail
 from app.agent.reply_tail import ReplyTails
-from app.bus.base import LogReader
+from app.bus.base import LogReader, OnRecords
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.bus.specs import shared_specs
@@ -24,18 +24,27 @@ IDS = [f"{number:032x}" for number in range(5)]
 
 
 class CountingBus(ScriptedBus):
-    """Counts its log readers; one may fail."""
+    """Counts its log readers, and those that are open; one may fail, or hand over nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.opened = 0
-        self.fails = False
+        self.opened = self.open = 0
+        self.fails = self.late = False
 
-    async def log_reader(self, *arguments: Any) -> LogReader:
+    async def log_reader(self, topic: str, partitions: Any, begin: Any, on_records: OnRecords) -> LogReader:
         self.opened += 1
         if self.fails:
             raise BusError("away")
-        return await super().log_reader(*arguments)
+        reader = await super().log_reader(topic, partitions, begin, (lambda _: None) if self.late else on_records)
+        self.open += 1
+        close = reader.close
+
+        async def closing() -> None:
+            self.open -= 1
+            await close()
+
+        reader.close = closing  # type: ignore[method-assign]
+        return reader
 
 
 class Log:
@@ -155,6 +164,40 @@ async def test_after_a_failure_to_begin_anew_everybody_is_served_again(log):
     offset = await log.write(IDS[1], CLAIM, owner="a")
     async with asyncio.timeout(60):
         assert (await log.tails.look_past(log.asked(IDS[1], hint=1), offset)).fold.writer == "a"
+
+
+async def test_one_that_cannot_be_read_holds_up_nobody_else(log, monkeypatch):
+    for id_ in IDS[:2]:
+        await log.tails.look(log.asked(id_))
+    read = Seen.read
+
+    def faulty(seen: Seen, headers: Any, value: Any, id_: bytes) -> None:
+        if id_ == IDS[0].encode():
+            raise ValueError("of ours")
+        read(seen, headers, value, id_)
+
+    monkeypatch.setattr(Seen, "read", faulty)
+    waiting = [asyncio.create_task(log.tails.look_past(log.asked(id_), 1)) for id_ in IDS[:2]]
+    await turns()
+    await log.write(IDS[0], CLAIM, owner="a")
+    await log.write(IDS[1], CLAIM, owner="b")
+    async with asyncio.timeout(60):
+        assert (await waiting[1]).fold.writer == "b"
+        with pytest.raises(ValueError, match="of ours"):
+            await waiting[0]
+
+
+async def test_one_who_is_cancelled_while_it_begins_leaves_no_reader_behind(log):
+    await log.write(IDS[0])
+    log.bus.late = True
+    asking = asyncio.create_task(log.tails.look(log.asked(IDS[1])))
+    await turns()
+    assert log.bus.open == 1
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert log.bus.open == 0
+    log.bus.late = False
+    assert not (await log.tails.look(log.asked(IDS[1]))).parts
 
 
 async def test_a_tail_that_nobody_asks_ends_and_begins_anew_when_somebody_does(log):

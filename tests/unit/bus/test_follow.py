@@ -1,6 +1,7 @@
 """Following a whole topic: it knows when it has seen what was there at the start."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -100,6 +101,22 @@ async def test_a_topic_that_is_not_there_yet_is_waited_for(bus):
     await bus.send("later", b"a", key=b"k", headers=[], partition=0)
     await follower.start(Start.BEGINNING)
     assert [record.value for record in seen] == [b"a"]
+
+
+async def test_it_starts_though_what_is_there_cannot_be_made_sense_of(bus):
+    await write(bus, b"a")
+    seen: list[bytes | None] = []
+
+    def fault(records: Sequence[Record]) -> None:
+        seen.extend(record.value for record in records)
+        raise ValueError("of ours")
+
+    follower = Follower(bus, TOPIC, fault)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    await follower.start(Start.BEGINNING)
+    await write(bus, b"b")
+    await turns()
+    assert seen == [b"a", b"b"]
 
 
 async def test_closed_it_hands_over_nothing_more(bus):

@@ -1,10 +1,11 @@
-"""What a Kafka consumer has fetched, on its way to the event loop: in pieces that do not hold it up."""
+"""What a Kafka consumer has fetched, on its way to the event loop: as our records, in pieces that do not hold it up."""
 
+from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bus.base import Record
-from app.bus.kafka_reader import in_pieces
+from app.bus.kafka_reader import in_pieces, to_record
 
 
 def record(offset: int, size: int) -> Record:
@@ -24,3 +25,8 @@ def test_all_are_there_in_order_and_a_piece_ends_where_it_is_large(sizes):
 
 def test_small_records_stay_together():
     assert [len(piece) for piece in in_pieces([record(offset, 100) for offset in range(500)])] == [500]
+
+
+def test_a_header_without_a_value_has_an_empty_one():
+    message = Message("t", 1, 2, b"k", b"v", [("id", b"a"), ("none", None), ("empty", b"")])
+    assert to_record(message).headers == [("id", b"a"), ("none", b""), ("empty", b"")]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -87,6 +88,29 @@ async def test_one_that_fails_while_it_reads_is_replaced_until_another_can_be_ma
     assert len(reader.consumers) == 2 + len(FAULTS), "one more for each that could not begin"
     traces = [line.exc_info[1] for line in caplog.records if line.exc_info]
     assert {type(error) for error in traces} == {ValueError}, "what nobody has thought of is logged with its trace"
+
+
+async def test_one_that_no_broker_hears_leave_is_waited_for_so_long_and_that_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(kafka_thread, "_CLOSE_SECONDS", 0.01)
+    heard = threading.Event()
+    reader = Scripted()
+    await reader.start()
+    reader.consumers[0].close = heard.wait  # type: ignore[assignment, method-assign]
+    await reader.close()
+    lines = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert lines == ["reader: no broker hears its goodbye; it is waited for no longer"]
+    heard.set()
+    reader._thread.join()
+
+
+async def test_one_that_nobody_waits_for_any_more_when_it_begins_ends_by_itself():
+    reader = Scripted()
+    starting = asyncio.create_task(reader.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await asyncio.to_thread(reader._thread.join)
+    assert [consumer.closed for consumer in reader.consumers] == [True]
 
 
 WRONG = "receive.message.max.bytes=2000"

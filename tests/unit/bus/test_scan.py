@@ -196,6 +196,45 @@ async def test_a_log_that_cannot_be_read_is_told_to_all_who_wait_and_to_nobody_a
     assert (after.offsets, bus.open) == ([0], 0)
 
 
+async def test_a_reader_that_raises_is_told_and_those_beside_it_and_after_it_are_served(bus):
+    await bus.write(*"abab")
+    scanner = Scanner(bus)
+
+    def fault(_: Record) -> None:
+        raise ValueError("of ours")
+
+    beside = Looked(scanner, "b")
+    with pytest.raises(ValueError, match="of ours"):
+        await scanner.look(TOPICS.replies, 0, "a", 0, fault)
+    assert await beside.task == 0
+    after = Looked(scanner, "a")
+    assert await after.task == 0
+    assert (beside.offsets, after.offsets, bus.open) == ([1, 3], [0, 2], 0)
+
+
+async def test_a_fault_of_the_bus_that_nobody_has_thought_of_is_told_and_who_asks_after_it_is_served(bus, monkeypatch):
+    await bus.write("a")
+    scanner = Scanner(bus)
+
+    async def fault(*_: Any) -> LogReader:
+        raise ValueError("of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bus, "log_reader", fault)
+        with pytest.raises(ValueError, match="of ours"):
+            await scanner.look(TOPICS.replies, 0, "a", 0, print)
+    after = Looked(scanner, "a")
+    assert await after.task == 0
+    assert after.offsets == [0]
+
+
+async def test_whoever_reads_a_stretch_hears_of_its_own_fault(bus):
+    await bus.write(*"aa")
+    with pytest.raises(ZeroDivisionError):
+        await read_stretch(bus, TOPICS.replies, 0, 0, None, lambda records: 1 // 0)
+    assert bus.open == 0
+
+
 async def test_one_who_gives_up_waiting_holds_up_nobody(bus):
     await bus.write("a")
     scanner = Scanner(bus)

@@ -117,6 +117,7 @@ async def test_what_is_no_heartbeat_or_card_is_said_and_passed_by(scene, caplog)
     await scene.beats(b"{}")
     await scene.beats(b"\xff")
     await scene.bus.send(TOPICS.models, b"[]", key=b"k", headers=[])
+    await scene.bus.send(TOPICS.models, None, key=b"\xff", headers=[])
     await scene.card(CARD)
     await turns()
     assert scene.known().card == CARD
