@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from app import __version__
 from app.agent.context import JobContext
 from app.agent.control import ControlReader
-from app.agent.desk import Desk
 from app.agent.engines.base import Engine
 from app.agent.intake import Intake
 from app.agent.outbox import Outbox
 from app.agent.patience import until_done
 from app.agent.peers import Peers
 from app.agent.reply_tail import ReplyTails
+from app.agent.scheduler import Scheduler
 from app.agent.slots import Slots
 from app.agent.traced import JobTraces, TracedEngine
 from app.agent.upstream_watch import UpstreamWatch
@@ -61,8 +61,8 @@ class Worker:
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
         DEAD_LETTERS.labels(entry.id)  # 0 from the start: an alert on an increase would miss the first one
-        self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._desk.begin_quiet())
-        self._intake = Intake(self._changed, lambda: self._desk.pump())
+        self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._scheduler.begin_quiet())
+        self._intake = Intake(self._changed, lambda: self._scheduler.pump())
         self._beats = Heartbeats(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
         lookup = ReplyLookup(Scanner(bus), topics.replies)
@@ -73,11 +73,13 @@ class Worker:
             bus, topics, entry, engine, self.owner, lookup, tails, outbox, self._upstream, settings.upstream_retries
         )
         self._control = ControlReader(
-            bus, topics.control, settings.request_timeout, lambda control: self._desk.on_control(control)
+            bus, topics.control, settings.request_timeout, lambda control: self._scheduler.on_control(control)
         )
         group = self._card.group
         traces = JobTraces(tracer, self.owner, group, bus_settings.system) if tracer else None
-        self._desk = Desk(self._context, self._intake, self._slots, self._peers, self._control, group, self._beats.soon, traces)
+        self._scheduler = Scheduler(
+            self._context, self._intake, self._slots, self._peers, self._control, group, self._beats.soon, traces
+        )
         self._group: GroupReader | None = None
         self._engine_is_open = False
         self._not_ready = "starting"
@@ -90,7 +92,7 @@ class Worker:
 
     def unready(self) -> str:
         """Why it should get no requests; empty when it should."""
-        return "draining" if self._desk.leaving else self._missing
+        return "draining" if self._scheduler.leaving else self._missing
 
     @property
     def _missing(self) -> str:
@@ -136,11 +138,11 @@ class Worker:
 
     async def drain(self, seconds: float) -> None:
         """Leaves the group at once, finishes what runs within `seconds`, hands back the rest."""
-        self._desk.leaving = True
+        self._scheduler.leaving = True
         if self._group is not None:
             await self._group.close()
         self._intake.on_revoked(self._intake.partitions)
-        await self._desk.finish(seconds)
+        await self._scheduler.finish(seconds)
         self._gone = True
         await self._beats.close()
         await asyncio.gather(self._peers.close(), self._tails.close(), self._control.close())
@@ -170,7 +172,7 @@ class Worker:
         if self._intake.partitions != self._had:
             self._had = self._intake.partitions
             REBALANCES.labels(self._card.model).inc()
-        self._desk.pump()
+        self._scheduler.pump()
         self._beats.soon()
 
     def _describe(self) -> WorkerBeat:
@@ -186,12 +188,12 @@ class Worker:
             partitions=self._intake.partitions,
             positions=self._intake.positions,
             capacity=self._slots.count,
-            in_flight=len(self._desk.running),
+            in_flight=len(self._scheduler.running),
             waiting=self._intake.waiting,
-            running=self._desk.running,
+            running=self._scheduler.running,
             ready=not self._missing,
             reason=self._missing,
-            leaving=self._desk.leaving,
+            leaving=self._scheduler.leaving,
             gone=self._gone,
             host=platform.node(),
             version=__version__,

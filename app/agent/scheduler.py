@@ -35,7 +35,7 @@ class _Running:
     superseded: bool = False  # another worker's claim counted
 
 
-class Desk:
+class Scheduler:
     """`pump` starts what can be started. `leaving` stops that."""
 
     def __init__(

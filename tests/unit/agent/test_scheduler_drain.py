@@ -4,8 +4,8 @@ import asyncio
 
 from app.contracts.fold import CLAIM, COMPLETED
 from tests.unit.agent.scripted_engine import ScriptedEngine
-from tests.unit.agent.test_desk import LIMITED, hold_of, reached, slow
-from tests.unit.agent.test_desk_beside_others import begins_a_claim
+from tests.unit.agent.test_scheduler import LIMITED, hold_of, reached, slow
+from tests.unit.agent.test_scheduler_beside_others import begins_a_claim
 from tests.unit.scene import LOST, replies, text_of
 
 GRACE = 30.0
