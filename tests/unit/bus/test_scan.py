@@ -1,7 +1,6 @@
 """Looking for single ids in long partitions: one pass serves all who wait, each sees its own stretch, and nobody is forgotten."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -11,73 +10,15 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from app.bus import scan
-from app.bus.base import LogReader, OnRecords, Record
+from app.bus.base import Record
 from app.bus.scan import Scanner, read_stretch
-from app.bus.specs import shared_specs
-from app.errors import BusError
-from tests.unit.scene import TOPICS, ScriptedBus, settings, turns
-
-IDS = ["a", "b", "c", "d"]
-
-
-class CountingBus(ScriptedBus):
-    """Counts its log readers, those that are open, and the records that they are handed; refuses while it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened = self.open = self.read = 0
-        self.refuses = False
-
-    async def log_reader(self, topic: str, partitions: Any, begin: Any, on_records: OnRecords) -> LogReader:
-        await asyncio.sleep(0.01)
-        if self.refuses:
-            raise BusError("away")
-
-        def counting(records: Sequence[Record]) -> None:
-            self.read += len(records)
-            on_records(records)
-
-        reader = await super().log_reader(topic, partitions, begin, counting)
-        self.opened += 1
-        self.open += 1
-        close = reader.close
-
-        async def closing() -> None:
-            self.open -= 1
-            await close()
-
-        reader.close = closing  # type: ignore[method-assign]
-        return reader
-
-    async def write(self, *ids: str, partition: int = 0, size: int = 0) -> None:
-        for id_ in ids:
-            await self.send(
-                TOPICS.replies, bytes(size), key=b"k", headers=[("v", b"1"), ("id", id_.encode())], partition=partition
-            )
-
-
-async def started() -> CountingBus:
-    bus = CountingBus()
-    await bus.start()
-    await bus.ensure_topics(shared_specs(settings().bus, TOPICS))
-    return bus
+from tests.unit.bus.scanned import IDS, CountingBus, Looked, started
+from tests.unit.scene import TOPICS, turns
 
 
 @pytest.fixture
 async def bus() -> CountingBus:
     return await started()
-
-
-class Looked:
-    """One look-up: what it saw, in a task."""
-
-    def __init__(self, scanner: Scanner, id_: str, begin: int = 0, until: int | None = None, partition: int = 0) -> None:
-        self.offsets: list[int] = []
-        look = scanner.look(TOPICS.replies, partition, id_, begin, self._visit, until=until)
-        self.task: asyncio.Task[int] = asyncio.create_task(look)
-
-    def _visit(self, record: Record) -> None:
-        self.offsets.append(record.offset)
 
 
 async def test_each_record_of_the_id_from_its_beginning_to_the_end_is_shown(bus):
@@ -161,17 +102,6 @@ async def test_a_stretch_inside_a_long_one_is_read_with_it_whatever_lies_between
     assert ([one.offsets for one in looks], bus.opened) == ([[5000], [0], [10_001]], 1)
 
 
-async def test_a_log_that_cannot_be_read_at_one_place_is_told_to_those_who_asked_there(bus):
-    await bus.write("a", *["x"] * 5000, "b")
-    scanner = Scanner(bus)
-    first, second = Looked(scanner, "a", 0, 1), Looked(scanner, "b", 5001, 5002)
-    bus.refuses = True
-    await asyncio.sleep(0.015)
-    bus.refuses = False
-    found = await asyncio.gather(first.task, second.task, return_exceptions=True)
-    assert ([type(one) for one in found], second.offsets) == ([BusError, int], [5001])
-
-
 async def test_partitions_are_read_beside_each_other(bus):
     await bus.write("a", partition=0)
     await bus.write("x", "a", partition=1)
@@ -180,69 +110,6 @@ async def test_partitions_are_read_beside_each_other(bus):
     await asyncio.gather(here.task, there.task)
     assert (here.offsets, there.offsets) == ([0], [1])
     assert asyncio.get_running_loop().time() < 0.02
-
-
-async def test_a_log_that_cannot_be_read_is_told_to_all_who_wait_and_to_nobody_after(bus):
-    await bus.write("a")
-    scanner = Scanner(bus)
-    bus.refuses = True
-    first = [Looked(scanner, "a") for _ in range(3)]
-    await asyncio.sleep(0.005)
-    found = await asyncio.gather(*(one.task for one in first), return_exceptions=True)
-    assert [type(one) for one in found] == [BusError] * 3
-    bus.refuses = False
-    after = Looked(scanner, "a")
-    await after.task
-    assert (after.offsets, bus.open) == ([0], 0)
-
-
-async def test_a_reader_that_raises_is_told_and_those_beside_it_and_after_it_are_served(bus):
-    await bus.write(*"abab")
-    scanner = Scanner(bus)
-
-    def fault(_: Record) -> None:
-        raise ValueError("of ours")
-
-    beside = Looked(scanner, "b")
-    with pytest.raises(ValueError, match="of ours"):
-        await scanner.look(TOPICS.replies, 0, "a", 0, fault)
-    assert await beside.task == 0
-    after = Looked(scanner, "a")
-    assert await after.task == 0
-    assert (beside.offsets, after.offsets, bus.open) == ([1, 3], [0, 2], 0)
-
-
-async def test_a_fault_of_the_bus_that_nobody_has_thought_of_is_told_and_who_asks_after_it_is_served(bus, monkeypatch):
-    await bus.write("a")
-    scanner = Scanner(bus)
-
-    async def fault(*_: Any) -> LogReader:
-        raise ValueError("of ours")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bus, "log_reader", fault)
-        with pytest.raises(ValueError, match="of ours"):
-            await scanner.look(TOPICS.replies, 0, "a", 0, print)
-    after = Looked(scanner, "a")
-    assert await after.task == 0
-    assert after.offsets == [0]
-
-
-async def test_whoever_reads_a_stretch_hears_of_its_own_fault(bus):
-    await bus.write(*"aa")
-    with pytest.raises(ZeroDivisionError):
-        await read_stretch(bus, TOPICS.replies, 0, 0, None, lambda records: 1 // 0)
-    assert bus.open == 0
-
-
-async def test_one_who_gives_up_waiting_holds_up_nobody(bus):
-    await bus.write("a")
-    scanner = Scanner(bus)
-    gone, stays = Looked(scanner, "a"), Looked(scanner, "a")
-    await turns(1)
-    gone.task.cancel()
-    await stays.task
-    assert (stays.offsets, bus.open) == ([0], 0)
 
 
 async def test_a_stretch_ends_at_the_end_of_the_moment_it_began(bus):
