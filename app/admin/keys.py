@@ -16,6 +16,7 @@ from app.errors import SettingsError
 from app.keys import KeyEntry, hash_of, parse_keys, read_content, write_keys
 from app.settings import Settings
 
+_OPTIONS = ("models", "rpm", "tpm", "concurrent", "priority")  # whose absence says what it says in the file
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -27,6 +28,14 @@ def lifetime(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+def named_models(text: str) -> tuple[str, ...]:
+    """`gpt,qwen`; for argparse."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("it names no model; a key that may use all is made without --models")
+    return names
+
+
 def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`keys new|list|revoke`; each needs no bus."""
     commands = rooms.add_parser("keys", help="who may call").add_subparsers(required=True, metavar="new|list|revoke")
@@ -34,7 +43,7 @@ def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     make.set_defaults(offline=new)
     make.add_argument("--tenant", required=True, help="whose it is; keys of one tenant share its limits and its requests")
     make.add_argument("--id", default="", help="what list, revoke and the logs call it; without it a random one")
-    make.add_argument("--models", default="", help="the models that it may use, with commas between; without it all")
+    make.add_argument("--models", type=named_models, metavar="a,b", help="the models that it may use, with commas between; without it all")
     for name, help_ in (("rpm", "requests a minute"), ("tpm", "tokens a minute"), ("concurrent", "requests at once")):
         make.add_argument(f"--{name}", type=int, metavar="N", help=f"{help_}, with each model; without it no limit")
     make.add_argument("--priority", choices=("low", "normal", "high"), default="normal")
@@ -74,19 +83,15 @@ def revoke(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _entry(key: str, arguments: argparse.Namespace) -> KeyEntry:
-    models = tuple(name.strip() for name in arguments.models.split(",") if name.strip())
+    given = {name: value for name in _OPTIONS if (value := getattr(arguments, name)) is not None}
     until = datetime.now(UTC).replace(microsecond=0) + arguments.expires if arguments.expires else None
     try:
         return KeyEntry(
             id=arguments.id or secrets.token_hex(4),
             tenant=arguments.tenant,
             hash=hash_of(key.encode()),
-            models=models,
-            rpm=arguments.rpm,
-            tpm=arguments.tpm,
-            concurrent=arguments.concurrent,
-            priority=arguments.priority,
             expires=until,
+            **given,
         )
     except ValidationError as error:
         first = error.errors(include_input=False)[0]

@@ -100,6 +100,15 @@ def test_what_cannot_stand_in_the_file_is_refused_by_its_option(console, words, 
     assert not console.path.exists()
 
 
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_models_that_come_out_empty_are_no_leave_to_use_all(console, text, capsys):
+    with pytest.raises(SystemExit) as refused:
+        console.types("new", "--tenant", "t", "--models", text)
+    assert refused.value.code == 2
+    assert "--models: it names no model" in capsys.readouterr().err
+    assert not console.path.exists()
+
+
 def test_an_id_stands_for_one_key(console):
     console.types("new", "--tenant", "t", "--id", "one")
     with pytest.raises(SettingsError, match="there is a key one already"):
