@@ -95,6 +95,7 @@ class Gateway:
         await self._presence.close()
         await self._inbox.close()
         await self._followers.close()
+        self.limiter.places.close()
         await self._store.close()
         await self._counts.close()
 

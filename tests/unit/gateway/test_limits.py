@@ -159,14 +159,6 @@ async def test_a_place_is_free_before_the_client_has_the_replys_end(door):
     await door.is_refused(concurrent=1)  # the place of another is not given back with it
 
 
-async def test_the_place_of_one_that_never_ends_is_free_after_its_deadline(door):
-    await door.asks(concurrent=1)
-    door.now += 59
-    await door.is_refused(concurrent=1)
-    door.now += 2
-    await door.asks(concurrent=1)
-
-
 async def test_one_that_is_refused_for_its_rate_takes_no_place(door):
     await (await door.asks(rpm=1, concurrent=1)).ends()
     await door.is_refused(rpm=1, concurrent=1)
