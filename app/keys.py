@@ -49,8 +49,13 @@ class KeyEntry(BaseModel):
 
     @field_validator("expires")
     @classmethod
-    def _in_utc(cls, expires: datetime | None) -> datetime | None:
-        return expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
+    def _aware(cls, expires: datetime | None) -> datetime | None:
+        return expires and in_utc(expires)
+
+
+def in_utc(time: datetime) -> datetime:
+    """The same, in UTC unless it says otherwise."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def hash_of(key: bytes) -> str:

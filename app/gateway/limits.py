@@ -66,7 +66,7 @@ class Limiter:
             await grant.take()
         except StoreUnavailable as error:
             self.failed(error)
-            self._without(str(error))
+            self._without(error.told)
         return grant.watching(send)
 
     def failed(self, error: StoreUnavailable) -> None:

@@ -7,6 +7,7 @@ import httpx2
 import openai
 import pytest
 
+from app.errors import StoreUnavailable
 from app.gateway.places import HELD_SECONDS
 from app.keys import KeyEntry, hash_of, write_keys
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
@@ -135,10 +136,13 @@ async def test_gateways_share_through_redis_and_serve_on_while_it_is_away(memory
     async with one.http() as here:
         ready = await here.get("/readyz")
         assert ready.status_code == 200
-        assert ready.json()["dependencies"]["store"] != "ok"
+        assert ready.json()["dependencies"]["store"] == StoreUnavailable.told
         for _ in range(3):
             assert await is_answered(here)
     assert "limits cannot be counted" in one.log
+    address = url.removeprefix("redis://").partition("/")[0]
+    assert address not in ready.text
+    assert any("the store is not ready" in line and address.rpartition(":")[2] in line for line in one.log.splitlines())
 
 
 @pytest.mark.servers

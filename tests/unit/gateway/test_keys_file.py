@@ -34,7 +34,6 @@ class Site:
             return False
         return True
 
-
     @property
     def in_force(self) -> list[float]:
         """What /metrics says of the file."""

@@ -19,6 +19,7 @@ from tests.unit.gateway.wire import Client
 from tests.unit.scene import TOPICS, settings
 
 START = 1_000_000 * 60.0  # the first second of a minute
+AWAY = "Error 111 connecting to 127.0.0.1:9701"
 ACCEPTED = {"request_id": "req_1"}
 
 
@@ -37,7 +38,7 @@ class Redis(MemoryCounts):
     async def add(self, key: str, amount: int, seconds: int) -> int:
         self.asked += 1
         if self.away:
-            raise StoreUnavailable("Redis: away")
+            raise StoreUnavailable(f"Redis: {AWAY}")
         return await super().add(key, amount, seconds)
 
 
@@ -288,6 +289,7 @@ async def test_while_redis_is_away_requests_are_served_without_headers_and_it_is
     assert request.told() == {}
     assert uncounted() - before == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert AWAY in caplog.text
     assert door.redis.asked == 1  # it is not asked again at once
     door.redis.away = False
     door.now += 1.1
@@ -302,6 +304,7 @@ async def test_while_redis_is_away_requests_are_refused_if_the_operator_wants_th
         with pytest.raises(LimitsUnavailable) as refused:
             await door.asks(rpm=1)
         assert (refused.value.status, refused.value.retry_after) == (503, 1)
+        assert "9701" not in refused.value.message
 
 
 async def test_a_redis_that_goes_in_the_middle_disturbs_nobody(door):
