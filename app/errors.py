@@ -103,6 +103,9 @@ class UpstreamLoop(BadRequest):
 class InvalidApiKey(GatewayError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
+    def head(self) -> tuple[tuple[str, str], ...]:
+        return (*super().head(), ("www-authenticate", "Bearer"))  # RFC 9110, 11.6.1: a 401 says how to authenticate
+
 
 class AnonymousRefused(GatewayError):
     status, type, code = 403, "invalid_request_error", "anonymous_refused"
@@ -226,7 +229,9 @@ class SettingsError(Exception):
 
 
 class StoreUnavailable(Exception):
-    """The store that gateways share does not answer."""
+    """The store that gateways share does not answer. Its text may name an address: it is for the log, `told` is for others."""
+
+    told = "Redis is out of reach or does not answer in time"
 
 
 class UndecodableRecord(Exception):

@@ -32,17 +32,30 @@ class KeyEntry(BaseModel):
     id: str = Field(pattern=_NAME)
     tenant: str = Field(pattern=_NAME)
     hash: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
-    models: tuple[str, ...] = ()  # ids or aliases; empty: all
+    models: tuple[str, ...] = ()  # ids or aliases; without it all
     rpm: int | None = Field(default=None, ge=1)  # requests a minute, of the tenant with each model
     tpm: int | None = Field(default=None, ge=1)  # tokens a minute, likewise
     concurrent: int | None = Field(default=None, ge=1)  # requests at once, likewise
     priority: Literal["low", "normal", "high"] = "normal"
     expires: datetime | None = None  # UTC, unless it says otherwise
 
+    @field_validator("models")
+    @classmethod
+    def _some(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        """A list that came out empty, of a variable that was not set, is not to open every model."""
+        if not models:
+            raise ValueError("at least one model; without the list the key may use all")
+        return models
+
     @field_validator("expires")
     @classmethod
-    def _in_utc(cls, expires: datetime | None) -> datetime | None:
-        return expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
+    def _aware(cls, expires: datetime | None) -> datetime | None:
+        return expires and in_utc(expires)
+
+
+def in_utc(time: datetime) -> datetime:
+    """The same, in UTC unless it says otherwise."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def hash_of(key: bytes) -> str:

@@ -68,7 +68,7 @@ def make_application(settings: Settings) -> App:
         keys.warn()
         running = asyncio.gather(start_or_end(_start(bus, gateway, fleet)), keys_file.watch())
         drain_on_signal(gateway.drain)
-        async with exposed(settings.admin, [ModelsCollector(gateway.catalog)], OperatorPort(overview)):
+        async with exposed(settings.admin, [ModelsCollector(gateway.catalog), keys_file], OperatorPort(overview)):
             yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -13,18 +13,36 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import SettingsError
-from app.keys import KeyEntry, hash_of, parse_keys, read_content, write_keys
+from app.keys import KeyEntry, hash_of, in_utc, parse_keys, read_content, write_keys
 from app.settings import Settings
 
+_OPTIONS = ("models", "rpm", "tpm", "concurrent", "priority", "expires")  # whose absence says what it says in the file
+_UNTIL = "how long it is good, or until when: 90m, 12h, 30d, 2031-01-31, 2031-01-31T18:00:00Z; without it for ever"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def lifetime(text: str) -> timedelta:
-    """`90m`, `12h` or `30d`; for argparse."""
-    found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
-    if not found:
-        raise argparse.ArgumentTypeError("a number of minutes, hours or days: 90m, 12h, 30d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+def expiry(text: str) -> datetime:
+    """From now on `90m`, `12h` or `30d`, or a date or a time as in the file, in UTC unless it says otherwise; for argparse."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    if found := re.fullmatch(r"([1-9]\d{0,5})([mhd])", text):
+        return now + timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        until = in_utc(datetime.fromisoformat(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "minutes, hours or days from now (90m, 12h, 30d), or a date or a time (2031-01-31, 2031-01-31T18:00:00Z)"
+        ) from None
+    if until <= now:
+        raise argparse.ArgumentTypeError(f"{text} has passed")
+    return until
+
+
+def named_models(text: str) -> tuple[str, ...]:
+    """`gpt,qwen`; for argparse."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("it names no model; a key that may use all is made without --models")
+    return names
 
 
 def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,11 +52,11 @@ def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     make.set_defaults(offline=new)
     make.add_argument("--tenant", required=True, help="whose it is; keys of one tenant share its limits and its requests")
     make.add_argument("--id", default="", help="what list, revoke and the logs call it; without it a random one")
-    make.add_argument("--models", default="", help="the models that it may use, with commas between; without it all")
+    make.add_argument("--models", type=named_models, metavar="a,b", help="the models that it may use; without it all")
     for name, help_ in (("rpm", "requests a minute"), ("tpm", "tokens a minute"), ("concurrent", "requests at once")):
         make.add_argument(f"--{name}", type=int, metavar="N", help=f"{help_}, with each model; without it no limit")
     make.add_argument("--priority", choices=("low", "normal", "high"), default="normal")
-    make.add_argument("--expires", type=lifetime, metavar="30d", help="how long it is good: 90m, 12h, 30d; without it for ever")
+    make.add_argument("--expires", type=expiry, metavar="30d", help=_UNTIL)
     commands.add_parser("list", help="every key with its tenant and limits, never the key itself").set_defaults(offline=show)
     revoke_ = commands.add_parser("revoke", help="take a key out")
     revoke_.set_defaults(offline=revoke)
@@ -74,19 +92,13 @@ def revoke(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _entry(key: str, arguments: argparse.Namespace) -> KeyEntry:
-    models = tuple(name.strip() for name in arguments.models.split(",") if name.strip())
-    until = datetime.now(UTC).replace(microsecond=0) + arguments.expires if arguments.expires else None
+    given = {name: value for name in _OPTIONS if (value := getattr(arguments, name)) is not None}
     try:
         return KeyEntry(
             id=arguments.id or secrets.token_hex(4),
             tenant=arguments.tenant,
             hash=hash_of(key.encode()),
-            models=models,
-            rpm=arguments.rpm,
-            tpm=arguments.tpm,
-            concurrent=arguments.concurrent,
-            priority=arguments.priority,
-            expires=until,
+            **given,
         )
     except ValidationError as error:
         first = error.errors(include_input=False)[0]

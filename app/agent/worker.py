@@ -30,7 +30,7 @@ from app.contracts.joined import JOINED
 from app.contracts.presence import WorkerBeat, encode
 from app.contracts.topics import Topics
 from app.settings import BusSettings, WorkerSettings
-from app.telemetry.metrics import DEAD_LETTERS, REBALANCES
+from app.telemetry.metrics import DEAD_LETTERS, REBALANCES, TAKEOVERS, UPSTREAM_RETRIES
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")
@@ -60,7 +60,8 @@ class Worker:
         self.owner = secrets.token_hex(8)
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
-        DEAD_LETTERS.labels(entry.id)  # 0 from the start: an alert on an increase would miss the first one
+        for counter in (TAKEOVERS, UPSTREAM_RETRIES, DEAD_LETTERS):
+            counter.labels(entry.id)  # 0 from the start: what looks at an increase would miss the first one
         self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._scheduler.begin_quiet())
         self._intake = Intake(self._changed, lambda: self._scheduler.pump())
         self._beats = Heartbeats(bus, topics.workers, settings.heartbeat, self._describe)

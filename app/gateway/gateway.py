@@ -28,9 +28,12 @@ from app.gateway.resources import Resources
 from app.gateway.traced import TracedSender
 from app.settings import Settings
 from app.stores.base import Counts, Store
+from app.telemetry.logs import Throttle
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.gateway")
+store_logger = logging.getLogger("app.gateway.store")
+store_logger.addFilter(Throttle())  # anybody may ask
 
 _RETRY_SECONDS = 1.0
 _STORE_SECONDS = 1.0  # for its answer, when somebody asks how it is
@@ -95,6 +98,7 @@ class Gateway:
         await self._presence.close()
         await self._inbox.close()
         await self._followers.close()
+        self.limiter.places.close()
         await self._store.close()
         await self._counts.close()
 
@@ -113,7 +117,8 @@ class Gateway:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._store.get("readyz")
         except (StoreUnavailable, TimeoutError) as error:
-            return str(error) or "no answer in time"
+            store_logger.warning("the store is not ready: %s", error or "no answer in time")
+            return StoreUnavailable.told
         return "ok"
 
     def calls(self) -> set[Call]:

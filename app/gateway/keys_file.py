@@ -2,25 +2,33 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from app.errors import SettingsError
 from app.gateway.auth import Keys
 from app.keys import KeyEntry, parse_keys, read_content
+from app.telemetry.metrics import KEYS_FILE_IN_FORCE, family
 
 logger = logging.getLogger("app.gateway.keys")
 
 _LOOK_SECONDS = 2.0
 
 
-class KeysFile:
-    """Its keys are in force once this is made. `name` empty: there is none. Raises SettingsError."""
+class KeysFile(Collector):
+    """Its keys are in force once this is made. `name` empty: there is none. Tells /metrics whether they are as they stand there.
+
+    Raises SettingsError.
+    """
 
     def __init__(self, name: str, keys: Keys) -> None:
         self._path = Path(name) if name else None
         self._keys = keys
         self._seen: bytes | None = None  # the content that was looked at last, whether it worked or not; None: there was none
-        self._trouble = ""
+        self._trouble = ""  # why the keys of before are in force; empty: those of the file are
         if self._path:
             self._seen = read_content(self._path)
             keys.replace(parse_keys(self._seen, self._path))
@@ -32,6 +40,7 @@ class KeysFile:
             try:
                 await self.look()
             except Exception:
+                self._trouble = "unknown"
                 logger.exception("%s could not be looked at; the keys of before stay in force", self._path)
 
     async def look(self) -> None:
@@ -42,9 +51,18 @@ class KeysFile:
         except SettingsError as error:
             return self._keep(str(error))
         if changed is not None:
-            self._trouble = ""
             self._keys.replace(changed)
+            self._trouble = ""
             logger.info("%s has changed: %d keys are in force", self._path, len(changed))
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        if self._path:
+            yield family(KEYS_FILE_IN_FORCE)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for gauge in self.describe():
+            gauge.add_metric([], 0 if self._trouble else 1)
+            yield gauge
 
     def _read_change(self, path: Path) -> tuple[KeyEntry, ...] | None:
         before, self._seen = self._seen, None

@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Callable
 
-from app.contracts.address import new_id
 from app.errors import LimitsUnavailable, RateLimited, StoreUnavailable
 from app.gateway.admission import Admission
 from app.gateway.asgi import Message, RawHeaders, Send, WriteChunk
 from app.gateway.auth import Caller, Limits
 from app.gateway.estimate import Estimate
+from app.gateway.places import Places
 from app.gateway.submission import Submission
 from app.stores.base import Counts, Store
 from app.stores.leases import Leases
@@ -39,7 +39,7 @@ class Limiter:
         self, admission: Admission, store: Store, counts: Counts, fail_open: bool, clock: Callable[[], float] = time.time
     ) -> None:
         self._admission = admission
-        self.store = store
+        self.places = Places(store, self.failed)
         self.leases = Leases(counts)
         self.clock = clock
         self._fail_open = fail_open
@@ -66,7 +66,7 @@ class Limiter:
             await grant.take()
         except StoreUnavailable as error:
             self.failed(error)
-            self._without(str(error))
+            self._without(error.told)
         return grant.watching(send)
 
     def failed(self, error: StoreUnavailable) -> None:
@@ -87,7 +87,6 @@ class Grant:
         self._limiter = limiter
         self._name = name
         self._limits = limits
-        self._timeout = submission.timeout
         self._minute = int(limiter.clock() // _MINUTE)
         self._estimate = Estimate(submission) if limits.tpm else None
         self._holder = ""
@@ -163,7 +162,7 @@ class Grant:
         holder, self._holder = self._holder, ""
         if holder:
             try:
-                await self._limiter.store.let_go(self._key(RUNNING), holder)
+                await self._limiter.places.give_back(holder)
             except StoreUnavailable as error:
                 self._limiter.failed(error)
 
@@ -178,11 +177,10 @@ class Grant:
                 self._limiter.failed(error)
 
     async def _hold(self, most: int) -> RateLimited | None:
-        holder = new_id()
-        if not await self._limiter.store.hold(self._key(RUNNING), holder, most, self._timeout):
-            return RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
-        self._holder = holder
-        return None
+        self._holder = await self._limiter.places.take(self._key(RUNNING), most)
+        if self._holder:
+            return None
+        return RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
 
     async def _count(self, kind: str, limit: int, amount: int, refusal: RateLimited | None) -> RateLimited | None:
         """A request that is refused already takes nothing."""

@@ -1,5 +1,6 @@
 """The contracts of a store and of counters. `tests/contract/test_stores.py` and `test_counts.py` are they in full."""
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 
@@ -16,6 +17,9 @@ class Store(Protocol):
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
         """Takes one of `most` places, unless others have them all. Asked again, a holder still has its one place."""
+
+    async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
+        """By key, those whose places last for so long from now. Who has lost his meanwhile has one again, beyond any `most`."""
 
     async def let_go(self, key: str, holder: str) -> None:
         """The holder's place is free again, if it has one."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 
 class MemoryStore:
@@ -39,6 +39,11 @@ class MemoryStore:
                 return False
         held[holder] = now + ttl
         return True
+
+    async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
+        until = self._clock() + ttl
+        for key, renewed in holders.items():
+            self._held.setdefault(key, {}).update(dict.fromkeys(renewed, until))
 
     async def let_go(self, key: str, holder: str) -> None:
         held = self._held.get(key, {})

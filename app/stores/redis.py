@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import Future, Task
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
@@ -21,16 +21,23 @@ if ARGV[3] == '' then redis.call('set', KEYS[1], ARGV[2], 'keepttl') else redis.
 return 1
 """
 # A sorted set of holders by the time when their places are free again, by Redis's own clock, in milliseconds.
-_HOLD = """
+_NOW = """
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ttl = tonumber(ARGV[3])
+local ttl = tonumber(ARGV[1])
+"""
+_KEPT = "if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end"
+_HOLD = f"""{_NOW}
 redis.call('zremrangebyscore', KEYS[1], '-inf', now)
-local held = redis.call('zscore', KEYS[1], ARGV[1])
-if not held and redis.call('zcard', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('zadd', KEYS[1], now + ttl, ARGV[1])
-if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end
+local held = redis.call('zscore', KEYS[1], ARGV[2])
+if not held and redis.call('zcard', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+redis.call('zadd', KEYS[1], now + ttl, ARGV[2])
+{_KEPT}
 return 1
+"""
+_RENEW = f"""{_NOW}
+for index = 2, #ARGV do redis.call('zadd', KEYS[1], now + ttl, ARGV[index]) end
+{_KEPT}
 """
 
 
@@ -69,13 +76,21 @@ class RedisStore:
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
         name, milliseconds = self._name(key), _milliseconds(ttl)
-        return bool(await self._asked(lambda pipeline: pipeline.eval(_HOLD, 1, name, holder, most, milliseconds)))
+        return bool(await self._asked(lambda pipeline: pipeline.eval(_HOLD, 1, name, milliseconds, holder, most)))
+
+    async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
+        milliseconds = _milliseconds(ttl)
+        # Nothing is awaited before all are queued: whoever lets go from now on is heard after this.
+        await asyncio.gather(*(self._renewed(self._name(key), of_key, milliseconds) for key, of_key in holders.items()))
 
     async def let_go(self, key: str, holder: str) -> None:
         await self._asked(lambda pipeline: pipeline.zrem(self._name(key), holder))
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _renewed(self, name: str, holders: Collection[str], milliseconds: int) -> "Future[Any]":
+        return self._asked(lambda pipeline: pipeline.eval(_RENEW, 1, name, milliseconds, *holders))
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}:{key}"

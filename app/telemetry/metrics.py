@@ -140,6 +140,14 @@ WORKERS = _gauge("llm_gateway_workers", "Workers of the model that take requests
 CAPACITY = _gauge("llm_gateway_capacity", "Requests that those workers run at once.", "model")
 IN_FLIGHT = _gauge("llm_gateway_in_flight", "Requests that the model's workers run now.", "model")
 
+# The gateway: whether what it was told is in force.
+
+KEYS_FILE_IN_FORCE = _gauge(
+    "llm_gateway_keys_file_in_force",
+    "Only where API_KEYS_FILE is set; 1: its keys as it stands are in force, 0: it cannot be read or has a fault, and the keys "
+    "of before are.",
+)
+
 # The worker.
 
 TAKEOVERS = _counter("llm_gateway_takeovers_total", "Requests that this worker took over from another.", "model")

@@ -1,6 +1,7 @@
 """Keys as clients and operators meet them: real processes on the memory bus, the SDK, python -m app.admin keys."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,11 +92,20 @@ async def test_a_file_that_breaks_keeps_the_last_good_keys_and_says_why(memory_s
     await until(lambda: "stay in force" in gateway.log, "the fault to be said", IN_FORCE)
     assert "is no YAML" in gateway.log
     assert await listed(gateway, key) == {"echo"}
+    assert await in_force(gateway) == "0.0"
     operator.path.write_text(good.replace("tenant: research", "tenant: sales"))
     await until(lambda: "1 keys are in force" in gateway.log, "the repaired file", IN_FORCE)
+    assert await in_force(gateway) == "1.0"
     async with gateway.openai(api_key=key) as sdk:
         await sdk.chat.completions.create(model="echo", messages=HELLO)
     await until(lambda: "tenant=sales" in gateway.log, "the access line")
+
+
+async def in_force(gateway: Gateway) -> str:
+    """What /metrics says of the keys file."""
+    async with gateway.http() as http:
+        found = re.search(r"^llm_gateway_keys_file_in_force (\S+)$", (await http.get("/metrics")).text, re.MULTILINE)
+    return found[1] if found else "nothing"
 
 
 BROKEN = {

@@ -7,6 +7,8 @@ import httpx2
 import openai
 import pytest
 
+from app.errors import StoreUnavailable
+from app.gateway.places import HELD_SECONDS
 from app.keys import KeyEntry, hash_of, write_keys
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.processes import until
@@ -134,10 +136,35 @@ async def test_gateways_share_through_redis_and_serve_on_while_it_is_away(memory
     async with one.http() as here:
         ready = await here.get("/readyz")
         assert ready.status_code == 200
-        assert ready.json()["dependencies"]["store"] != "ok"
+        assert ready.json()["dependencies"]["store"] == StoreUnavailable.told
         for _ in range(3):
             assert await is_answered(here)
     assert "limits cannot be counted" in one.log
+    address = url.removeprefix("redis://").partition("/")[0]
+    assert address not in ready.text
+    assert any("the store is not ready" in line and address.rpartition(":")[2] in line for line in one.log.splitlines())
+
+
+@pytest.mark.servers
+async def test_a_killed_gateways_places_are_soon_free_and_those_of_one_that_lives_are_kept(memory_stack: Stack) -> None:
+    upstream = await memory_stack.upstream()
+    keys = keys_file(memory_stack, concurrent=2)
+    with running_redis() as url:
+        one, other = [await served(memory_stack, upstream, REDIS_URL=url, **keys) for _ in range(2)]
+        async with one.http() as here, other.http() as there:
+            running = asyncio.create_task(there.post(CHAT, json=chat(x_ttft=300)))
+            await until(lambda: upstream.has(active=1), "one to run at the gateway that lives")
+            lost = asyncio.create_task(here.post(CHAT, json=chat(x_ttft=300)))
+            await until(lambda: upstream.has(active=2), "another to run")
+            one.kill()
+            assert (await there.post(CHAT, json=chat())).status_code == 429
+            await until(lambda: is_answered(there), "the killed gateway's place", seconds=2 * HELD_SECONDS)
+            again = asyncio.create_task(there.post(CHAT, json=chat(x_ttft=300)))
+            await until(lambda: upstream.has(active=2), "another to run in its place")
+            assert (await there.post(CHAT, json=chat())).status_code == 429  # the older one's place has been renewed
+            for task in (running, again, lost):
+                task.cancel()
+            await asyncio.gather(running, again, lost, return_exceptions=True)
 
 
 async def count_together(here: httpx2.AsyncClient, there: httpx2.AsyncClient) -> bool:

@@ -201,6 +201,35 @@ async def test_a_place_is_free_after_its_time_and_the_others_are_not(store, slee
     assert not await store.hold("a", "y", 2, LONG)
 
 
+async def test_a_place_that_is_renewed_lasts_for_so_long_from_then(store, sleep):
+    for key in ("a", "b"):
+        for holder in ("x", "y"):
+            await store.hold(key, holder, 2, SHORT)
+    await store.renew({"a": ["x", "y"], "b": ["x"]}, LONG)
+    await sleep(SHORT + 0.1)
+    assert not await store.hold("a", "z", 2, LONG)
+    assert await store.hold("b", "z", 2, LONG)
+    assert not await store.hold("b", "y", 2, LONG)
+
+
+async def test_who_has_lost_a_place_and_renews_it_has_one_though_others_have_them_all(store, sleep):
+    await store.hold("a", "x", 1, SHORT)
+    await sleep(SHORT + 0.1)
+    assert await store.hold("a", "y", 1, LONG)
+    await store.renew({"a": ["x"]}, LONG)
+    await store.let_go("a", "y")
+    assert not await store.hold("a", "z", 1, LONG)
+    await store.let_go("a", "x")
+    assert await store.hold("a", "z", 1, LONG)
+
+
+async def test_a_place_that_is_let_go_while_it_is_renewed_is_free(store):
+    await store.hold("a", "x", 1, LONG)
+    await asyncio.gather(store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x"), store.let_go("b", "x"))
+    for key in ("a", "b"):
+        assert await store.hold(key, "y", 1, LONG)
+
+
 async def test_the_memory_store_forgets_its_oldest_beyond_its_limit():
     store = MemoryStore(most=3)
     for number in range(3):
@@ -238,7 +267,7 @@ async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways
 async def test_a_redis_that_is_not_there_is_said_in_our_words():
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", "test")
     values = (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG))
-    for call in (*values, store.hold("a", "x", 1, LONG), store.let_go("a", "x")):
+    for call in (*values, store.hold("a", "x", 1, LONG), store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x")):
         with pytest.raises(StoreUnavailable, match="Redis"):
             await call
     await store.close()

@@ -49,6 +49,10 @@ tests:
         values: 0+9x40
       - series: llm_gateway_dead_letters_total{{model="m"}}
         values: 0x10 1x30
+      - series: llm_gateway_keys_file_in_force{{job="gateway", instance="a"}}
+        values: 1x10 0x30
+      - series: llm_gateway_keys_file_in_force{{job="gateway", instance="b"}}
+        values: 1x40
     alert_rule_test:
       - {{alertname: NoWorker, eval_time: 5m}}
       - alertname: NoWorker
@@ -71,6 +75,12 @@ tests:
         exp_alerts:
           - exp_labels: {{model: m, severity: warning}}
             exp_annotations: {{summary: "Requests for m lie in the dead letters (docs/operating/dead-letters.md)."}}
+      - alertname: KeysFileNotInForce
+        eval_time: 8m
+        exp_alerts:
+          - exp_labels: {{job: gateway, instance: a, severity: critical}}
+            exp_annotations:
+              summary: "a cannot use its keys file as it stands: a key revoked there may still be good (docs/operating/keys.md)."
 """
 
 

@@ -105,6 +105,10 @@ def test_a_list_that_is_none_is_told_so():
     assert "models: expected a list" in fault(yaml.safe_dump({"keys": [entry(models="gpt")]}))
 
 
+def test_a_list_of_no_models_is_no_leave_to_use_all():
+    assert "key 1 ('a1'): models: expected at least one model" in fault(yaml.safe_dump({"keys": [entry(models=[])]}))
+
+
 @pytest.mark.parametrize("value", ["2026-02-30", "2026-01-01T25:00:00Z", "!!int sk-secret", "!!timestamp sk-secret", '!!int ""'])
 def test_a_value_that_cannot_be_is_named_by_its_line_and_not_shown(value):
     text = fault(f"keys:\n  - {{id: a, tenant: t}}\n  - id: b\n    expires: {value}\n")

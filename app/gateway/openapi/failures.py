@@ -67,6 +67,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
         "example": "queue;dur=1.2, upstream;dur=840.0",
     },
+    "www-authenticate": {"description": "How to send a key.", "schema": {"type": "string"}, "example": "Bearer"},
     "retry-after": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     "x-should-retry": {
         "description": "Whether to try again; the openai SDK obeys it.",
@@ -98,6 +99,8 @@ def _response(status: int, samples: list[GatewayError]) -> dict[str, Any]:
 
 def _headers(samples: list[GatewayError]) -> Iterable[str]:
     yield "x-request-id"
+    if any(isinstance(sample, errors.InvalidApiKey) for sample in samples):
+        yield "www-authenticate"
     if any(sample.retry_after is not None for sample in samples):
         yield "retry-after"
     if any(sample.should_retry is not None for sample in samples):

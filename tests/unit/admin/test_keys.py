@@ -100,6 +100,15 @@ def test_what_cannot_stand_in_the_file_is_refused_by_its_option(console, words, 
     assert not console.path.exists()
 
 
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_models_that_come_out_empty_are_no_leave_to_use_all(console, text, capsys):
+    with pytest.raises(SystemExit) as refused:
+        console.types("new", "--tenant", "t", "--models", text)
+    assert refused.value.code == 2
+    assert "--models: it names no model" in capsys.readouterr().err
+    assert not console.path.exists()
+
+
 def test_an_id_stands_for_one_key(console):
     console.types("new", "--tenant", "t", "--id", "one")
     with pytest.raises(SettingsError, match="there is a key one already"):
@@ -107,11 +116,26 @@ def test_an_id_stands_for_one_key(console):
     assert len(console.entries) == 1
 
 
-@pytest.mark.parametrize("text", ["30", "0d", "-1d", "1w", "d", "1.5h", "9999999d"])
-def test_a_lifetime_is_minutes_hours_or_days(console, text, capsys):
+@pytest.mark.parametrize("text", ["30", "0d", "-1d", "1w", "d", "1.5h", "9999999d", "", "2031-02-30", "2031-01-31T25:00:00Z"])
+def test_an_expiry_is_so_many_minutes_hours_or_days_or_a_time(console, text, capsys):
     with pytest.raises(SystemExit):
         console.types("new", "--tenant", "t", f"--expires={text}")
-    assert "90m, 12h, 30d" in capsys.readouterr().err
+    assert "(90m, 12h, 30d), or a date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["2999-01-31", "2999-01-31T18:00:00", "2999-01-31T18:00:00Z", "2999-01-31T18:00:00.5+02:00"])
+def test_an_expiry_may_be_a_date_or_a_time_as_in_the_file(console, text):
+    console.types("new", "--tenant", "t", "--expires", text)
+    by_hand = parse_keys(f"keys: [{{id: a, tenant: t, hash: '{hash_of(b'x')}', expires: {text}}}]".encode(), console.path)
+    assert console.entries[0].expires == by_hand[0].expires is not None
+
+
+@pytest.mark.parametrize("text", ["2020-01-31", "2020-01-31T18:00:00Z"])
+def test_a_key_that_would_have_expired_already_is_not_made(console, text, capsys):
+    with pytest.raises(SystemExit):
+        console.types("new", "--tenant", "t", "--expires", text)
+    assert f"{text} has passed" in capsys.readouterr().err
+    assert not console.path.exists()
 
 
 def test_a_broken_file_is_left_as_it_is(console):

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from app.agent.worker import Worker
 from app.catalog import ModelEntry
 from app.contracts.fold import COMPLETED
@@ -36,7 +38,8 @@ async def test_one_that_cannot_join_is_not_ready_and_joins_once_it_can(monkeypat
         assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
 
 
-async def test_its_dead_letters_are_0_before_there_is_one_so_that_the_first_is_an_increase():
-    entry, ours = ModelEntry(id="new", host="http://up"), settings()
+@pytest.mark.parametrize("counter", ["takeovers", "upstream_retries", "dead_letters"])
+async def test_what_it_counts_is_0_before_there_is_one_so_that_the_first_is_an_increase(counter):
+    entry, ours = ModelEntry(id=f"new-{counter}", host="http://up"), settings()
     Worker(await started_bus(), ours.bus, ours.worker, entry, ScriptedEngine())
-    assert REGISTRY.get_sample_value("llm_gateway_dead_letters_total", {"model": "new"}) == 0
+    assert REGISTRY.get_sample_value(f"llm_gateway_{counter}_total", {"model": entry.id}) == 0

@@ -107,6 +107,7 @@ async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
         served = Served(keys=("sk-one",))
         client = await served.ask("POST", path, authorization="Bearer sk-two")
         assert (client.status, orjson.loads(client.got)["error"]["code"]) == (401, "invalid_api_key")
+        assert client.headers["www-authenticate"] == "Bearer"
         assert served.inference.scopes == served.routed.scopes == []
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert (await Served(keys=("sk-one",)).ask("GET", path)).status == 200

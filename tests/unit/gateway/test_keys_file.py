@@ -34,6 +34,11 @@ class Site:
             return False
         return True
 
+    @property
+    def in_force(self) -> list[float]:
+        """What /metrics says of the file."""
+        return [sample.value for gauge in self.file.collect() for sample in gauge.samples]
+
 
 @pytest.fixture
 def site(tmp_path) -> Site:
@@ -90,6 +95,18 @@ async def test_a_file_that_is_gone_changes_nothing_and_one_that_comes_back_count
     assert [record.levelno for record in caplog.records if "cannot be read" in record.message] == [logging.ERROR] * 2
 
 
+async def test_metrics_say_whether_the_file_as_it_stands_is_in_force(site):
+    assert site.in_force == [1]
+    for fault in (lambda: site.path.write_text(BROKEN), site.path.unlink):
+        fault()
+        for _ in range(2):
+            await site.file.look()
+            assert site.in_force == [0]
+        site.write("sk-one")
+        await site.file.look()
+        assert site.in_force == [1]
+
+
 async def test_a_running_watch_finds_the_change(site, monkeypatch):
     monkeypatch.setattr("app.gateway.keys_file._LOOK_SECONDS", 0.01)
     watching = asyncio.create_task(site.file.watch())
@@ -117,9 +134,11 @@ async def test_a_watch_outlives_what_nobody_has_thought_of_and_says_it(site, mon
     site.write("sk-two")
     await until(lambda: caplog.records)
     assert "unthought of" in caplog.text
+    assert site.in_force == [0]
     monkeypatch.undo()
     site.write("sk-three")
     await until(lambda: site.opens("sk-three"))
+    assert site.in_force == [1]
     watching.cancel()
 
 
@@ -129,7 +148,9 @@ def unthought_of(*_: object) -> None:
 
 async def test_without_a_file_there_is_nothing_to_watch():
     keys = Keys(load({"ALLOW_ANONYMOUS": "1"}).gateway)
-    await KeysFile("", keys).watch()
+    none = KeysFile("", keys)
+    await none.watch()
+    assert list(none.collect()) == []
     assert keys.caller({"headers": []}).tenant == "anonymous"
 
 

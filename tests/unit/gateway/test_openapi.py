@@ -132,6 +132,8 @@ def test_a_key_is_asked_for_except_where_health_is_told(path, method):
     open_to_all = path in ("/healthz", "/readyz")
     assert ({"key": []} in operation["security"]) is not open_to_all
     assert ("401" in operation["responses"]) is not open_to_all
+    told = [status for status, reply in operation["responses"].items() if "www-authenticate" in reply.get("headers", ())]
+    assert told == ([] if open_to_all else ["401"])
 
 
 @pytest.mark.parametrize(
