@@ -45,7 +45,7 @@ test: .venv/installed-dev ## the tests that need no server
 	@$(BIN)/pytest -m "not servers"
 
 test-all: .venv/installed-dev ## all tests; starts and stops what they need: Kafka, vLLM, nginx (ONLY=servers: without those of make test)
-	@scripts/test_servers.sh $(BIN)/pytest $(if $(ONLY),-m $(ONLY))
+	@scripts/test_servers.sh $(BIN)/pytest $(if $(ONLY),-m "$(ONLY)")
 
 DURATION ?= 300
 SEED ?= 1
