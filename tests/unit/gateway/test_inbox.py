@@ -148,11 +148,14 @@ async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_o
 
 
 async def test_what_belongs_to_no_connection_counts_no_longer_than_its_deadline(bus, inbox):
-    detached(inbox, Fed(request(now=time.time(), seconds=60)))
+    asked = request(now=time.time(), seconds=60)
+    detached(inbox, Fed(asked))
     await asyncio.sleep(59)
     assert inbox.unanswered[MODEL] == 1
     await asyncio.sleep(2)
     assert inbox.unanswered[MODEL] == 0
+    await end(bus, asked.id)
+    assert (inbox.unanswered[MODEL], len(inbox.asynchronous)) == (0, 0)
 
 
 async def test_dropping_another_reader_of_the_same_request_leaves_the_first_its_place(bus, inbox):
