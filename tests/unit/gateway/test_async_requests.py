@@ -148,6 +148,15 @@ async def test_without_an_end_it_has_expired_some_seconds_after_its_deadline(sit
     assert (len(site.told), len(site.gateway.asynchronous)) == (1, 0)
 
 
+async def test_of_those_with_one_deadline_only_what_has_not_ended_expires(site, caplog):
+    asked = [(await site.accepted(**{"X-Request-Timeout": "30"}))[0] for _ in range(10)]
+    for one in asked[:9]:
+        await site.answer(one)
+    await asyncio.sleep(40)
+    assert [line["outcome"] for _, _, line in site.told] == [COMPLETED] * 9 + [EXPIRED]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 async def test_sent_again_with_its_key_it_is_the_same_request_and_ends_once(site):
     asked, public_id = await site.accepted(**{"Idempotency-Key": "k"})
     again, same = await site.accepted(**{"Idempotency-Key": "k"})

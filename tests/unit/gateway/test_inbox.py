@@ -137,6 +137,16 @@ async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_ans
     assert inbox.unanswered[MODEL] == 0
 
 
+async def test_what_a_worker_has_begun_before_its_client_is_let_go_counts_no_more(bus, inbox):
+    fed = Fed(request(now=time.time(), seconds=60))
+    inbox.expect(fed.call)
+    await send_reply(bus, Reply(fed.call.id, "w", DATA))
+    await turns()
+    inbox.detach(fed.call, async_request(fed.call))
+    await end(bus, fed.call.id, seq=1)
+    assert (inbox.unanswered[MODEL], len(inbox.asynchronous)) == (0, 0)
+
+
 async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_others(bus, inbox):
     waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
     inbox.expect(waiting.call)
