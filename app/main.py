@@ -57,6 +57,7 @@ def make_application(settings: Settings) -> App:
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)
     access_log = AccessLog(observed, settings.logs.access_sample)
+    gateway.asynchronous.ended = access_log.ended
     overview = Overview(gateway, observed.recent, access_log)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 

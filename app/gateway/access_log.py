@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TypeAlias
 
+from app.contracts.envelope import Reply
 from app.contracts.fold import COMPLETED
 from app.gateway.asgi import Scope, header
 
@@ -21,7 +22,19 @@ access = logging.getLogger("app.access")
 
 _LATER_SECONDS = 0.005
 _SHOWN = 300  # characters of a path
+_CLIENT_ID = 128  # characters of a client's own id
 _UNLOGGED = ("/healthz", "/readyz", "/metrics", "/admin", "/ui/")
+
+# What an upstream calls them: the Responses, audio and Messages APIs have names of their own.
+_TOKENS = {
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+}
+
+# Milliseconds among a final record's notes. What else a later version notes is left alone.
+_TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
 
 
 class AccessLog:
@@ -48,14 +61,28 @@ class AccessLog:
             self._write(scope, status, line)
 
     def _write(self, scope: Scope, status: int, line: Line) -> None:
-        client_id = header(scope, b"x-request-id") or header(scope, b"x-client-request-id")
-        if client_id:
-            line["client_request_id"] = client_id[:128]
+        if theirs := client_id(scope):
+            line["client_request_id"] = theirs
         if self._observe is not None:
             self._observe(scope["path"], status, line)
         if self._sample < 1 and _went_well(status, line) and random.random() >= self._sample:
             return
         access.info("%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line})
+
+
+def client_id(scope: Scope) -> str:
+    """What the client calls the request, cut to what is shown; empty if it calls it nothing."""
+    return (header(scope, b"x-request-id") or header(scope, b"x-client-request-id"))[:_CLIENT_ID]
+
+
+def noted(final: Reply) -> Line:
+    """What the access line says of a reply."""
+    notes = dict(final.notes)
+    line: Line = {"outcome": final.outcome, "worker": notes.get("worker", "")}
+    line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
+    usage = final.usage
+    line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
+    return line
 
 
 def _went_well(status: int, line: Line) -> bool:

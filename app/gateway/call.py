@@ -61,6 +61,10 @@ class Call:
         self.address = Address(request.id, where, partition, offset, request.reply_partition, request.reply_offset)
         request.body = b""  # it is in the log, so it need not be held while the reply is awaited
 
+    def parts(self) -> list[Reply]:
+        """What has come and nobody has read."""
+        return list(self._parts)
+
     def feed(self, reply: Reply, offset: int) -> Step:
         """Takes the next record of this id from the log."""
         if self.request.stream and self._pending > _MOST_PENDING and self.refill is not None:

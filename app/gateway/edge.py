@@ -43,7 +43,8 @@ class Edge:
     """Wraps an application.
 
     It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
-    it has taken of the caller's limits.
+    it has taken of the caller's limits. With ["handed_over"] the request goes on without its connection, and another tells
+    its end.
     """
 
     def __init__(self, app: App, keys: Keys, access_log: AccessLog) -> None:
@@ -84,10 +85,11 @@ class Edge:
             logger.exception("unexpected error on %s", scope["path"], extra={"request_id": id_of(line)})
             await self._error(InternalError("the gateway failed; its log says why"), status, line, sending)
         finally:
-            if "grant" in state:
-                await state["grant"].settle(line, status)
-            line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
-            self._access_log.ended(scope, status, line)
+            if "handed_over" not in state:
+                if "grant" in state:
+                    await state["grant"].settle(line, status)
+                line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
+                self._access_log.ended(scope, status, line)
 
     async def _error(self, error: GatewayError, status: int, line: dict[str, object], send: Send) -> None:
         line["code"] = error.code

@@ -15,6 +15,8 @@ _MOST = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d{1,9})')  # 
 class Estimate:
     """Of one request. `before`: the body's size, and the most that it asks for; a form is one file."""
 
+    __slots__ = ("_is_file", "_prompt", "_seen", "_stream", "before")
+
     def __init__(self, submission: Submission) -> None:
         body, is_form = submission.body, bool(submission.content_type)
         files = [len(body)] if is_form else [len(found[0]) for found in _FILE.finditer(body)]
@@ -37,7 +39,7 @@ class Estimate:
             self._seen += data.count(b"\n\n") if self._stream else len(data) // _BYTES_A_TOKEN
 
     def after(self, line: dict[str, object], status: int) -> int | None:
-        """From a request's access line and status; None: it goes on where nobody counts, so the estimate stays."""
+        """From a request's access line and status; None: it is another's, which was joined (202), so the estimate stays."""
         if status >= 400 or "request_id" not in line:
             return 0  # refused, or failed without a token
         if usage := [line[name] for name in ("prompt_tokens", "completion_tokens") if isinstance(line.get(name), int)]:

@@ -14,6 +14,7 @@ from app.contracts.presence import GatewayBeat
 from app.contracts.topics import Topics
 from app.errors import BusError, GatewayDraining, StoreUnavailable
 from app.gateway.admission import Admission
+from app.gateway.async_requests import AsyncRequest
 from app.gateway.call import Call
 from app.gateway.dead_letters import DeadLetters
 from app.gateway.dispatch import Dispatcher
@@ -51,6 +52,7 @@ class Gateway:
         self.catalog = Catalog()
         placement = Placement()
         self._inbox = Inbox(bus, topics.replies)
+        self.asynchronous = self._inbox.asynchronous
         self.admission = Admission(self.catalog, self._inbox, settings.gateway)
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
@@ -124,6 +126,10 @@ class Gateway:
     def calls(self) -> set[Call]:
         """The requests that are being answered here."""
         return {*self._inbox.calls(), *self.reader.calls()}
+
+    def detach(self, call: Call, one: AsyncRequest) -> None:
+        """The call's client has been told that it is accepted, and waits no more; `one` is what is kept of it."""
+        self._inbox.detach(call, one)
 
     def gateways(self) -> list[GatewayBeat]:
         """The gateways that live."""

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import random
-import time
-from collections import ChainMap, Counter
+from collections import Counter
 from collections.abc import Sequence
 
 from app.bus.base import Bus, LogReader, Record, Start
@@ -12,6 +11,7 @@ from app.contracts.envelope import Reply
 from app.contracts.fold import Step
 from app.contracts.joined import replies_of
 from app.errors import BusError, UndecodableRecord
+from app.gateway.async_requests import AsyncRequest, AsyncRequests, Either
 from app.gateway.call import Call
 
 logger = logging.getLogger("app.gateway.inbox")
@@ -26,7 +26,8 @@ class Inbox:
         self._calls: dict[bytes, Call] = {}
         self.unanswered: Counter[str] = Counter()  # calls by model that no worker has begun to answer
         self.of_tenants: Counter[tuple[str, str]] = Counter()  # the same by model and tenant
-        self._let_go: dict[bytes, Call] = {}  # those of them that nobody waits for (Prefer: respond-async)
+        self.asynchronous = AsyncRequests(self._begun)
+        self._either = Either(self._calls, self.asynchronous)
         self._reader: LogReader | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -44,6 +45,7 @@ class Inbox:
     async def close(self) -> None:
         if self._reader is not None:
             await self._reader.close()
+        await self.asynchronous.close()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -55,34 +57,35 @@ class Inbox:
 
     def expect(self, call: Call) -> None:
         self._calls[call.id.encode()] = call
-        self._count(call, 1)
+        self._count(call.model, call.request.tenant, 1)
         self._empty.clear()
 
     def drop(self, call: Call) -> None:
         if self._calls.get(call.id.encode()) is not call:  # not waiting, or another reader of the same request
             return
+        self._remove(call)
+        if not call.answered:
+            self._begun(call.model, call.request.tenant)
+
+    def detach(self, call: Call, one: AsyncRequest) -> None:
+        """Nobody waits for the call any more; `one` is what is kept of it. While a worker is to begin it, it counts as before."""
+        waits = self._calls.get(call.id.encode()) is call
+        if waits:
+            self._remove(call)
+        one.waits = waits and not call.answered
+        self.asynchronous.take(call, one)
+
+    def _remove(self, call: Call) -> None:
         del self._calls[call.id.encode()]
-        if call.let_go and not call.answered:
-            self._watch(call)
-        elif not call.answered:
-            self._count(call, -1)
         if not self._calls:
             self._empty.set()
 
-    def _count(self, call: Call, by: int) -> None:
-        self.unanswered[call.model] += by
-        self.of_tenants[call.model, call.request.tenant] += by
+    def _begun(self, model: str, tenant: str) -> None:
+        self._count(model, tenant, -1)
 
-    def _watch(self, call: Call) -> None:
-        """It still waits for a worker, so it counts until one begins to answer it or its deadline has passed."""
-        id_ = call.id.encode()
-        self._let_go[id_] = call
-        asyncio.get_running_loop().call_later(call.request.deadline / 1000 - time.time(), self._begun, id_)
-
-    def _begun(self, id_: bytes) -> None:
-        call = self._let_go.pop(id_, None)
-        if call is not None:
-            self._count(call, -1)
+    def _count(self, model: str, tenant: str, by: int) -> None:
+        self.unanswered[model] += by
+        self.of_tenants[model, tenant] += by
 
     async def empty(self, seconds: float) -> None:
         """Waits until no call waits, at most that long."""
@@ -96,7 +99,7 @@ class Inbox:
         return list(self._calls.values())
 
     def _on_records(self, records: Sequence[Record]) -> None:
-        wanted = ChainMap(self._calls, self._let_go) if self._let_go else self._calls
+        wanted = self._either if self.asynchronous else self._calls
         for record in records:
             try:
                 replies = replies_of(record.headers, record.value, wanted)
@@ -107,7 +110,7 @@ class Inbox:
                 id_ = reply.id.encode()
                 call = self._calls.get(id_)
                 if call is None:
-                    self._begun(id_)
+                    self.asynchronous.feed(id_, reply)
                 elif not call.from_log:
                     self._feed(call, reply, record.offset)
 
@@ -115,6 +118,6 @@ class Inbox:
         began = call.answered
         step = call.feed(reply, offset)
         if call.answered and not began:
-            self._count(call, -1)
+            self._begun(call.model, call.request.tenant)
         if step is Step.ENDED:
             self.drop(call)

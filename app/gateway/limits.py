@@ -9,9 +9,10 @@ import math
 import time
 from collections.abc import Callable
 
+from app.contracts.envelope import Reply
 from app.errors import LimitsUnavailable, RateLimited, StoreUnavailable
 from app.gateway.admission import Admission
-from app.gateway.asgi import Message, RawHeaders, Send, WriteChunk
+from app.gateway.asgi import Message, RawHeaders, Send, WriteChunk, raw
 from app.gateway.auth import Caller, Limits
 from app.gateway.estimate import Estimate
 from app.gateway.places import Places
@@ -83,6 +84,8 @@ class Limiter:
 class Grant:
     """What a request has taken of its caller's limits. `settle` gives back what it did not use."""
 
+    __slots__ = ("_estimate", "_holder", "_left", "_limiter", "_limits", "_minute", "_name", "_reserved")
+
     def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission) -> None:
         self._limiter = limiter
         self._name = name
@@ -151,6 +154,18 @@ class Grant:
             return written
 
         return writing
+
+    async def accepted(self) -> "Grant | None":
+        """The request goes on without its connection: its place is free. Returns what is to be settled at its end."""
+        await self._let_go()
+        return self if self._reserved else None
+
+    def read(self, part: Reply) -> None:
+        """A part of a reply that goes to no client now."""
+        if self._estimate:
+            if part.status:
+                self._estimate.begins(raw(part.head))
+            self._estimate.saw(part.value)
 
     async def settle(self, line: dict[str, object], status: int) -> None:
         """At the request's end, from its access line, which gets the tokens that are counted for it."""

@@ -12,6 +12,7 @@ from app import __version__
 from app.catalog import Known
 from app.contracts.presence import WorkerBeat
 from app.gateway.access_log import AccessLog
+from app.gateway.async_requests import AsyncRequest
 from app.gateway.call import Call
 from app.gateway.gateway import Gateway
 from app.gateway.observed import endpoint_of
@@ -38,7 +39,7 @@ class Overview:
                 {"id": beat.gateway, "in_flight": beat.in_flight, "version": beat.version} for beat in self._gateway.gateways()
             ],
             "models": [_model(known) for known in models],
-            "running": _running(calls, models),
+            "running": _running(calls, self._gateway.asynchronous.newest(_MOST_RUNNING), models),
             "recent": self._recent.described(),
             "dead_letters": letters,
         }
@@ -78,11 +79,15 @@ def _worker(beat: WorkerBeat) -> dict[str, Any]:
     }
 
 
-def _running(calls: Iterable[Call], models: Iterable[Known]) -> list[dict[str, Any]]:
+def _running(
+    calls: Iterable[Call], asynchronous: Iterable[tuple[str, AsyncRequest]], models: Iterable[Known]
+) -> list[dict[str, Any]]:
     """The newest first; of very many only these."""
     runs = {id_: beat.worker for known in models for beat in known.workers.values() for id_ in beat.running}
     newest = nlargest(_MOST_RUNNING, calls, key=lambda call: call.request.created)
-    return [_call(call, call.fold.writer or runs.get(call.id, "")) for call in newest]
+    found = [_call(call, call.fold.writer or runs.get(call.id, "")) for call in newest]
+    found += [_asynchronous(one, one.fold.writer or runs.get(id_, "")) for id_, one in asynchronous]
+    return nlargest(_MOST_RUNNING, found, key=lambda one: one["created_at"])
 
 
 def _call(call: Call, worker: str) -> dict[str, Any]:
@@ -94,6 +99,19 @@ def _call(call: Call, worker: str) -> dict[str, Any]:
         "tenant": call.request.tenant,
         "stream": call.request.stream,
         "created_at": call.request.created / 1000,
+        "state": "running" if worker else "queued",
+        "worker": worker,
+    }
+
+
+def _asynchronous(one: AsyncRequest, worker: str) -> dict[str, Any]:
+    return {
+        "id": one.public_id,
+        "model": one.model,
+        "endpoint": endpoint_of(one.path),
+        "tenant": one.tenant,
+        "stream": one.stream,
+        "created_at": time.time() - (time.monotonic() - one.began),
         "state": "running" if worker else "queued",
         "worker": worker,
     }

@@ -12,7 +12,9 @@ from app.contracts.forms import check_form
 from app.contracts.openai import check_body
 from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl
+from app.gateway.access_log import noted
 from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
+from app.gateway.async_requests import AsyncRequest
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
@@ -23,17 +25,6 @@ from app.gateway.submission import Submission
 
 _HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
-
-# What an upstream calls them: the Responses, audio and Messages APIs have names of their own.
-_TOKENS = {
-    "prompt_tokens": "prompt_tokens",
-    "completion_tokens": "completion_tokens",
-    "input_tokens": "prompt_tokens",
-    "output_tokens": "completion_tokens",
-}
-
-# Milliseconds among a final record's notes. What else a later version notes is left alone.
-_TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
 
 # Parts of paths at which OpenAI keeps something. Here nothing is kept, so such a POST goes to no model, even if it names one.
 _OF_WHAT_IS_KEPT = re.compile(
@@ -57,14 +48,15 @@ class Inference:
             seen = 0  # nothing is joined, so the client has seen nothing of it
         line = scope["state"]["line"]
         line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
+        unlimited = send
         if scope["state"]["caller"].restricted:
             send = await self._gateway.limiter.admit(scope["state"], submission, send)
         async with self._opened(scope, submission) as call:
             del submission  # its body may be large and the wait long
             line["request_id"] = call.public_id
             if _wants_async(scope):
-                call.let_go = True
-                return await self._accepted(call, scope, send)
+                await self._hand_over(call, scope)
+                return await self._accepted(call, scope, unlimited)
             call.refill = call.refill or self._gateway.reader.refill
             try:
                 with watched(scope, receive, call.leave):
@@ -86,6 +78,16 @@ class Inference:
 
     def _is_trusted(self, scope: Scope) -> bool:
         return is_trusted(peer_of(scope), self._gateway.settings.trusted_proxies)
+
+    async def _hand_over(self, call: Call, scope: Scope) -> None:
+        """It is accounted for at its end, by the inbox. One that was joined belongs to whoever took it: this only asks."""
+        call.let_go = True
+        if call.from_log:
+            return
+        state = scope["state"]
+        grant = await state["grant"].accepted() if "grant" in state else None
+        self._gateway.detach(call, AsyncRequest.of(call, scope, grant))
+        state["handed_over"] = True
 
     async def _accepted(self, call: Call, scope: Scope, send: Send) -> None:
         """Prefer: respond-async (RFC 7240): the request belongs to no connection any more."""
@@ -167,16 +169,6 @@ def _write_of(scope: Scope) -> WriteChunk | None:
         return ours and ours["write"]
     write: WriteChunk = scope["state"]["grant"].reading(ours["write"])
     return write
-
-
-def noted(final: Reply) -> dict[str, object]:
-    """What the access line says of a reply."""
-    notes = dict(final.notes)
-    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.get("worker", "")}
-    line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
-    usage = final.usage
-    line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
-    return line
 
 
 @lru_cache(maxsize=64)

@@ -1,17 +1,26 @@
 """Calls as tests make and feed them."""
 
+import time
 from typing import Any
 
 from app.contracts.address import fingerprint
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
 from app.errors import GatewayError
+from app.gateway.async_requests import AsyncRequest, Owing
 from app.gateway.call import Call
 from tests.unit.scene import MODEL, REQUESTS, request
 
 EVENTS = (("content-type", "text/event-stream"),)
 JSON = (("content-type", "application/json"),)
 WORKER, GATEWAY = "w", "g"
+
+
+def async_request(call: Call, grant: Owing | None = None, **headers: str) -> AsyncRequest:
+    """What is kept of a call whose client does not wait."""
+    head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    state = {"line": {"model": call.request.model}, "began": time.monotonic()}
+    return AsyncRequest.of(call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant)
 
 
 class Fed:

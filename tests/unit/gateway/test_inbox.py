@@ -11,7 +11,7 @@ from app.contracts.fold import CANCELLED, COMPLETED, DATA, FINAL
 from app.contracts.joined import join
 from app.errors import BusError
 from app.gateway.inbox import Inbox
-from tests.unit.gateway.calls import Fed
+from tests.unit.gateway.calls import Fed, async_request
 from tests.unit.scene import MODEL, TOPICS, ScriptedBus, request, send_reply, started_bus, turns
 
 
@@ -31,6 +31,13 @@ async def inbox(bus: ScriptedBus) -> Inbox:
 async def end(bus: ScriptedBus, id_: str, **members: object) -> None:
     await send_reply(bus, Reply(id_, "w", FINAL, **{"outcome": COMPLETED, **members}))  # type: ignore[arg-type]
     await turns()
+
+
+def detached(inbox: Inbox, fed: Fed) -> None:
+    """A request that waits here, and whose client has its 202."""
+    inbox.expect(fed.call)
+    inbox.detach(fed.call, async_request(fed.call))
+    inbox.drop(fed.call)
 
 
 async def taken(bus: ScriptedBus, used: list[int]) -> int:
@@ -120,25 +127,30 @@ async def test_they_are_counted_by_tenant_too(bus, inbox):
 @pytest.mark.parametrize("kind", [DATA, FINAL])
 async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_answer_it(bus, inbox, kind):
     asked = request(now=time.time(), seconds=60, tenant="a")
-    fed = Fed(asked)
-    inbox.expect(fed.call)
-    fed.call.let_go = True
-    inbox.drop(fed.call)
+    detached(inbox, Fed(asked))
     assert (len(inbox), inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 1, 1)
-    for _ in range(2):
-        await send_reply(bus, Reply(asked.id, "w", kind, outcome=COMPLETED if kind == FINAL else ""))
+    for seq in range(2):
+        await send_reply(bus, Reply(asked.id, "w", kind, seq, outcome=COMPLETED if kind == FINAL else ""))
         await turns()
         assert (inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 0)
     await asyncio.sleep(100)
     assert inbox.unanswered[MODEL] == 0
 
 
+async def test_what_a_worker_has_begun_before_its_client_is_let_go_counts_no_more(bus, inbox):
+    fed = Fed(request(now=time.time(), seconds=60))
+    inbox.expect(fed.call)
+    await send_reply(bus, Reply(fed.call.id, "w", DATA))
+    await turns()
+    inbox.detach(fed.call, async_request(fed.call))
+    await end(bus, fed.call.id, seq=1)
+    assert (inbox.unanswered[MODEL], len(inbox.asynchronous)) == (0, 0)
+
+
 async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_others(bus, inbox):
     waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
-    for fed in (waiting, let_go):
-        inbox.expect(fed.call)
-    let_go.call.let_go = True
-    inbox.drop(let_go.call)
+    inbox.expect(waiting.call)
+    detached(inbox, let_go)
     headers, value = join([Reply(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)])
     await bus.send(TOPICS.replies, value, key=b"k", headers=headers, partition=0)
     await turns()
@@ -146,14 +158,14 @@ async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_o
 
 
 async def test_what_belongs_to_no_connection_counts_no_longer_than_its_deadline(bus, inbox):
-    fed = Fed(request(now=time.time(), seconds=60))
-    inbox.expect(fed.call)
-    fed.call.let_go = True
-    inbox.drop(fed.call)
+    asked = request(now=time.time(), seconds=60)
+    detached(inbox, Fed(asked))
     await asyncio.sleep(59)
     assert inbox.unanswered[MODEL] == 1
     await asyncio.sleep(2)
     assert inbox.unanswered[MODEL] == 0
+    await end(bus, asked.id)
+    assert (inbox.unanswered[MODEL], len(inbox.asynchronous)) == (0, 0)
 
 
 async def test_dropping_another_reader_of_the_same_request_leaves_the_first_its_place(bus, inbox):

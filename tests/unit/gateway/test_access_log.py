@@ -1,8 +1,8 @@
-"""POST /v1/<anything>: what the access line says of a reply."""
+"""What the access line says of a reply."""
 
 from app.contracts.envelope import Reply
 from app.contracts.fold import COMPLETED, FINAL
-from app.gateway.routes.inference import noted
+from app.gateway.access_log import noted
 
 NOTES = (("worker", "w"), ("queue-ms", "1.5"), ("upstream-ms", "20.0"), ("usage", '{"completion_tokens":2}'))
 
