@@ -56,7 +56,7 @@ class Inference:
         if not header(scope, b"idempotency-key"):
             seen = 0  # nothing is joined, so the client has seen nothing of it
         line = scope["state"]["line"]
-        line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
+        line["model"] = submission.model[:_SHOWN]
         if scope["state"]["caller"].restricted:
             send = await self._gateway.limiter.admit(scope["state"], submission, send)
         async with self._opened(scope, submission) as call:
