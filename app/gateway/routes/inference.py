@@ -71,6 +71,7 @@ class Inference:
                     final = await self._answer(call, scope, send, seen)
             finally:
                 line["attempts"] = call.fold.attempts
+                line["worker"] = call.fold.writer or self._gateway.admission.worker_of(call.model, call.id)
                 self._gateway.reader.release(call)
         line.update(noted(final))
 
@@ -142,11 +143,12 @@ class Inference:
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
         stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope))
-        final = await stream.run()
-        if stream.first_at:
-            state = scope["state"]
-            state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
-        return final
+        try:
+            return await stream.run()
+        finally:  # its client may have left
+            if stream.first_at:
+                state = scope["state"]
+                state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
 
     def _place(self, call: Call) -> Callable[[], bytes]:
         known = self._gateway.admission.model(call.model)
@@ -170,9 +172,9 @@ def _write_of(scope: Scope) -> WriteChunk | None:
 
 
 def noted(final: Reply) -> dict[str, object]:
-    """What the access line says of a reply."""
+    """What the access line says of a reply that has ended."""
     notes = dict(final.notes)
-    line: dict[str, object] = {"outcome": final.outcome, "worker": notes.get("worker", "")}
+    line: dict[str, object] = {"outcome": final.outcome}
     line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
     usage = final.usage
     line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
