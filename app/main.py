@@ -56,7 +56,7 @@ def make_application(settings: Settings) -> App:
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)
-    access_log = AccessLog(observed, settings.logs.access_sample)
+    access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
     gateway.asynchronous.ended = access_log.ended
     overview = Overview(gateway, observed.recent, access_log)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
@@ -74,7 +74,7 @@ def make_application(settings: Settings) -> App:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await gateway.close()
-        access_log.write()
+        access_log.close()
         await fleet.drain()
         await bus.close()
         if tracer is not None:

@@ -4,6 +4,7 @@ python -m bench --base-url http://127.0.0.1:8000 --model echo --stream --concurr
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,19 @@ import uvloop
 
 from bench.load import Amount, measure
 from bench.options import add_outputs, counts, finish
-from bench.plot import plot
+from bench.plot import check, plot
+from bench.processes import BenchError
 from bench.question import question
 from bench.report import Report, speed_table
+from bench.warm_up import try_once
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base-url", required=True, metavar="URL", help="for example http://127.0.0.1:8000/v1")
     parser.add_argument("--model", required=True, metavar="NAME")
-    parser.add_argument("--api-key", default="", metavar="KEY")
+    known_key = os.environ.get("OPENAI_API_KEY", "")
+    parser.add_argument("--api-key", default=known_key, metavar="KEY", help="else that of OPENAI_API_KEY, if there is one")
     parser.add_argument("--stream", action="store_true", help="streamed replies; else whole ones")
     parser.add_argument("--concurrency", type=counts, default=[1, 32, 256], metavar="N,...", help="1,32,256")
     amount = parser.add_mutually_exclusive_group()
@@ -37,6 +41,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 async def run(options: argparse.Namespace) -> int:
     old = Report.read(options.compare) if options.compare else None
     asked = question(options.base_url, options.model, stream=options.stream, max_tokens=options.tokens, key=options.api_key)
+    if options.plot:
+        check(options.plot)
+    await try_once(asked, options.timeout)
     report = Report()
     for concurrency in options.concurrency:
         amount = Amount(options.requests, options.duration, ramp=concurrency / 1000)
@@ -54,7 +61,7 @@ async def run(options: argparse.Namespace) -> int:
 def main() -> int:
     try:
         return uvloop.run(run(arguments()))
-    except (ValueError, OSError) as error:
+    except (BenchError, ValueError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
 

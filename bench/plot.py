@@ -1,10 +1,11 @@
 """Rows as a picture: a panel for each quantity, concurrency along the bottom, a line for each case.
 
-SVG is drawn here; PNG by matplotlib, where it is installed.
+SVG is drawn here; PNG by matplotlib, where it is installed. Rates and times begin at 0; concurrency is on a logarithmic scale.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -26,14 +27,20 @@ _WIDTH, _HEIGHT, _MARGIN = 380, 240, 50  # of a panel, in pixels
 _COLUMNS = 2
 
 
+def check(path: Path) -> None:
+    """For before a measurement. Raises ValueError unless the path ends in .svg or .png, and for PNG without matplotlib."""
+    if path.suffix not in (".svg", ".png"):
+        raise ValueError(f"{path}: a plot is .svg or .png")
+    if path.suffix == ".png" and find_spec("matplotlib") is None:
+        raise ValueError(f"{path}: PNG needs matplotlib (pip install matplotlib); SVG needs nothing")
+
+
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Writes `path`, .svg or .png. Raises ValueError for another ending, and for PNG without matplotlib."""
+    """Writes `path`, which has been checked."""
     if path.suffix == ".svg":
         path.write_text(svg(rows))
-    elif path.suffix == ".png":
-        _png(rows, path)
     else:
-        raise ValueError(f"{path}: a plot is .svg or .png")
+        _png(rows, path)
 
 
 def panels(rows: Sequence[Row]) -> list[tuple[str, list[Line]]]:
@@ -46,13 +53,13 @@ def _lines(rows: Sequence[Row], of: Callable[[Row], float]) -> list[Line]:
     names = list(dict.fromkeys(f"{row.part} {row.case}".strip() for row in rows))
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for row in rows:
-        if of(row) > 0:  # a rate of 0 and a time that is none (NaN) have no place on a logarithmic scale
+        if of(row) > 0:  # nothing was measured where a rate is 0 or a time none (NaN)
             points[f"{row.part} {row.case}".strip()].append((row.concurrency, of(row)))
     return [(name, sorted(points[name])) for name in names]
 
 
 def svg(rows: Sequence[Row]) -> str:
-    """Both scales are logarithmic."""
+    """As a document."""
     names = list(dict.fromkeys(f"{row.part} {row.case}".strip() for row in rows))
     colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
     drawn = panels(rows)
@@ -72,12 +79,16 @@ def svg(rows: Sequence[Row]) -> str:
 
 def _panel(title: str, lines: list[Line], colours: dict[str, str]) -> list[str]:
     xs = sorted({x for _, points in lines for x, _ in points})
-    ys = [y for _, points in lines for _, y in points]
+    highest = max(y for _, points in lines for _, y in points)
     across = _scale(xs[0], xs[-1], _MARGIN, _WIDTH - 20)
-    up = _scale(min(ys), max(ys), _HEIGHT - _MARGIN, 35)
+    bottom, top = _HEIGHT - _MARGIN, 35
+
+    def up(y: float) -> float:
+        return bottom + (top - bottom) * y / highest
+
     parts = [f'<text x="{_MARGIN}" y="20" font-weight="bold">{escape(title)}</text>']
     parts += [f'<text x="{across(x):.1f}" y="{_HEIGHT - 25}" text-anchor="middle">c={x:g}</text>' for x in xs]
-    for y in dict.fromkeys((min(ys), max(ys))):
+    for y in (0.0, highest / 2, highest):
         parts.append(f'<text x="{_MARGIN - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{number(y)}</text>')
         parts.append(f'<path d="M{_MARGIN} {up(y):.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
     for name, points in lines:
@@ -97,15 +108,14 @@ def _scale(lowest: float, highest: float, begin: float, end: float) -> Callable[
 
 
 def _png(rows: Sequence[Row], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("PNG needs matplotlib (pip install matplotlib); SVG needs nothing") from None
+    from matplotlib.figure import Figure
+
     drawn = panels(rows)
     figure = Figure(figsize=(10, 3.2 * math.ceil(len(drawn) / _COLUMNS)), layout="constrained")
     for place, (title, lines) in enumerate(drawn):
-        axes = figure.add_subplot(math.ceil(len(drawn) / _COLUMNS), _COLUMNS, place + 1, xscale="log", yscale="log", title=title)
+        axes = figure.add_subplot(math.ceil(len(drawn) / _COLUMNS), _COLUMNS, place + 1, xscale="log", title=title)
         for name, points in lines:
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+        axes.set_ylim(bottom=0)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center")
     figure.savefig(path)

@@ -26,6 +26,13 @@ BROKER = WarmUp(15_000, 45)
 BROKER_QUICK = WarmUp(5000, 8)
 
 
+async def try_once(question: Question, timeout: float) -> None:
+    """One request, for at most so many seconds. Raises BenchError, which says why, unless it is answered as it should be."""
+    tally = await measure(question, 1, Amount(requests=1), timeout)
+    for fault, example in tally.examples.items():
+        raise BenchError(f"{question.host}:{question.port} does not answer as it should: {fault}: {example}")
+
+
 async def warm_up(whole: Question, streamed: Question, amount: WarmUp) -> None:
     """Whole replies and streams by turns. Raises BenchError if either is not answered as it should be."""
     begin = perf_counter()

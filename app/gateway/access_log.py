@@ -14,6 +14,9 @@ from typing import TypeAlias
 from app.contracts.envelope import Reply
 from app.contracts.fold import COMPLETED
 from app.gateway.asgi import Scope, header
+from app.gateway.client import client_of
+from app.gateway.floods import Floods, Kind
+from app.parsers import Network
 
 Line: TypeAlias = dict[str, object]
 Observe: TypeAlias = Callable[[str, int, Line], None]
@@ -39,11 +42,14 @@ _TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
 
 class AccessLog:
     """`observe` is told of each request: its path, its status (0: none was sent), its line. `sample` is the share of requests
-    that went well whose line is written; all others have theirs."""
+    that went well whose line is written. All others have theirs, with the client's address (`trusted`: of proxies that tell it),
+    but for floods of the same refusal."""
 
-    def __init__(self, observe: Observe | None = None, sample: float = 1.0) -> None:
+    def __init__(self, observe: Observe | None = None, sample: float = 1.0, trusted: tuple[Network, ...] = ()) -> None:
         self._observe = observe
         self._sample = sample
+        self._trusted = trusted
+        self._floods = Floods(_left_out)
         self._ended: list[tuple[Scope, int, Line]] = []
 
     def ended(self, scope: Scope, status: int, line: Line) -> None:
@@ -54,8 +60,13 @@ class AccessLog:
             asyncio.get_running_loop().call_later(_LATER_SECONDS, self.write)
         self._ended.append((scope, status, line))
 
+    def close(self) -> None:
+        """Writes what is still to be written."""
+        self.write()
+        self._floods.end()
+
     def write(self) -> None:
-        """All that is still to be written; also to be called at the end."""
+        """The lines of all that have ended."""
         ended, self._ended = self._ended, []
         for scope, status, line in ended:
             self._write(scope, status, line)
@@ -65,8 +76,15 @@ class AccessLog:
             line["client_request_id"] = theirs
         if self._observe is not None:
             self._observe(scope["path"], status, line)
-        if self._sample < 1 and _went_well(status, line) and random.random() >= self._sample:
-            return
+        if _went_well(status, line):
+            if self._sample < 1 and random.random() >= self._sample:
+                return
+        else:
+            client = client_of(scope, self._trusted)
+            if "code" in line and not self._floods.admits(Kind(str(line["code"] or ""), client)):
+                return
+            if client:
+                line["client_address"] = client
         access.info("%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line})
 
 
@@ -76,13 +94,17 @@ def client_id(scope: Scope) -> str:
 
 
 def noted(final: Reply) -> Line:
-    """What the access line says of a reply."""
+    """What the access line says of a reply that has ended."""
     notes = dict(final.notes)
-    line: Line = {"outcome": final.outcome, "worker": notes.get("worker", "")}
+    line: Line = {"outcome": final.outcome}
     line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
     usage = final.usage
     line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
     return line
+
+
+def _left_out(kind: Kind, count: int) -> None:
+    access.info("%d more were refused alike", count, extra={"left_out": count, "code": kind.code, "client_address": kind.client})
 
 
 def _went_well(status: int, line: Line) -> bool:

@@ -91,7 +91,7 @@ class AsyncRequest:
         line: Line = {"model": self.named, "tenant": self.tenant, "request_id": self.public_id, "async": True}
         if self.client_id:
             line["client_request_id"] = self.client_id
-        line["attempts"] = self.fold.attempts
+        line["attempts"], line["worker"] = self.fold.attempts, self.fold.writer
         line.update(noted(final) if final else {"outcome": EXPIRED})
         line["total_ms"] = round((time.monotonic() - self.began) * 1000, 1)
         return line

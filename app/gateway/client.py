@@ -22,6 +22,22 @@ def is_trusted(host: str, trusted: tuple[Network, ...]) -> bool:
     return address is not None and any(address in network for network in trusted)
 
 
+def client_of(scope: Scope, trusted: tuple[Network, ...]) -> str:
+    """The client's address; empty where there is none (a Unix socket).
+
+    Behind a trusted proxy it is X-Forwarded-For's last hop that is not itself trusted. Where the proxy names no address, it is
+    the proxy's.
+    """
+    found = peer_of(scope)
+    hops = b",".join([value for name, value in scope["headers"] if name == b"x-forwarded-for"]).decode("latin-1").split(",")
+    while hops and is_trusted(found, trusted):
+        hop = _address(hops.pop().strip())
+        if hop is None:
+            break
+        found = str(hop)
+    return found
+
+
 def is_local(scope: Scope, trusted: tuple[Network, ...]) -> bool:
     """Whether the client is on this machine's loopback.
 

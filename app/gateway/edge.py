@@ -75,7 +75,7 @@ class Edge:
         try:
             if not scope["path"].startswith(_OPEN):
                 state["caller"] = caller = self._keys.caller(scope)
-                state["tenant"] = caller.tenant
+                line["tenant"] = state["tenant"] = caller.tenant
             await self._app(scope, receive, sending)
         except ClientGone:
             line["client"] = "gone"

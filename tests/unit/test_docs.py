@@ -51,6 +51,7 @@ def settings() -> set[str]:
     names = {item.metadata["name"] for section in SECTIONS for item in fields(section)}
     names |= set(re.findall(r"^#?([A-Z_]+)=", read(".env.example"), re.MULTILINE))
     scripts = "".join(read(name) for name in ("nginx/start.sh", "scripts/kafka.sh", "scripts/test_servers.sh"))
+    names |= set(re.findall(r'environ\.get\("(\w+)"', read("bench/__main__.py")))
     return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA
 
 

@@ -47,7 +47,7 @@ class Inference:
         if not header(scope, b"idempotency-key"):
             seen = 0  # nothing is joined, so the client has seen nothing of it
         line = scope["state"]["line"]
-        line["model"], line["tenant"] = submission.model[:_SHOWN], submission.tenant
+        line["model"] = submission.model[:_SHOWN]
         unlimited = send
         if scope["state"]["caller"].restricted:
             send = await self._gateway.limiter.admit(scope["state"], submission, send)
@@ -63,6 +63,7 @@ class Inference:
                     final = await self._answer(call, scope, send, seen)
             finally:
                 line["attempts"] = call.fold.attempts
+                line["worker"] = call.fold.writer or self._gateway.admission.worker_of(call.model, call.id)
                 self._gateway.reader.release(call)
         line.update(noted(final))
 
@@ -144,11 +145,12 @@ class Inference:
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
         stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope))
-        final = await stream.run()
-        if stream.first_at:
-            state = scope["state"]
-            state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
-        return final
+        try:
+            return await stream.run()
+        finally:  # its client may have left
+            if stream.first_at:
+                state = scope["state"]
+                state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
 
     def _place(self, call: Call) -> Callable[[], bytes]:
         known = self._gateway.admission.model(call.model)

@@ -40,6 +40,7 @@ class Requests:
         self._gateway.admission.refuse_if_unready()
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
         resource = await self._gateway.resources.find(public_id, tenant)
+        scope["state"]["line"]["request_id"] = public_id
         return await self._end(resource, EXPIRED) if resource.overdue else resource
 
     async def _end(self, resource: Resource, outcome: str) -> Resource:

@@ -9,6 +9,9 @@ const HIDDEN =
   "The live view is for the operator: type the operator's key, or open this page on the gateway's own machine or at its ADMIN_PORT. " +
   "A proxy in front does not pass it on.";
 
+const WRONG_KEY =
+  "This operator's key was refused. It is one of OPERATOR_KEYS, not a client's key; and a proxy in front does not pass the live view on.";
+
 let timer = 0;
 let asking = null; // the AbortController of the request that is under way
 let paused = false;
@@ -51,13 +54,14 @@ export function stopLive() {
 
 async function look() {
   const mine = (asking = new AbortController());
+  const key = byId("operator").value;
   try {
-    const response = await call("admin/overview", byId("operator").value, { signal: mine.signal });
+    const response = await call("admin/overview", key, { signal: mine.signal });
     show(await response.json());
   } catch (error) {
     if (mine.signal.aborted) return;
     byId("views").hidden = true;
-    say(byId("live-state"), "failed", error.status === 404 ? HIDDEN : error.message);
+    say(byId("live-state"), "failed", error.status === 404 ? (key ? WRONG_KEY : HIDDEN) : error.message);
   }
   if (!mine.signal.aborted) timer = setTimeout(look, EVERY);
 }

@@ -3,7 +3,10 @@
 import { ago, byId, duration, make } from "./dom.js";
 
 const TONES = { completed: "good", running: "busy", queued: "warn", expired: "warn", failed: "bad", refused: "bad" };
+const UNBEGUN = ["left", "cancelled", "expired"]; // how what no worker has begun may end, having waited all its time
+
 const total = (list, name) => list.reduce((sum, one) => sum + one[name], 0);
+const ready = (workers) => workers.filter((worker) => worker.ready).length;
 
 const FEW = 20; // requests that are shown unless all are wanted
 
@@ -24,11 +27,11 @@ export function draw(overview, all) {
 
 function tiles({ models, gateways, gateway, dead_letters: letters }, workers) {
   const waiting = total(models, "queue_depth");
-  const stuck = models.some((model) => model.queue_depth && !model.workers.length);
+  const stuck = models.some((model) => model.queue_depth && !ready(model.workers));
   return [
     tile("Waiting", waiting, stuck ? "bad" : waiting ? "warn" : ""),
     tile("Running", `${total(models, "in_flight")} / ${total(models, "capacity")}`),
-    tile("Workers", workers.length, workers.length ? "" : "bad"),
+    tile("Workers", readyOf(workers), ready(workers) ? "" : "bad"),
     tile("Gateways", gateways.length || 1),
     tile("Answering here", gateway.in_flight),
     tile("Dead letters", letters.count ?? "?", letters.count ? "warn" : ""),
@@ -50,7 +53,7 @@ function table(columns, rows, none) {
 
 const MODELS = [
   ["Model", (model) => [model.id, ...model.aliases].join(", ")],
-  ["Workers", (model) => (model.workers.length ? `${model.workers.length}` : chip("none", "bad")), "number"],
+  ["Workers", ({ workers }) => (ready(workers) ? readyOf(workers) : chip(readyOf(workers), "bad")), "number"],
   ["Waiting", (model) => `${model.queue_depth}`, "number"],
   ["Wait", (model) => wait(model), "number"],
   ["Load", (model) => load(model)],
@@ -86,6 +89,12 @@ const LETTERS = [
   ["Id", (letter) => cut(letter.id), "code cut"],
 ];
 
+/** Those that take requests, of all that live. */
+function readyOf(workers) {
+  if (!workers.length) return "none";
+  return ready(workers) === workers.length ? `${workers.length}` : `${ready(workers)} of ${workers.length}`;
+}
+
 function wait({ queue_depth: depth, estimated_wait_seconds: seconds }) {
   if (!depth) return "none";
   return seconds === null ? "not known" : duration(seconds * 1000);
@@ -110,11 +119,12 @@ function outcome({ state, outcome: ended, status, code }) {
 function timeline(request) {
   if (request.state) return running(request);
   const whole = request.total_ms ?? 0;
-  const queued = Math.min(request.queue_ms ?? 0, whole);
+  const waited = UNBEGUN.includes(request.outcome) && !request.worker ? whole : request.queue_ms;
+  const queued = Math.min(waited ?? 0, whole);
   const first = request.ttft_ms === null ? queued : Math.max(queued, request.ttft_ms);
   const parts = [["queued", queued], ["first", first - queued], ["running", whole - first]];
   const times = [
-    request.queue_ms === null ? null : `queued ${duration(request.queue_ms)}`,
+    waited === null ? null : `queued ${duration(waited)}`,
     request.ttft_ms === null ? null : `first token ${duration(request.ttft_ms)}`,
     `total ${duration(whole)}`,
   ];

@@ -22,6 +22,7 @@ export async function startPlayground() {
   });
   byId("stop").addEventListener("click", stop);
   byId("reload").addEventListener("click", loadModels);
+  byId("model").addEventListener("change", nameChosen);
   byId("key").addEventListener("change", loadModels);
   byId("more").addEventListener("input", () => byId("more").setCustomValidity(""));
   byId("as-curl").addEventListener("click", () => copy(asCurl(address("v1/chat/completions"), request(), hasKey())));
@@ -61,7 +62,14 @@ function showModels(models) {
   const field = byId("model");
   const chosen = field.value;
   field.replaceChildren(...models.map((model) => make("option", { value: model.id }, `${model.id} (${busy(model)})`)));
-  if (models.some((model) => model.id === chosen)) field.value = chosen;
+  const preferred = models.find((model) => model.id === chosen) ?? models.find((model) => model.workers) ?? models[0];
+  field.value = preferred?.id ?? "";
+  nameChosen();
+}
+
+/** The whole of it where the pointer rests, as a name may be longer than its box. */
+function nameChosen() {
+  byId("model").title = byId("model").selectedOptions[0]?.textContent ?? "";
 }
 
 function busy(model) {

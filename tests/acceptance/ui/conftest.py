@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest_asyncio
 
+from tests.acceptance.processes import until
 from tests.acceptance.stack import Stack
 from tests.acceptance.ui.browser import Browser, Page, running_browser
-from tests.acceptance.ui.page import KEY, OPERATOR, NewTab, Site, has_models
+from tests.acceptance.ui.page import AWAY, KEY, OPERATOR, NewTab, Site, has_models
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -19,9 +20,14 @@ async def ui_stack() -> AsyncIterator[Stack]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def ui_site(ui_stack: Stack) -> Site:
     upstream = await ui_stack.upstream("sim", "narrow")
+    away = {"id": AWAY, "host": "http://127.0.0.1:9"}
     echo, parrot = ({"id": name, "engine": "echo"} for name in ("echo", "parrot"))
-    ui_stack.models(echo, parrot, {"id": "sim", "host": upstream.url}, {"id": "narrow", "host": upstream.url, "concurrency": 1})
-    return Site(await ui_stack.gateway(API_KEYS=KEY, OPERATOR_KEYS=OPERATOR), upstream)
+    ui_stack.models(
+        away, echo, parrot, {"id": "sim", "host": upstream.url}, {"id": "narrow", "host": upstream.url, "concurrency": 1}
+    )
+    site = Site(await ui_stack.gateway(ready=False, API_KEYS=KEY, OPERATOR_KEYS=OPERATOR), upstream)
+    await until(site.serves_all_but_one, "the models to be served")
+    return site
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -11,6 +11,7 @@ from tests.acceptance.services import Gateway, Upstream
 from tests.acceptance.ui.browser import Page
 
 KEY, OPERATOR = "sk-of-a-client-0123", "op-of-an-operator-0123"
+AWAY = "a-model-of-70b-whose-server-is-away"  # its worker lives and is not ready
 NewTab: TypeAlias = Callable[[], Awaitable[Page]]
 LONG: dict[str, Any] = {"max_tokens": 10_000, "x_gap": 0.05}  # a stream of minutes, that nobody waits for
 
@@ -22,6 +23,9 @@ class Site:
         self.gateway = gateway
         self.upstream = upstream
         self.url = f"{gateway.root}/ui"
+
+    async def serves_all_but_one(self) -> bool:
+        return sorted(model["workers"] for model in (await self.gateway.models()).values()) == [0, 1, 1, 1, 1]
 
     @asynccontextmanager
     async def occupied(self, model: str, clients: int) -> AsyncIterator[None]:

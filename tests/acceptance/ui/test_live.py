@@ -4,11 +4,16 @@ import pytest
 
 from tests.acceptance.stack import Stack
 from tests.acceptance.ui.browser import Page
-from tests.acceptance.ui.page import KEY, OPERATOR, NewTab, Site, ask, has_models, reaches
+from tests.acceptance.ui.page import AWAY, KEY, LONG, OPERATOR, NewTab, Site, ask, has_models, reaches
 from tests.nginx import free_port
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="session")]
 
+# What the bar of each request is made of.
+BARS = (
+    "[...document.querySelectorAll('#requests tbody tr')]"
+    ".map((row) => [...row.querySelectorAll('.bar i')].map((one) => one.className).join())"
+)
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # a gateway believes that of a browser on its machine
 
 
@@ -25,7 +30,7 @@ async def test_the_live_view_shows_what_was_asked(page: Page) -> None:
     models, workers = await page.text("#models"), await page.text("#workers")
     assert "parrot" in models
     assert "0 / 4" in models
-    assert workers.count("ready") == 4
+    assert (workers.count("ready"), workers.count("not ready")) == (5, 1)
     assert "none" in await page.text("#letters")
 
 
@@ -34,7 +39,35 @@ async def test_the_live_view_follows_a_request_from_the_queue_to_its_end(page: P
     async with ui_site.occupied("narrow", clients=2):
         for state in ("running", "queued"):
             await page.until(f"document.querySelector('#requests').innerText.includes('{state} · for')", f"one that is {state}")
-    await page.until("/\\bleft\\b|cancelled/.test(document.querySelector('#requests').innerText)", "the ends")
+    await page.until(
+        f"{BARS}.includes('queued') && !document.querySelector('#requests').innerText.includes('· for')",
+        "the end of the one that has only waited",
+    )
+    row = await page.evaluate(f"document.querySelectorAll('#requests tbody tr')[{BARS}.indexOf('queued')].innerText")
+    assert "left" in row
+    assert "queued" in row
+
+
+async def test_of_a_stream_that_is_stopped_the_live_view_keeps_its_worker_and_its_first_token(page: Page) -> None:
+    await ask(page, "sim", **LONG)
+    await page.until("document.querySelector('#answer').textContent.length > 5", "some words")
+    number = await page.text("#request-id")
+    await page.click("#stop")
+    await page.click("#to-live")
+    row = f"[...document.querySelectorAll('#requests tbody tr')].find((row) => row.innerText.includes({number!r}))"
+    await page.until(f"{row}?.innerText.includes('left')", "its end")
+    assert "first token" in await page.evaluate(f"{row}.innerText")
+    worker = await page.evaluate(f"{row}.querySelector('[data-name=Worker]').innerText")
+    assert worker in await page.text("#workers")
+
+
+async def test_a_worker_that_is_not_ready_is_none_that_takes_requests(page: Page, ui_site: Site) -> None:
+    await page.click("#to-live")
+    row = f"[...document.querySelectorAll('#models tbody tr')].find((row) => row.innerText.includes({AWAY!r}))"
+    await page.until(f"{row}?.querySelector('[data-name=Workers]').innerText === '0 of 1'", "the count")
+    assert (await ui_site.gateway.models())[AWAY]["workers"] == 0
+    tiles = await page.text("#tiles")
+    assert "4 of 5" in tiles
 
 
 async def test_the_live_view_stands_still_while_it_is_paused(page: Page) -> None:
@@ -54,7 +87,8 @@ async def test_the_live_view_is_refused_without_an_operators_key(new_tab: NewTab
     for key in ("", KEY):
         await page.fill("#operator", key)
         await page.press("Enter")
-        await page.until("document.querySelector('#live-state').textContent.includes('for the operator')", "the refusal")
+        said = "This operator" if key else "The live view is for the operator"
+        await page.until(f"document.querySelector('#live-state').textContent.startsWith({said!r})", "the refusal")
         assert await page.evaluate("document.querySelector('#views').hidden")
         assert await page.evaluate("document.querySelector('#models').textContent") == ""
     await page.fill("#operator", OPERATOR)
@@ -64,7 +98,8 @@ async def test_the_live_view_is_refused_without_an_operators_key(new_tab: NewTab
 
 async def test_the_admin_port_has_the_live_view_alone(new_tab: NewTab, ui_stack: Stack, ui_site: Site) -> None:
     port = free_port()
-    gateway = await ui_stack.gateway(ADMIN_PORT=str(port), API_KEYS=KEY)
+    gateway = await ui_stack.gateway(ready=False, ADMIN_PORT=str(port), API_KEYS=KEY)
+    await gateway.ready()
     page = await new_tab()
     await page.open(f"http://127.0.0.1:{port}/ui")
     await page.until("document.querySelector('#models').innerText.includes('parrot')", "the view")

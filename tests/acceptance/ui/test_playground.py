@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.processes import until
 from tests.acceptance.ui.browser import Page
-from tests.acceptance.ui.page import KEY, LONG, NewTab, Site, ask, choose, copied, figure, has_models, reaches
+from tests.acceptance.ui.page import AWAY, KEY, LONG, NewTab, Site, ask, choose, copied, figure, has_models, reaches
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="session")]
 
@@ -38,6 +38,29 @@ async def test_a_chosen_models_answer_is_streamed_with_its_figures(page: Page) -
     assert float(await figure(page, "rate")) > 0
     assert int(await figure(page, "tokens")) == len((await page.text("#answer")).split())
     assert (await page.text("#request-id")).startswith("req_")
+
+
+async def test_a_model_with_a_worker_is_chosen_at_first_and_a_long_name_can_be_read(page: Page) -> None:
+    await page.looks(width=1280, height=900)
+    assert await page.evaluate("document.querySelector('#model').options[0].value") == AWAY
+    assert await page.evaluate("document.querySelector('#model').value") == "echo"
+    await page.evaluate("document.querySelector('#model').focus()")
+    await page.press("a")
+    text = f"{AWAY} (no workers)"
+    assert await page.evaluate("document.querySelector('#model').title") == text
+    # As wide as its text and what a list has around it. A list has no scrollWidth of its text, so a copy of it is measured.
+    room = """(() => {
+      const [field, copy] = [document.querySelector('#model'), document.createElement('select')];
+      copy.append(field.selectedOptions[0].cloneNode(true));
+      Object.assign(copy.style, { width: 'auto', position: 'absolute', font: getComputedStyle(field).font });
+      field.after(copy);
+      const needed = copy.offsetWidth;
+      copy.remove();
+      return field.offsetWidth - needed;
+    })()"""
+    assert await page.evaluate(room) >= 0
+    await page.click("#reload")
+    await page.until("document.querySelector('#model').value.startsWith('a-model')", "the choice to stay")
 
 
 async def test_a_whole_reply_is_shown_too(page: Page) -> None:

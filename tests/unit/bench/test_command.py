@@ -1,11 +1,15 @@
 """`python -m bench` as it is called."""
 
 import asyncio
+import socket
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from bench.__main__ import arguments, run
+from bench.__main__ import arguments, main, run
+from bench.processes import BenchError
 from bench.question import question
 from bench.report import Report
 from bench.upstream import MODEL, Conversation
@@ -34,11 +38,44 @@ async def test_each_concurrency_is_a_row_of_the_table_and_of_the_file(
     assert "new / old" in printed
 
 
-async def test_it_fails_when_every_request_did(server: asyncio.Server, capsys: pytest.CaptureFixture[str]) -> None:
-    url = address(server)
-    server.close()
-    assert await run(arguments(["--base-url", url, "--model", MODEL, "--concurrency", "1", "--requests", "2"])) == 1
-    assert "2 no connection" in capsys.readouterr().out
+class Refusing(Conversation):
+    """Of every request; notes the key that came with it."""
+
+    keys: ClassVar[list[bytes]] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.keys += [line for line in data.split(b"\r\n") if line.startswith(b"authorization")]
+        body = b'{"error":{"message":"Incorrect API key provided."}}'
+        self._transport.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+
+async def test_one_request_goes_before_the_others_and_if_it_fails_the_rest_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
+    server = await asyncio.get_running_loop().create_server(lambda: Refusing(0, 0), "127.0.0.1", 0)
+    async with server:
+        for own, sent in (([], b"sk-env"), (["--api-key", "sk-own"], b"sk-own")):
+            Refusing.keys.clear()
+            with pytest.raises(
+                BenchError, match=r"127\.0\.0\.1:\d+ does not answer as it should: status 401: .*Incorrect API key"
+            ):
+                await run(arguments(["--base-url", address(server), "--model", MODEL, *own]))
+            assert Refusing.keys == [b"authorization: Bearer " + sent]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [([], "no connection"), (["--plot", "x.png"], "x.png: PNG needs matplotlib"), (["--plot", "x.gif"], ".svg or .png")],
+)
+def test_what_can_be_known_before_is_said_at_once(
+    more: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # nobody has it
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr(sys, "argv", ["bench", "--base-url", url, "--model", MODEL, *more])
+        assert main() == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--concurrency", "0"], ["--concurrency", "a"], ["--requests", "1", "--duration", "1"]])

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.figures import Percentiles, Row, percentiles
-from bench.plot import plot
+from bench.plot import check, plot
 from bench.report import Report, comparison_table, cost_table, cpu_table, number, ratio, speed_table
 
 ONES = Percentiles(1.0, 2.0, 3.0)
@@ -106,4 +106,14 @@ def test_a_plot_is_a_picture_with_a_line_for_each_case(tmp_path: Path) -> None:
 
 def test_a_plot_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.svg or \.png"):
-        plot([row()], tmp_path / "figures.gif")
+        check(tmp_path / "figures.gif")
+
+
+def test_rates_and_times_begin_at_0_and_twice_as_much_is_twice_as_high(tmp_path: Path) -> None:
+    path = tmp_path / "figures.svg"
+    plot([row("a", 1, 100.0), row("a", 32, 200.0), row("a", 64, 400.0)], path)
+    panel = ElementTree.parse(path).getroot().find(".//{http://www.w3.org/2000/svg}g")
+    assert panel is not None
+    texts = {one.text: float(one.get("y", "")) - 4 for one in panel.iter("{http://www.w3.org/2000/svg}text")}
+    heights = [texts["0.00"] - float(one.get("cy", "")) for one in panel.iter("{http://www.w3.org/2000/svg}circle")]
+    assert heights == pytest.approx([heights[0], 2 * heights[0], 4 * heights[0]], rel=0.01)  # to a tenth of a pixel

@@ -119,6 +119,7 @@ async def test_the_tenant_is_handed_on():
     state = served.inference.scopes[0]["state"]
     assert state["tenant"] == state["caller"].tenant
     assert state["tenant"].startswith("key-")
+    assert state["line"]["tenant"] == state["tenant"]  # of whatever is asked, GET /v1/models too
     served = Served()
     await served.ask("POST", "/v1/x")
     assert served.inference.scopes[0]["state"]["tenant"] == "anonymous"

@@ -1,5 +1,6 @@
 """/v1/requests/{id} over HTTP: what is there, for which method, and what a reply comes as."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.settings import load
 from tests.unit.gateway.house import House, house
-from tests.unit.scene import REQUESTS, body, request, send_request
+from tests.unit.scene import REQUESTS, body, request, send_request, until
 
 
 async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +110,23 @@ async def test_a_request_that_is_accepted_is_found_below_the_clients_own_base_pa
             assert told.status_code == 202
             assert told.headers["location"] == f"{base}/requests/{told.headers['x-request-id']}"
             assert (await client.get(told.headers["location"])).json()["id"] == told.headers["x-request-id"]
+
+
+async def test_the_access_line_of_a_look_at_a_request_says_whose_and_which(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "app.access")
+    async with house() as at, served(at) as client:
+        one, public_id = await asked(at, stream=False)
+        await at.write(one, FINAL, 0, b"{}", outcome=COMPLETED, status=200, head=(("content-type", "application/json"),))
+        for method, below in (("GET", ""), ("GET", "/result"), ("GET", "/stream"), ("POST", "/cancel")):
+            assert (await client.request(method, f"/v1/requests/{public_id}{below}")).status_code == 200
+        refused = (await client.get("/v1/requests/req_x")).headers["x-request-id"]
+        await until(lambda: len(lines_of(caplog)) == 5)
+    assert lines_of(caplog) == [("anonymous", public_id)] * 4 + [("anonymous", refused)]
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    found = [record.__dict__ for record in caplog.records if record.name == "app.access"]
+    return [(line["tenant"], line["request_id"]) for line in found]
 
 
 def head(kind: str) -> dict[str, Any]:

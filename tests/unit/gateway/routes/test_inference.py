@@ -1,0 +1,105 @@
+"""POST /v1/<anything>: what the access line says of a reply."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from app.contracts.envelope import Reply
+from app.contracts.fold import CANCELLED, COMPLETED, FINAL
+from app.contracts.presence import WorkerBeat
+from app.gateway.access_log import noted
+from app.gateway.asgi import ClientGone
+from app.gateway.auth import Keys
+from app.gateway.gateway import Gateway
+from app.gateway.routes.inference import Inference
+from app.settings import load
+from tests.unit.gateway.house import house
+from tests.unit.gateway.wire import Client
+from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, until
+
+NOTES = (("worker", "w"), ("queue-ms", "1.5"), ("upstream-ms", "20.0"), ("usage", '{"completion_tokens":2}'))
+
+
+def test_a_final_records_notes_are_members_of_the_access_line():
+    line = {"outcome": COMPLETED, "queue_ms": 1.5, "upstream_ms": 20.0, "completion_tokens": 2}
+    assert noted(Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)) == line
+    assert noted(Reply("i", "g", FINAL, 0, outcome=COMPLETED)) == {"outcome": COMPLETED}
+
+
+def test_what_a_later_version_notes_beside_them_is_left_alone():
+    known = Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)
+    later = Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=(*NOTES, ("engine", "vllm"), ("cached-ms", "3")))
+    assert noted(later) == noted(known)
+
+
+class Asking:
+    """One request at a gateway, and its access line."""
+
+    def __init__(self, gateway: Gateway, *, stream: bool) -> None:
+        self.line: dict[str, Any] = {}
+        self.client = Client()
+        self._body = [{"type": "http.request", "body": body(stream=stream)}]
+        self._left = asyncio.Event()
+        keys = Keys(load({}).gateway)
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "client": ("127.0.0.1", 1)}
+        scope["headers"] = [(b"host", b"localhost")]
+        scope["state"] = {"line": self.line, "began": time.monotonic(), "tenant": "t", "caller": keys.caller(scope)}
+        self._task = asyncio.create_task(Inference(gateway)(scope, self._receive, self.client.send))
+
+    async def _receive(self) -> Any:
+        if self._body:
+            return self._body.pop()
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def leaves(self) -> dict[str, Any]:
+        self._left.set()
+        with pytest.raises(ClientGone):
+            await self._task
+        return self.line
+
+    async def ends(self) -> dict[str, Any]:
+        await self._task
+        return self.line
+
+
+async def test_a_client_that_leaves_while_it_waits_has_neither_worker_nor_times() -> None:
+    async with house() as at:
+        asking = Asking(await at.gateway(), stream=True)
+        await at.arrived(1)
+        line = await asking.leaves()
+    assert (line["attempts"], line["worker"], "ttft_ms" in line) == (0, "", False)
+
+
+async def test_one_that_leaves_in_the_middle_of_a_stream_has_what_was_known_by_then() -> None:
+    async with house() as at:
+        asking = Asking(await at.gateway(), stream=True)
+        await at.begin(await at.arrived(1))
+        await until(lambda: asking.client.got)
+        line = await asking.leaves()
+    assert (line["attempts"], line["worker"]) == (1, "w")
+    assert line["ttft_ms"] > 0
+
+
+async def test_whoever_leaves_before_anything_was_written_was_with_the_worker_that_says_it_runs() -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        asking = Asking(gateway, stream=False)
+        running = ((await at.arrived(1)).id,)
+        gateway.catalog.heard(WorkerBeat("w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time.time(), 1.0, running=running))
+        line = await asking.leaves()
+    assert (line["attempts"], line["worker"]) == (0, "w")
+
+
+async def test_what_a_gateway_has_cancelled_names_the_worker_that_had_begun_it() -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        asking = Asking(gateway, stream=True)
+        await at.begin(await at.arrived(1))
+        await until(lambda: asking.client.got)
+        [call] = gateway.calls()
+        gateway.dispatcher.end(call, CANCELLED)
+        line = await asking.ends()
+    assert (line["outcome"], line["worker"]) == (CANCELLED, "w")
