@@ -14,7 +14,7 @@ SEED, SECONDS = 7, 60
 
 
 @pytest.mark.servers
-@pytest.mark.chaos
+@pytest.mark.brokers
 async def test_every_promise_is_kept_while_everything_dies_and_comes_back() -> None:
     totals, logs = await run(SEED, SECONDS)
     print(totals)

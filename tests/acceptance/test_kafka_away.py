@@ -17,7 +17,7 @@ from tests.acceptance.stack import Stack
 from tests.chaos.broker import Broker
 from tests.chaos.log import logged
 
-pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.servers, pytest.mark.brokers, pytest.mark.asyncio(loop_scope="module")]
 
 IN_TIME = 3 + 7  # seconds: BUS_ADMIT_TIMEOUT_SECONDS, and what a busy machine may add
 MOST_LINES = 20  # that a process may log of an outage, beside its access lines

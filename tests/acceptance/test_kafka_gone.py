@@ -11,7 +11,7 @@ from tests.acceptance.processes import Process, until
 from tests.acceptance.stack import ROOT
 from tests.chaos.broker import Broker
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.brokers]
 
 # A member of a group, which commits its record when the broker stands still, and leaves when that is under way.
 MEMBER = """

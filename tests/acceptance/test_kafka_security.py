@@ -15,7 +15,7 @@ from tests.acceptance.services import Gateway, Process
 from tests.acceptance.stack import ROOT, Stack
 from tests.secure_broker import Authority, SecureBroker
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.brokers]
 
 PREFIX = "secure"  # of topics and groups
 USER, PASSWORD, WRONG = "gateway", "right; and = odd", "one-that-is-not-it"
