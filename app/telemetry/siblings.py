@@ -27,52 +27,54 @@ class Siblings:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._directory = Path(tempfile.gettempdir()) / f"llm-gateway-{os.getuid()}-{os.getppid()}"
-        self._own = self._directory / f"{os.getpid()}.sock"
-        self._hears = False
+        self._own: Path | None = None  # while the others are heard
 
     @asynccontextmanager
     async def heard(self) -> AsyncIterator[None]:
         """Meanwhile this process answers the others. Where it cannot, it serves all the same, and each tells of itself alone."""
         try:
-            self._make_directory()
-            server = await asyncio.start_unix_server(self._answer, self._own)
-        except OSError as error:
+            own = _made_directory() / f"{os.getpid()}.sock"
+            own.unlink(missing_ok=True)  # of a process of this number that was killed
+            server = await asyncio.start_unix_server(self._answer, own)
+        except OSError as error:  # also where no directory for temporary files can be written to
             logger.warning("/metrics is that of one process, as they cannot hear each other: %s", error)
             yield
             return
-        self._hears = True
+        self._own = own
         try:
             yield
         finally:
-            self._hears = False
+            self._own = None
             server.close()
-            self._own.unlink(missing_ok=True)
+            own.unlink(missing_ok=True)
             with suppress(OSError):
-                self._directory.rmdir()  # the last one does
+                own.parent.rmdir()  # the last one does
 
     async def text(self) -> bytes:
         """Every metric of every process, as Prometheus reads it."""
-        if not self._hears:
+        own = self._own
+        if own is None:
             return generate_latest(self._registry)
-        others = [path for path in self._directory.glob("*.sock") if path != self._own]
+        others = [path for path in own.parent.glob("*.sock") if path != own]
         found = await asyncio.gather(*(_asked(path) for path in others))
         texts = {path.stem: text for path, text in zip(others, found, strict=True) if text}
-        texts[self._own.stem] = generate_latest(self._registry)
+        texts[own.stem] = generate_latest(self._registry)
         return await asyncio.to_thread(merged, texts)
-
-    def _make_directory(self) -> None:
-        """For this user alone. Raises OSError where somebody else has made it."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        if self._directory.is_symlink() or self._directory.stat().st_uid != os.getuid():
-            raise PermissionError(f"{self._directory} is somebody else's")
-        self._own.unlink(missing_ok=True)  # of a process of this number that was killed
 
     async def _answer(self, _reader: StreamReader, writer: StreamWriter) -> None:
         with suppress(OSError):
             writer.write(generate_latest(self._registry))
             await writer.drain()
         writer.close()
+
+
+def _made_directory() -> Path:
+    """For one parent's children alone. Raises OSError where it is somebody else's, or cannot be made."""
+    directory = Path(tempfile.gettempdir()) / f"llm-gateway-{os.getuid()}-{os.getppid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} is somebody else's")
+    return directory
 
 
 async def _asked(path: Path) -> bytes:

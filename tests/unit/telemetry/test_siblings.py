@@ -1,6 +1,7 @@
 """One answer of several processes: each sample with the process it is of, each metric once."""
 
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,12 @@ def directory(monkeypatch, tmp_path) -> Path:
 
 
 async def test_all_that_answer_are_told_of_and_one_that_was_killed_is_left_out(directory, monkeypatch):
-    with monkeypatch.context() as other:
-        other.setattr("os.getpid", lambda: 4711)
-        sibling = Siblings(registry(3))
     asked = Siblings(registry(2))
-    async with sibling.heard(), asked.heard():
+    async with AsyncExitStack() as stack:
+        with monkeypatch.context() as other:
+            other.setattr("os.getpid", lambda: 4711)
+            await stack.enter_async_context(Siblings(registry(3)).heard())
+        await stack.enter_async_context(asked.heard())
         (directory / "4712.sock").touch()
         text = (await asked.text()).decode()
     assert 'depth{pid="4711"} 3.0' in text
@@ -61,3 +63,14 @@ async def test_a_directory_that_is_somebody_elses_is_not_used(directory, monkeyp
         assert "somebody else's" in caplog.text
         assert "depth 2.0" in (await siblings.text()).decode()
     assert list(theirs.iterdir()) == []
+
+
+async def test_where_nothing_temporary_can_be_written_each_tells_of_itself(monkeypatch, caplog):
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    siblings = Siblings(registry(2))
+    async with siblings.heard():
+        assert "No usable temporary directory" in caplog.text
+        assert "depth 2.0" in (await siblings.text()).decode()
