@@ -5,7 +5,8 @@ second request that is begun is of the quiet half, if one waits there.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.bus.base import Assignment, GroupReader, Record
@@ -19,9 +20,15 @@ class Lane:
 
     end: int  # the log's end at assignment: what lies below it may be a redelivery
     watermark: Watermark
-    next: int  # the next offset to start on
+    next: int  # the next offset to take
     crowd: bool = False  # of the crowd's half
     buffer: deque[Record] = field(default_factory=deque)
+    queued: set[int] = field(default_factory=set)  # offsets taken that wait for a slot
+
+    @property
+    def position(self) -> int:
+        """The next offset to start on."""
+        return min(self.queued, default=self.next)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,11 @@ class Intake:
 
     @property
     def positions(self) -> dict[str, int]:
-        return {str(partition): lane.next for partition, lane in self._lanes.items()}
+        return {str(partition): lane.position for partition, lane in self._lanes.items()}
 
     @property
     def waiting(self) -> int:
-        return sum(len(lane.buffer) for lane in self._lanes.values())
+        return sum(len(lane.buffer) + len(lane.queued) for lane in self._lanes.values())
 
     def on_assigned(self, assigned: Sequence[Assignment]) -> None:
         for partition, position, end in assigned:
@@ -125,6 +132,15 @@ class Intake:
         lane.watermark.take(record.offset)
         lane.next = record.offset + 1
         return Taken(record, lane, record.offset < lane.end, lane.crowd)
+
+    @contextmanager
+    def queued(self, taken: Taken) -> Iterator[None]:
+        """Meanwhile the record waits for a slot: it is not said to be begun."""
+        taken.lane.queued.add(taken.record.offset)
+        try:
+            yield
+        finally:
+            taken.lane.queued.discard(taken.record.offset)
 
     def owns(self, taken: Taken) -> bool:
         """Whether the assignment that the record came with still stands."""

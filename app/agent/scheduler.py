@@ -164,13 +164,15 @@ class Scheduler:
                 self._intake.done(taken)
                 return
             deaths = self._takeover.deaths(request, seen)
-            await self._slots.take(alone=deaths >= SUSPECT_DEATHS, crowd=taken.crowd)
+            with self._intake.queued(taken):
+                await self._slots.take(alone=deaths >= SUSPECT_DEATHS, crowd=taken.crowd)
             if await self._take_over(request, taken, seen, deaths):
                 return
 
     async def _take_over(self, request: Request, taken: Taken, seen: Seen, deaths: int) -> bool:
-        """In the slot that was taken for it. False if somebody else was quicker."""
-        if not self._intake.owns(taken) or request.id in self._mine or self._peers.runs(request.id):
+        """In the slot that was taken for it. False if somebody else was quicker, or a cancel."""
+        elsewhere = request.id in self._mine or self._peers.runs(request.id)
+        if elsewhere or not self._intake.owns(taken) or self._control.is_cancelled(request.id):
             self._slots.give()
             return False
         self._mine[request.id] = asyncio.Event()

@@ -78,6 +78,12 @@ async def model_says(gateway: Gateway, **numbers: int) -> bool:
     return all(card[name] == number for name, number in numbers.items())
 
 
+async def all_but_one_wait(gateway: Gateway) -> bool:
+    """Under such load the worker may fall out of its group; then the one that runs counts among those that wait, too."""
+    card = (await gateway.models())["sim"]
+    return card["in_flight"] == 1 and card["queue_depth"] in (QUEUED - 1, QUEUED)
+
+
 async def test_two_thousand_idle_streams_are_held_in_bounded_memory(stack: Stack) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream, WORKER_CONCURRENCY=str(IDLE))
@@ -101,7 +107,7 @@ async def test_ten_thousand_queued_requests_are_held_in_bounded_memory(stack: St
     before = await warm_up(gateway)
     completed = (await upstream.idle()).completed
     async with asking(gateway, QUEUED, **LONG):
-        await until(lambda: model_says(gateway, in_flight=1, queue_depth=QUEUED - 1), "all to wait", 3 * PATIENCE)
+        await until(lambda: all_but_one_wait(gateway), "all to wait", 3 * PATIENCE)
         each = (memory(gateway) - before) / QUEUED
         print(f"{QUEUED} queued requests: {each / 1024:.1f} KiB of the gateway's memory each")
     await until(lambda: model_says(gateway, in_flight=0, queue_depth=0), "the queue to empty", 2 * PATIENCE)

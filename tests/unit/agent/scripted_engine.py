@@ -10,6 +10,7 @@ import orjson
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable, Job, Take
 from tests.numbered import Generation
+from tests.unit.scene import MODEL, until
 
 EVENT_STREAM = (("content-type", "text/event-stream"),)
 JSON = (("content-type", "application/json"),)
@@ -114,3 +115,18 @@ def stream(body: dict[str, Any], *, natural: int = 5, path: str = "/chat/complet
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
     pieces = [run.opening(), *(run.token(index) for index in range(run.count)), run.closing(usage)]
     return [piece for piece in pieces if piece]
+
+
+def slow(after: int = 2) -> ScriptedAnswer:
+    """A stream of five tokens that stops after the role and so many of them, until its Hold is released."""
+    pieces = stream({"model": MODEL, "messages": [{"role": "user", "content": "count"}], "max_tokens": 5})
+    return ScriptedAnswer([*pieces[: after + 1], Hold(), *pieces[after + 1 :]])
+
+
+def hold_of(answer: ScriptedAnswer) -> Hold:
+    return next(piece for piece in answer.pieces if isinstance(piece, Hold))
+
+
+async def reached(engine: ScriptedEngine, count: int = 1) -> None:
+    """Waits until the answer to the request of this number stands at its Hold."""
+    await until(lambda: len(engine.given) >= count and hold_of(engine.given[count - 1]).reached.is_set())

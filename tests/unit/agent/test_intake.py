@@ -157,6 +157,19 @@ def test_what_lay_below_the_end_at_assignment_may_be_a_redelivery():
     assert [taken.redelivery for taken in desk.take_all()] == [True, True, False, False]
 
 
+def test_what_waits_for_a_slot_is_not_begun():
+    desk = Desk((0, 5, 9))
+    desk.bring(0, 5, 6, 7, 8)
+    first, second, third = (desk.take() for _ in range(3))
+    assert (desk.intake.positions, desk.intake.waiting) == ({"0": 8}, 1)
+    with desk.intake.queued(third), desk.intake.queued(second):
+        assert (desk.intake.positions, desk.intake.waiting) == ({"0": 6}, 3)
+    assert (desk.intake.positions, desk.intake.waiting) == ({"0": 8}, 1)
+    desk.intake.on_revoked([0])
+    with desk.intake.queued(first):
+        assert (desk.intake.positions, desk.intake.waiting) == ({}, 0)
+
+
 def test_commits_go_up_to_the_first_record_that_is_not_done():
     desk = Desk((0, 5, 5))
     desk.bring(0, 5, 6, 7)

@@ -9,26 +9,12 @@ from app.contracts.envelope import Control, Reply, Request
 from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, EXPIRED, FINAL
 from tests.numbered import tokens
 from tests.unit.agent.counted import counted
-from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
+from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, hold_of, reached, slow
 from tests.unit.agent.workshop import Workshop
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, log_of, replies, send_reply, send_request, text_of, until
 
 PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
 LIMITED = body(stream=True, max_tokens=5)
-
-
-def slow(after: int = 2) -> ScriptedAnswer:
-    """An answer that stops after the role and so many tokens, until its Hold is released."""
-    pieces = stream({**PLAIN, "max_tokens": 5})
-    return ScriptedAnswer([*pieces[: after + 1], Hold(), *pieces[after + 1 :]])
-
-
-def hold_of(answer: ScriptedAnswer) -> Hold:
-    return next(piece for piece in answer.pieces if isinstance(piece, Hold))
-
-
-async def reached(engine: ScriptedEngine, count: int = 1) -> None:
-    await until(lambda: len(engine.given) >= count and hold_of(engine.given[count - 1]).reached.is_set())
 
 
 async def kinds(shop: Workshop, asked: Request) -> list[str]:

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from app.contracts.envelope import Reply
+from app.contracts.envelope import Control, Reply
 from app.contracts.fold import CLAIM, COMPLETED, FAILED
 from app.contracts.presence import WorkerBeat, decode_beat
-from tests.unit.agent.scripted_engine import ScriptedEngine
+from tests.unit.agent.scripted_engine import ScriptedEngine, hold_of, reached, slow
 from tests.unit.scene import TOPICS, log_of, replies, until
 
 
@@ -31,14 +31,39 @@ async def test_what_a_busy_worker_still_runs_does_not_keep_the_next_from_what_is
     assert [job.id for job in engine.jobs] == [new.id]
 
 
-async def test_a_heartbeat_lists_what_is_just_being_claimed(shop):
-    asked, worker = await begins_a_claim(shop, ScriptedEngine())
+async def newest_beat(shop, worker):
+    """What the worker says of itself, two heartbeats later."""
     await asyncio.sleep(2)
     beats = [decode_beat(record.value) for record in await log_of(shop.bus, TOPICS.workers)]
-    own = [beat for beat in beats if isinstance(beat, WorkerBeat) and beat.worker == worker.owner]
-    assert own[-1].running == (asked.id,)
+    return [beat for beat in beats if isinstance(beat, WorkerBeat) and beat.worker == worker.owner][-1]
+
+
+async def test_a_heartbeat_lists_what_is_just_being_claimed(shop):
+    asked, worker = await begins_a_claim(shop, ScriptedEngine())
+    assert (await newest_beat(shop, worker)).running == (asked.id,)
     shop.bus.release()
     assert (await shop.ended(asked)).fold.outcome == COMPLETED
+
+
+async def test_of_a_backlog_from_before_its_assignment_only_what_has_a_slot_is_begun(shop):
+    asked = [await shop.ask() for _ in range(30)]
+    engine = ScriptedEngine(slow(), *(slow() for _ in asked))
+    worker = await shop.worker(engine, concurrency=1)
+    await reached(engine)
+    beat = await newest_beat(shop, worker)
+    assert (beat.running, beat.positions["0"], beat.waiting) == ((asked[0].id,), 1, 29)
+
+
+async def test_what_is_cancelled_while_it_waits_for_a_slot_is_not_claimed(shop):
+    first, second, third = [await shop.ask() for _ in range(3)]
+    engine = ScriptedEngine(slow(), slow(), slow())
+    await shop.worker(engine, concurrency=1)
+    await reached(engine)
+    await shop.signal(Control(second.id, Control.CANCEL, "g"))
+    hold_of(engine.given[0]).released.set()
+    await reached(engine, 2)
+    assert [job.id for job in engine.jobs] == [first.id, third.id]
+    assert second.id not in [reply.id for reply in await replies(shop.bus)]
 
 
 async def test_a_claim_that_a_drain_interrupts_is_no_death(shop):
