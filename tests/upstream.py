@@ -13,7 +13,8 @@ A model that it does not serve is a 404. A request may say in its body how it is
     x_break_after        stream: the connection is reset after so many tokens
     x_times              the failures above only for the first so many tries of the request (by its x-request-id)
 
-POST /hurry: from now on no generation waits, so that a test may have long ones and end them when it has seen enough.
+POST /release: what has begun waits no more, so that a test may have long ones and end them when it has seen enough;
+POST /hurry: nor does what begins from now on.
 GET /stats: started, completed, aborted (the client left), failed (as scripted), tokens, active, peak (most at once);
 `tries` by request id; `requests`, the last 100 as they came.
 """
@@ -52,7 +53,7 @@ class SimulatedUpstream:
         self._natural = natural
         self._owned_by = owned_by
         self._counts: Counter[str] = Counter()
-        self._hurried = asyncio.Event()
+        self._released = asyncio.Event()  # of the generations that begin now
         self._peak = 0  # most generations at once
         self._tries: Counter[str] = Counter()
         self._requests: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
@@ -61,6 +62,7 @@ class SimulatedUpstream:
         application = web.Application(client_max_size=_LARGEST_BODY)
         application.router.add_get("/v1/models", self._list_models)
         application.router.add_get("/stats", self._stats)
+        application.router.add_post("/release", self._release)
         application.router.add_post("/hurry", self._hurry)
         for path, answer in (
             ("/v1/chat/completions", self._generate),
@@ -88,14 +90,14 @@ class SimulatedUpstream:
             {**counts, "active": self._active(), "peak": self._peak, "tries": self._tries, "requests": list(self._requests)}
         )
 
-    async def _hurry(self, _: web.Request) -> web.Response:
-        self._hurried.set()
+    async def _release(self, _: web.Request) -> web.Response:
+        self._released.set()
+        self._released = asyncio.Event()
         return _json({})
 
-    async def _rest(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0, seconds)):
-                await self._hurried.wait()
+    async def _hurry(self, _: web.Request) -> web.Response:
+        self._released.set()
+        return _json({})
 
     def _active(self) -> int:
         ended = sum(self._counts[name] for name in ("completed", "aborted", "failed"))
@@ -144,7 +146,7 @@ class SimulatedUpstream:
         ttft, gap = body.get("x_ttft", self._ttft), body.get("x_gap", self._gap)
         if body.get("stream") is True:
             return await self._stream(request, body, generation, ttft, gap)
-        await self._rest(ttft + gap * (generation.count - 1))
+        await _rest(ttft + gap * (generation.count - 1), self._released)
         self._counts["tokens"] += generation.count
         return _json(generation.whole())
 
@@ -152,11 +154,12 @@ class SimulatedUpstream:
         self, request: web.Request, body: dict[str, Any], generation: Generation, ttft: float, gap: float
     ) -> web.StreamResponse:
         """The head at once, role and first token after `ttft`, each further token `gap` after the one before."""
+        released = self._released
         response = await _event_stream(request)
         loop = asyncio.get_running_loop()
         due = loop.time() + ttft
         for index in range(generation.count):
-            await self._rest(due - loop.time())
+            await _rest(due - loop.time(), released)
             if self._fails(request, body) and await _breaks_off(request, response, body, index):
                 return response
             await response.write((generation.opening() if index == 0 else b"") + generation.token(index))
@@ -183,6 +186,12 @@ class SimulatedUpstream:
             await response.write(numbered.sse(event))
         await response.write_eof()
         return response
+
+
+async def _rest(seconds: float, released: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0, seconds)):
+            await released.wait()
 
 
 async def _speak(_: web.Request, body: dict[str, Any]) -> web.Response:

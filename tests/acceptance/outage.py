@@ -18,6 +18,9 @@ AWAY = 12.0  # seconds until the broker is started again; it takes about as many
 GAP = 0.2  # seconds between two tokens
 TOKENS = 150  # of the streams, which outlast the broker's absence; replies have half of that, which do not
 
+ADMITTED_WITHIN = 3  # seconds: BUS_ADMIT_TIMEOUT_SECONDS
+ENVIRONMENT = {"BUS_ADMIT_TIMEOUT_SECONDS": str(ADMITTED_WITHIN)}
+
 Seen = TypeVar("Seen")
 Answer = tuple[Told, float]  # with how many seconds it took
 Readiness = tuple[int, Any]  # status and document of /readyz
@@ -133,7 +136,7 @@ async def repeated(ask: Callable[[], Awaitable[Seen]], pause: float = 0.2) -> As
 
 async def play_outage(broker: Broker) -> Outage:
     """Two workers and a gateway; requests under way; the broker away for half a minute. A process that ends fails."""
-    async with Stack("away", BOOTSTRAP_SERVERS=broker.servers, LOG_FORMAT="json") as stack, Clients() as clients:
+    async with Stack("away", BOOTSTRAP_SERVERS=broker.servers, LOG_FORMAT="json", **ENVIRONMENT) as stack, Clients() as clients:
         upstream = await stack.upstream(gap=GAP)
         for _ in range(2):
             await stack.worker("sim", upstream)

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-PATIENCE = 30.0  # seconds; only a failing test waits for so long
+PATIENCE = 90.0  # seconds; only a failing test waits for so long
 _TAIL_LINES = 60
 
 Condition = Callable[[], bool | Awaitable[bool]]

@@ -125,7 +125,7 @@ class Reading:
 class Clients:
     """Many clients of many endpoints, each request on a connection of its own."""
 
-    def __init__(self, patience: float = 120.0) -> None:
+    def __init__(self, patience: float = 300.0) -> None:
         self._patience = patience  # seconds for one reply
 
     async def __aenter__(self) -> Self:

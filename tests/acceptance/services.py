@@ -113,9 +113,16 @@ class Upstream(Process):
         now = await self.stats()
         return all(getattr(now, name) == value for name, value in counters.items())
 
+    async def release(self) -> None:
+        """What it has begun by now comes without further waits."""
+        await self._told("release")
+
     async def hurry(self) -> None:
         """What it generates comes without waits from now on."""
-        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/hurry") as response:
+        await self._told("hurry")
+
+    async def _told(self, word: str) -> None:
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/{word}") as response:
             assert response.status == 200
 
     async def idle(self) -> Stats:

@@ -37,8 +37,13 @@ SERVERS = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
 VLLM_URL = os.environ.get("VLLM_URL") or "http://127.0.0.1:8011"
 VLLM_MODEL = "Qwen/tiny"
 
-# Few partitions: each test has topics of its own on a broker that all tests share.
-_DEFAULTS = {"KAFKA_REQUEST_PARTITIONS": "8", "KAFKA_RESPONSE_PARTITIONS": "4", "LOG_FORMAT": "text"}
+# Few partitions: each test has topics of its own on a broker that all tests share, and that may be slow for all at once.
+_DEFAULTS = {
+    "KAFKA_REQUEST_PARTITIONS": "8",
+    "KAFKA_RESPONSE_PARTITIONS": "4",
+    "BUS_ADMIT_TIMEOUT_SECONDS": "60",
+    "LOG_FORMAT": "text",
+}
 
 
 class Stack:

@@ -52,10 +52,10 @@ async def accepted(gateway: Gateway, **fields: Any) -> str:
 
 
 async def line_of(gateway: Gateway, id_: str) -> str:
-    """The one access line that there is of a request, once there is one."""
+    """The one access line that there is of a request, once there is one. Asking for it or cancelling it has lines of its own."""
 
     def lines() -> list[str]:
-        return [line for line in gateway.log.splitlines() if f"request_id={id_}" in line]
+        return [line for line in gateway.log.splitlines() if f"request_id={id_}" in line and f"POST {CHAT} " in line]
 
     await until(lambda: bool(lines()), "the access line")
     (line,) = lines()

@@ -87,9 +87,9 @@ async def test_what_waits_is_never_run_when_its_client_has_left(door: Door, way:
 
 
 async def depth(door: Door, count: int) -> bool:
-    """So many have come to the worker and wait there."""
+    """So many have come to the worker and wait there. If it fell out of its group meanwhile, what runs counts as waiting, too."""
     models = await door.gateway.models()
-    return bool(models["sim"]["queue_depth"] == count)
+    return models["sim"]["queue_depth"] in (count, count + SLOTS)
 
 
 async def test_with_a_key_the_generation_goes_on_for_a_while(door: Door) -> None:

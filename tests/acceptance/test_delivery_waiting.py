@@ -161,7 +161,7 @@ async def test_a_full_queue_is_429_with_an_honest_wait(site: Site) -> None:
     running = site.post(chat(**LONG))
     await until(lambda: site.upstream.has(active=before.active + 1), "the slot to be taken")
     waiting = [site.post(chat(max_tokens=1, x_ttft=0.5)) for _ in range(MOST)]
-    await until(lambda: waits(site, MOST), "all to wait")
+    await until(lambda: is_full(site), "all to wait")
     refused = await site.post(chat()).end()
     assert (refused.status, refused.error["type"], refused.error["code"]) == (429, "rate_limit_error", "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
@@ -169,6 +169,11 @@ async def test_a_full_queue_is_429_with_an_honest_wait(site: Site) -> None:
     for told in await ends(waiting):
         check_whole_body(told, 1)
     check_whole_body(await site.post(chat(max_tokens=1)).end(), 1)
+
+
+async def is_full(site: Site) -> bool:
+    """If the worker fell out of its group meanwhile, what runs counts as waiting, too."""
+    return await waits(site, MOST) or await waits(site, MOST + 1)
 
 
 async def test_what_could_not_begin_before_its_deadline_is_429(site: Site) -> None:

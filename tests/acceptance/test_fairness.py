@@ -100,7 +100,6 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def deployment() -> AsyncIterator[Site]:
     options = {"WORKER_CONCURRENCY": str(SLOTS), "MAX_QUEUE_DEPTH": str(2 * FLOOD), "KAFKA_REQUEST_PARTITIONS": str(PARTITIONS)}
-    options["BUS_ADMIT_TIMEOUT_SECONDS"] = "60"  # a busy machine's broker may need more than the default for so many at once
     async with Stack("fair", **options) as stack, Clients() as clients:
         keys = keys_file(stack)
         upstream = await stack.upstream()

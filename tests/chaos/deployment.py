@@ -26,6 +26,7 @@ _END_SECONDS = 60.0  # a process that was told to end has ended by then
 _ENVIRONMENT = {
     "REQUEST_TIMEOUT_SECONDS": f"{DEADLINE:g}",
     "DRAIN_SECONDS": f"{_DRAIN:g}",
+    "BUS_ADMIT_TIMEOUT_SECONDS": "3",
     "WORKER_CONCURRENCY": "8",
     "LOG_FORMAT": "json",
 }
