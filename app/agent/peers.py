@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.bus.awake import AwakeClock
 from app.bus.base import Bus, Record, Since
 from app.bus.follow import Follower
 from app.contracts.envelope import READS
@@ -19,7 +20,7 @@ _REMEMBERED_SECONDS = 600.0  # after a worker fell silent
 class _Peer:
     beat: WorkerBeat
     running: frozenset[str]
-    silent_at: float  # monotonic: when it is taken for dead unless it is heard again
+    silent_at: float  # by the clock of who listens: when it is taken for dead unless it is heard again
 
 
 class Peers:
@@ -27,6 +28,7 @@ class Peers:
 
     def __init__(self, bus: Bus, topic: str, interval: float, own: str) -> None:
         self._follower = Follower(bus, topic, self._on_records)
+        self._clock = AwakeClock(interval / 2)
         self._interval = interval
         self._own = own
         self._caught_up = False
@@ -37,11 +39,13 @@ class Peers:
 
     async def start(self) -> None:
         """Returns when every worker that lives is known, and every one that died a moment ago."""
+        self._clock.start()
         since = time.time() - max(SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
         await self._follower.start(Since(int(since * 1000)))
         self._caught_up = True
 
     async def close(self) -> None:
+        self._clock.close()
         await self._follower.close()
 
     def runs(self, id_: str) -> bool:
@@ -57,16 +61,16 @@ class Peers:
         return any(peer.beat.group == group and partition in peer.beat.partitions for peer in self._living())
 
     def lives(self, worker: str) -> bool:
-        return worker in self._peers and self._peers[worker].silent_at > time.monotonic()
+        return worker in self._peers and self._peers[worker].silent_at > self._clock.now()
 
     def died_with(self, id_: str) -> bool:
         """A worker fell silent, without leaving, while it ran this request."""
-        now = time.monotonic()
+        now = self._clock.now()
         return any(id_ in peer.running and peer.silent_at <= now for peer in self._peers.values())
 
     def died_without(self, id_: str) -> bool:
         """Lately a worker fell silent, without leaving, that did not run this request: something else ends workers too."""
-        now = time.monotonic()
+        now = self._clock.now()
         return any(now - _LATELY_SECONDS < peer.silent_at <= now and id_ not in peer.running for peer in self._peers.values())
 
     def reply_topics(self) -> set[str]:
@@ -79,7 +83,7 @@ class Peers:
 
     async def change(self) -> None:
         """Returns after the next heartbeat, or when one that is due has not come."""
-        now = time.monotonic()
+        now = self._clock.now()
         due = min((peer.silent_at for peer in self._living()), default=now + self._interval)
         try:
             async with asyncio.timeout(max(0.01, min(due - now, self._interval))):
@@ -89,12 +93,12 @@ class Peers:
 
     def _beats(self) -> list[WorkerBeat | GatewayBeat]:
         """The last ones of all who live."""
-        now = time.monotonic()
+        now = self._clock.now()
         gateways = [beat for beat, silent_at in self._gateways.values() if silent_at > now]
         return [*gateways, *(peer.beat for peer in self._living())]
 
     def _living(self) -> list[_Peer]:
-        now = time.monotonic()
+        now = self._clock.now()
         return [peer for peer in self._peers.values() if peer.silent_at > now]
 
     def _on_records(self, records: Sequence[Record]) -> None:
@@ -103,7 +107,7 @@ class Peers:
                 beat = decode_beat(record.value or b"")
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
-            silent_at = time.monotonic() + beat.silent_after - self._age(record)
+            silent_at = self._clock.now() + beat.silent_after - self._age(record)
             if isinstance(beat, GatewayBeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:
@@ -125,7 +129,7 @@ class Peers:
 
     def _forget_the_dead(self) -> None:
         """Dead workers are remembered for a while: who takes over asks whether they died with a request."""
-        now = time.monotonic()
+        now = self._clock.now()
         for gateway in [gateway for gateway, (_, silent_at) in self._gateways.items() if silent_at <= now]:
             del self._gateways[gateway]
         oldest = now - _REMEMBERED_SECONDS

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from app.bus.awake import AwakeClock
 from app.bus.base import Bus, Record, Since, Start
 from app.bus.follow import Follower
 from app.bus.heartbeat import Heartbeats
@@ -41,7 +42,8 @@ class Presence:
         self._describe = describe
         self._models = Follower(bus, topics.models, self._on_models)
         self._workers = Follower(bus, topics.workers, self._on_beats)
-        self._silent_at: dict[str, float] = {}  # process -> when it is taken for dead unless it is heard again (monotonic)
+        self._clock = AwakeClock(interval / 2)
+        self._silent_at: dict[str, float] = {}  # process -> when, by our clock, it is taken for dead unless it is heard again
         self._gateways: dict[str, GatewayBeat] = {}
         self._said: set[tuple[str, str]] = set()  # worker, and what of it
         self._beats = Heartbeats(bus, topics.workers, interval, describe)
@@ -50,6 +52,7 @@ class Presence:
 
     async def start(self) -> None:
         """Returns when every known model is in the catalog. Raises BusError."""
+        self._clock.start()
         await self._models.start(Start.BEGINNING)
         since = time.time() - SILENT_INTERVALS * self._interval
         await self._workers.start(Since(int(since * 1000)))
@@ -63,6 +66,7 @@ class Presence:
     async def close(self) -> None:
         if self._burying is not None:
             self._burying.cancel()
+        self._clock.close()
         self._queues.close()
         await self._beats.close()
         await self._models.close()
@@ -108,7 +112,7 @@ class Presence:
                 self._on_gateway(beat)
 
     def _on_worker(self, beat: WorkerBeat, sent: float) -> None:
-        self._silent_at[beat.worker] = time.monotonic() + beat.silent_after
+        self._silent_at[beat.worker] = self._clock.now() + beat.silent_after
         if beat.replies != self._topics.replies:
             what = f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}"
             self._say(beat.worker, "replies", what)
@@ -123,11 +127,11 @@ class Presence:
             self._gateways.pop(beat.gateway, None)
         else:
             self._gateways[beat.gateway] = beat
-            self._silent_at[beat.gateway] = time.monotonic() + beat.silent_after
+            self._silent_at[beat.gateway] = self._clock.now() + beat.silent_after
         self._count_gateways()
 
     def _bury_the_silent(self) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         for process, silent_at in list(self._silent_at.items()):
             if silent_at < now:
                 del self._silent_at[process]

@@ -39,6 +39,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.passed
 
+    def jump(self, seconds: float) -> None:
+        self._clock.passed += seconds
+
     def run_in_executor(self, *arguments: Any) -> Any:
         self._clock.jobs += 1
         job = super().run_in_executor(*arguments)
@@ -55,3 +58,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             super().run_forever()
         finally:
             time.time, time.monotonic = real
+
+
+def stand_still(seconds: float) -> None:
+    """As a process that is stopped meanwhile: the time is over at once, and nothing has run in it."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.jump(seconds)

@@ -11,6 +11,7 @@ from app.bus import memory_log
 from app.contracts.presence import GatewayBeat, WorkerBeat, encode
 from tests.unit.agent.workshop import GROUP
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, started_bus, turns
+from tests.unit.virtual_time import stand_still
 
 
 async def beats(bus: ScriptedBus, beat: GatewayBeat | WorkerBeat) -> None:
@@ -59,5 +60,22 @@ async def test_one_that_fell_silent_before_this_worker_came_has_died():
     await beats(bus, WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",)))
     await asyncio.sleep(10)
     peers = await peers_of(bus)
+    assert (peers.runs("id"), peers.died_with("id")) == (False, True)
+    await peers.close()
+
+
+async def test_a_worker_that_stood_still_itself_hears_its_peers_before_it_takes_them_for_dead():
+    bus = await started_bus()
+    peers = await peers_of(bus)
+    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",))
+    await beats(bus, beat)
+    for _ in range(3):
+        stand_still(20)
+        assert (peers.runs("id"), peers.died_with("id")) == (True, False)
+        await asyncio.sleep(1.5)
+        assert (peers.runs("id"), peers.died_with("id")) == (True, False)
+        await beats(bus, beat)
+    stand_still(20)
+    await asyncio.sleep(2.1)
     assert (peers.runs("id"), peers.died_with("id")) == (False, True)
     await peers.close()

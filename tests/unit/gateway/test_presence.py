@@ -10,6 +10,7 @@ from app.bus.base import Record, Start
 from app.contracts.presence import GatewayBeat, ModelCard, decode_beat
 from tests.unit.gateway.conftest import CARD
 from tests.unit.scene import MODEL, TOPICS, turns, until
+from tests.unit.virtual_time import stand_still
 
 
 async def test_every_model_and_worker_that_was_there_is_known_at_the_start(scene):
@@ -43,6 +44,16 @@ async def test_a_worker_that_falls_silent_is_buried_after_three_of_its_own_inter
     await until(lambda: not scene.known().workers, 15)
     await scene.worker("quick")
     assert set(scene.known().workers) == {"quick"}
+
+
+async def test_while_the_gateway_itself_stands_still_nobody_falls_silent(scene):
+    await scene.card(CARD)
+    await scene.begin()
+    await scene.worker("w")
+    stand_still(20)
+    await asyncio.sleep(1.5)
+    assert set(scene.known().workers) == {"w"}
+    await until(lambda: not scene.known().workers, 3)
 
 
 async def test_a_worker_that_leaves_is_gone_at_once(scene):
