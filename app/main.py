@@ -21,6 +21,7 @@ from app.bus.base import Bus
 from app.bus.make import make_bus
 from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
 from app.gateway.access_log import AccessLog
+from app.gateway.activity import Activity
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.cors import with_cors
@@ -58,7 +59,7 @@ def make_application(settings: Settings) -> App:
     observed = Observed(gateway.catalog)
     access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
     gateway.asynchronous.ended = access_log.ended
-    overview = Overview(gateway, observed.recent, access_log)
+    overview = Overview(gateway, Activity(gateway, observed.recent), access_log)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
 """Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the models' cards."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -13,6 +13,7 @@ SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for de
 
 _Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # a number, as the name of a JSON member
 _Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
+Shown: TypeAlias = dict[str, list[dict[str, Any]]]  # requests, `running` and `recent`, as the operator's view has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class GatewayBeat(_Beat):
     version: str = ""
     reads: tuple[int, ...] = READS
     withdrawn: dict[str, int] = field(default_factory=dict)  # model -> requests it has ended that lie in the queue still
+    watched: bool = False  # an operator looks at it: the others tell it what they have to show
+    shown: Shown = field(default_factory=dict)
 
     @property
     def name(self) -> str:

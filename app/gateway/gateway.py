@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from app import __version__
 from app.bus.base import Bus
@@ -10,7 +11,7 @@ from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.bus.specs import reply_retention_ms, shared_specs
 from app.catalog import Catalog
-from app.contracts.presence import GatewayBeat
+from app.contracts.presence import GatewayBeat, Shown
 from app.contracts.topics import Topics
 from app.errors import BusError, GatewayDraining, StoreUnavailable
 from app.gateway.admission import Admission
@@ -57,8 +58,9 @@ class Gateway:
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
         self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
-        withdrawn = self.dispatcher.withdrawn
-        self._presence = Presence(bus, topics, self.catalog, placement, withdrawn, settings.gateway.heartbeat, self._describe)
+        seen = (self.catalog, placement, self.dispatcher.withdrawn)
+        self._presence = Presence(self.dispatcher.owner, bus, topics, *seen, settings.gateway.heartbeat, self._describe)
+        self.shown: Callable[[], Shown] = dict  # what its heartbeats tell while an operator looks at another gateway
         scanner = Scanner(bus)
         self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)
         self.dead_letters = DeadLetters(bus, topics.dlq)
@@ -135,6 +137,13 @@ class Gateway:
         """The gateways that live."""
         return self._presence.gateways()
 
+    def others(self) -> list[GatewayBeat]:
+        return self._presence.others()
+
+    def watch(self) -> None:
+        """An operator looks: for a while the other gateways tell what they have to show."""
+        self._presence.watch()
+
     def _describe(self) -> GatewayBeat:
         return GatewayBeat(
             gateway=self.dispatcher.owner,
@@ -146,4 +155,6 @@ class Gateway:
             leaving=self.admission.draining,
             version=__version__,
             withdrawn=self.dispatcher.withdrawn.counts(),
+            watched=self._presence.watched,
+            shown=self.shown() if any(beat.watched for beat in self.others()) else {},
         )

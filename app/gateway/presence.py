@@ -20,13 +20,15 @@ from app.gateway.withdrawn import Withdrawn
 logger = logging.getLogger("app.gateway.presence")
 
 _MOST_SKEW = 1.0  # seconds between two clocks before it is said
+_WATCH_SECONDS = 10.0  # after a look at the live view, which looks again every two
 
 
 class Presence:
-    """Keeps the catalog: cards from the models' topic, heartbeats from the workers'."""
+    """Keeps the catalog: cards from the models' topic, heartbeats from the workers'. `own`: this gateway's name."""
 
     def __init__(
         self,
+        own: str,
         bus: Bus,
         topics: Topics,
         catalog: Catalog,
@@ -35,19 +37,20 @@ class Presence:
         interval: float,
         describe: Callable[[], GatewayBeat],
     ) -> None:
+        self._own = own
         self._topics = topics
         self._catalog = catalog
         self._placement = placement
         self._interval = interval
-        self._describe = describe
         self._models = Follower(bus, topics.models, self._on_models)
         self._workers = Follower(bus, topics.workers, self._on_beats)
         self._clock = AwakeClock(interval / 2)
         self._silent_at: dict[str, float] = {}  # process -> when, by our clock, it is taken for dead unless it is heard again
         self._gateways: dict[str, GatewayBeat] = {}
         self._said: set[tuple[str, str]] = set()  # worker, and what of it
+        self._watched_until = 0.0  # monotonic
         self._beats = Heartbeats(bus, topics.workers, interval, describe)
-        self._queues = Queues(bus, catalog, withdrawn, self._others, interval)
+        self._queues = Queues(bus, catalog, withdrawn, self.others, interval)
         self._burying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -74,11 +77,11 @@ class Presence:
 
     def reply_partitions(self) -> list[int]:
         """The reply partition of each other gateway that lives."""
-        return [beat.partition for beat in self._others()]
+        return [beat.partition for beat in self.others()]
 
-    def _others(self) -> list[GatewayBeat]:
-        own = self._describe().gateway
-        return [beat for beat in self._gateways.values() if beat.gateway != own]
+    def others(self) -> list[GatewayBeat]:
+        """The other gateways that live, as their last heartbeats say."""
+        return [beat for beat in self._gateways.values() if beat.gateway != self._own]
 
     def gateways(self) -> list[GatewayBeat]:
         """The gateways that live, this one too, as their last heartbeats say."""
@@ -122,7 +125,20 @@ class Presence:
         self._catalog.heard(beat)
         self._placement.heard(beat.worker)
 
+    def watch(self) -> None:
+        """An operator looks at this gateway, and presumably goes on for a while: the others hear of it at once."""
+        begins, self._watched_until = not self.watched, time.monotonic() + _WATCH_SECONDS
+        if begins:
+            self._beats.soon()
+
+    @property
+    def watched(self) -> bool:
+        return time.monotonic() < self._watched_until
+
     def _on_gateway(self, beat: GatewayBeat) -> None:
+        before = self._gateways.get(beat.gateway)
+        if beat.watched and not (before and before.watched) and beat.gateway != self._own:
+            self._beats.soon()  # who looks there sees what is here
         if beat.leaving:
             self._gateways.pop(beat.gateway, None)
         else:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 # When it ended (Unix time); the model's id, the endpoint, the status and the outcome; its access line.
@@ -18,9 +19,9 @@ class Recent:
         self._ended: deque[Ended] = deque(maxlen=kept)
         self.keep = self._ended.append
 
-    def described(self) -> list[dict[str, Any]]:
+    def described(self, most: int) -> list[dict[str, Any]]:
         """The newest first."""
-        return [_described(*ended) for ended in reversed(self._ended)]
+        return [_described(*ended) for ended in islice(reversed(self._ended), most)]
 
 
 def _described(when: float, labels: tuple[str, str, int, str], line: Mapping[str, object]) -> dict[str, Any]:

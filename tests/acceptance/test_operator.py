@@ -6,6 +6,7 @@ from confluent_kafka import Producer
 
 from tests.acceptance.asking import CHAT, chat, error_of
 from tests.acceptance.processes import until
+from tests.acceptance.services import Gateway
 from tests.acceptance.stack import SERVERS, Stack
 from tests.nginx import free_port
 
@@ -128,3 +129,28 @@ async def test_on_kafka_dead_letters_are_counted_as_they_come(stack: Stack) -> N
     assert [letter["offset"] for letter in found.json()["dead_letters"]["last"]] == [2, 1, 0]
     assert {letter["model"] for letter in found.json()["dead_letters"]["last"]} == {"sim"}
     assert SECRET not in found.text
+
+
+@pytest.mark.servers
+async def test_each_gateway_shows_the_requests_of_all(stack: Stack) -> None:
+    upstream = await stack.upstream()
+    await stack.worker("sim", upstream)
+    gateways = [await stack.gateway() for _ in range(2)]
+    ended = await accepted_by(gateways[0])
+    runs = await accepted_by(gateways[1], x_ttft=60)
+
+    async def shown(gateway: Gateway) -> bool:
+        found = (await asked(gateway.port, "/admin/overview")).json()
+        finished = {one["id"]: one["outcome"] for one in found["recent"]}
+        return finished == {ended: "completed"} and {one["id"]: one["state"] for one in found["running"]} == {runs: "running"}
+
+    for gateway in gateways:
+        await until(lambda one=gateway: shown(one), f"{gateway.name} to show both")
+    await upstream.release()
+
+
+async def accepted_by(gateway: Gateway, **fields: float) -> str:
+    async with gateway.http() as http:
+        response = await http.post(CHAT, json=chat(**fields), headers={"prefer": "respond-async"})
+    assert response.status_code == 202
+    return str(response.headers["x-request-id"])

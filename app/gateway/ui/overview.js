@@ -10,15 +10,16 @@ const ready = (workers) => workers.filter((worker) => worker.ready).length;
 
 const FEW = 20; // requests that are shown unless all are wanted
 
-/** `all`: every request that the gateway still knows. */
+/** `all`: every request that is still known. */
 export function draw(overview, all) {
-  const { models, dead_letters: letters, time } = overview;
+  const { models, gateways, dead_letters: letters, time } = overview;
   const workers = models.flatMap((model) => model.workers.map((worker) => ({ ...worker, model: model.id })));
   byId("tiles").replaceChildren(...tiles(overview, workers));
   byId("models").replaceChildren(table(MODELS, models, "No model is known yet."));
   byId("workers").replaceChildren(table(WORKERS, workers, "No worker lives."));
   const requests = [...overview.running, ...overview.recent].map((one) => ({ ...one, now: time }));
-  byId("requests").replaceChildren(table(REQUESTS, all ? requests : requests.slice(0, FEW), "This gateway has had no request yet."));
+  const columns = gateways.length > 1 ? [...REQUESTS, GATEWAY] : REQUESTS;
+  byId("requests").replaceChildren(table(columns, all ? requests : requests.slice(0, FEW), "There has been no request yet."));
   byId("all").hidden = requests.length <= FEW;
   byId("all").textContent = `All ${requests.length}`;
   const last = letters.last.map((letter) => ({ ...letter, now: time }));
@@ -79,6 +80,8 @@ const REQUESTS = [
   ["Worker", (request) => cut(request.worker), "code cut"],
   ["Request", (request) => cut(request.id), "code cut"],
 ];
+
+const GATEWAY = ["Gateway", (request) => cut(request.gateway), "code cut"]; // whose log has its access line
 
 const LETTERS = [
   ["When", (letter) => ago(letter.now - letter.at), "soft whole"],

@@ -28,7 +28,7 @@ class Scene:
         self.placement = Placement()
         self.leaving = False
         self.withdrawn = Withdrawn()
-        self.presence = Presence(bus, TOPICS, self.catalog, self.placement, self.withdrawn, 1.0, self._describe)
+        self.presence = Presence("me", bus, TOPICS, self.catalog, self.placement, self.withdrawn, 1.0, self._describe)
 
     def _describe(self) -> GatewayBeat:
         return GatewayBeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)

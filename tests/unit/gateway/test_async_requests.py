@@ -15,6 +15,7 @@ from app.contracts.envelope import Reply, Request
 from app.contracts.fold import CANCELLED, COMPLETED, DATA, EXPIRED, FINAL
 from app.errors import UpstreamUnreachable
 from app.gateway.access_log import AccessLog
+from app.gateway.activity import Activity
 from app.gateway.async_requests import AsyncRequests
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
@@ -239,13 +240,13 @@ async def test_what_goes_on_when_the_gateway_ends_is_said(caplog):
 
 
 async def test_it_is_among_those_that_run_and_of_very_many_the_newest_are(site):
-    overview = Overview(site.gateway, Recent(), AccessLog())
+    overview = Overview(site.gateway, Activity(site.gateway, Recent()), AccessLog())
     asked, public_id = await site.accepted()
     (found,) = (await overview.described())["running"]
     assert abs(found.pop("created_at") - time.time()) < 1
     assert found == {
         **{"id": public_id, "model": MODEL, "endpoint": "chat/completions", "tenant": "anonymous", "stream": False},
-        **{"state": "queued", "worker": ""},
+        **{"state": "queued", "worker": "", "gateway": site.gateway.dispatcher.owner},
     }
     await site.at.write(asked, DATA, 0, b"{", status=200, head=JSON)
     (found,) = (await overview.described())["running"]

@@ -11,6 +11,7 @@ from app.agent.dead_letters import dead_letter
 from app.contracts.presence import WorkerBeat, encode
 from app.errors import BusError
 from app.gateway.access_log import AccessLog
+from app.gateway.activity import Activity
 from app.gateway.gateway import Gateway
 from app.gateway.observed import Observed
 from app.gateway.overview import Overview
@@ -29,7 +30,9 @@ async def home() -> AsyncIterator[House]:
 
 async def shown(gateway: Gateway) -> dict[str, Any]:
     """As it goes over the wire."""
-    found: dict[str, Any] = orjson.loads(orjson.dumps(await Overview(gateway, Recent(), AccessLog()).described()))
+    found: dict[str, Any] = orjson.loads(
+        orjson.dumps(await Overview(gateway, Activity(gateway, Recent()), AccessLog()).described())
+    )
     return found
 
 
@@ -64,7 +67,7 @@ async def test_a_request_is_queued_until_a_worker_says_that_it_runs(home: House)
     assert found["created_at"] <= time.time()
     assert {**found, "created_at": 0} == {
         **{"id": call.public_id, "model": MODEL, "endpoint": "chat/completions", "tenant": "research", "stream": True},
-        **{"created_at": 0, "state": "queued", "worker": ""},
+        **{"created_at": 0, "state": "queued", "worker": "", "gateway": gateway.dispatcher.owner},
     }
     await beat(home, gateway, running=(call.id,))
     (found,) = (await shown(gateway))["running"]
@@ -130,9 +133,10 @@ async def test_no_prompt_is_in_it(home: House) -> None:
 
 
 async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_written(home: House) -> None:
-    observed = Observed((await home.gateway()).catalog)
+    gateway = await home.gateway()
+    observed = Observed(gateway.catalog)
     access_log = AccessLog(observed)
-    overview = Overview(await home.gateway(), observed.recent, access_log)
+    overview = Overview(gateway, Activity(gateway, observed.recent), access_log)
     access_log.ended({"path": "/v1/chat/completions", "method": "POST", "headers": []}, 200, {"model": MODEL, "request_id": "r"})
     assert [recent["id"] for recent in (await overview.described())["recent"]] == ["r"]
 

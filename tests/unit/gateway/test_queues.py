@@ -12,6 +12,12 @@ from tests.unit.gateway.conftest import CARD, GROUP, Scene
 from tests.unit.scene import MODEL, REQUESTS, request, send_request, turns
 
 
+async def begin(scene: Scene) -> None:
+    """So that whole seconds later it is between two measurements."""
+    await scene.begin()
+    await asyncio.sleep(0.5)
+
+
 async def fill(scene: Scene, count: int, partition: int = 0) -> None:
     for _ in range(count):
         await send_request(scene.bus, request(), partition)
@@ -19,7 +25,7 @@ async def fill(scene: Scene, count: int, partition: int = 0) -> None:
 
 async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has_begun(scene):
     await scene.card(CARD)
-    await scene.begin()
+    await begin(scene)
     await fill(scene, 7)
     await fill(scene, 3, partition=1)
     await asyncio.sleep(1)
@@ -38,12 +44,12 @@ async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has
 
 async def test_what_was_ended_while_it_waited_is_in_the_log_and_not_in_the_queue(scene):
     await scene.card(CARD)
-    await scene.begin()
+    await begin(scene)
     await fill(scene, 7)
     for offset in (2, 4, 5):
         scene.withdrawn.add(MODEL, address(offset))
     await scene.gateway("other", withdrawn={MODEL: 2, "another": 9})
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2)
     assert scene.known().queue_depth == 7 - 3 - 2
     await scene.gateway("other", withdrawn={})
     await scene.worker("w", positions={"0": 5, "1": 0})
@@ -62,7 +68,7 @@ async def test_without_workers_the_queue_is_what_the_group_has_not_committed(sce
     await turns()
     reader.commit(0, 4)
     await reader.close()
-    await scene.begin()
+    await begin(scene)
     await asyncio.sleep(2)
     assert scene.known().queue_depth == 2
 
@@ -77,7 +83,7 @@ class _Member:
 
 async def test_the_rate_is_measured_while_some_wait_and_never_the_arrivals(scene):
     await scene.card(CARD)
-    await scene.begin()
+    await begin(scene)
     for second in range(1, 6):  # nothing waits: what is begun is what arrives
         await fill(scene, 1)
         await scene.worker("w", positions={"0": second, "1": 0})
@@ -94,7 +100,7 @@ async def test_the_rate_is_measured_while_some_wait_and_never_the_arrivals(scene
 async def test_the_rate_stays_as_it_was_while_no_worker_is_there(scene):
     await scene.card(CARD)
     await fill(scene, 100)
-    await scene.begin()
+    await begin(scene)
     for second in range(1, 11):
         await scene.worker("w", positions={"0": 4 * second, "1": 0})
         await asyncio.sleep(1)
@@ -107,7 +113,7 @@ async def test_a_place_in_the_queue_counts_those_before_it_in_every_partition(sc
     await scene.card(CARD)
     await fill(scene, 10)
     await fill(scene, 10, partition=1)
-    await scene.begin()
+    await begin(scene)
     await scene.worker("w", positions={"0": 2, "1": 2})
     await asyncio.sleep(2)
     assert scene.known().queue_depth == 16
@@ -124,6 +130,6 @@ async def test_a_model_whose_topic_is_not_there_holds_up_no_other(scene):
     await scene.card(ModelCard("another", "no-such-topic", "g"))
     await scene.card(CARD)
     await fill(scene, 2)
-    await scene.begin()
+    await begin(scene)
     await asyncio.sleep(2)
     assert scene.known().queue_depth == 2
