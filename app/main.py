@@ -97,6 +97,7 @@ def make_application(settings: Settings) -> App:
         *health.routes(gateway),
         *operator.routes(settings, overview),
         Route("/v1/{path:path}", inference, methods=["POST"]),  # Entrance takes these; here they say what is allowed
+        Route("/", ui.home),
         *ui.routes(),
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
     ]

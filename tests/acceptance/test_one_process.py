@@ -35,6 +35,14 @@ async def test_with_nothing_configured_the_demonstration_model_answers(memory_st
         assert (text.choices[0].text, text.usage.completion_tokens) == ("You said: hello", 3)
 
 
+async def test_the_gateways_address_in_a_browser_leads_to_the_page(echo: Gateway) -> None:
+    async with echo.http() as http:
+        found = await http.get("/")
+        page = await http.get("/", follow_redirects=True)
+    assert (found.status_code, found.headers["location"]) == (307, "ui")
+    assert "<title>" in page.text
+
+
 async def _lists(gateway: Gateway, model: str) -> bool:
     return model in await gateway.models()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 FILES = Path(__file__).parents[1] / "ui"
@@ -30,6 +30,11 @@ def routes() -> list[BaseRoute]:
     """The page at /ui, and each other file below it."""
     assets = sorted(path for path in FILES.iterdir() if path.suffix in KINDS and path.name != PAGE)
     return [Route("/ui", _served(FILES / PAGE)), *(Route(f"/ui/{path.name}", _served(path)) for path in assets)]
+
+
+async def home(_: Request) -> Response:
+    """Leads there, relatively, as a proxy may serve all of it below a path of its own."""
+    return RedirectResponse("ui")
 
 
 def _served(path: Path) -> Callable[[Request], Awaitable[Response]]:
