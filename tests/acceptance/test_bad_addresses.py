@@ -24,7 +24,7 @@ NO_PATHS = {
     "text that runs backwards": "/v1/%e2%80%ae",
     "two slashes before all": "//v1/chat/completions",
     "what needs no key, and more": "/docs/../v1/chat/completions",
-    "nothing": "/",
+    "two slashes": "//",
 }
 
 
