@@ -159,6 +159,12 @@ def new_topic(bus_factory: BusFactory) -> Callable[..., Awaitable[str]]:
     return make
 
 
+@pytest.fixture
+def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of Redis that takes long is waited for; a refusal is still one at once."""
+    monkeypatch.setattr("app.stores.redis._CALL_SECONDS", WAIT_SECONDS)
+
+
 class Member:
     """A group's listener that notes what it is told; with `take` it makes room at once, with `commit` it commits at once."""
 

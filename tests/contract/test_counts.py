@@ -13,6 +13,8 @@ from tests.acceptance.processes import until
 from tests.nginx import free_port
 from tests.redis_server import running_redis
 
+pytestmark = pytest.mark.usefixtures("patient_redis")
+
 LONG = 600  # seconds
 
 
