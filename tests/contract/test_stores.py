@@ -12,7 +12,6 @@ from app.stores.base import Store
 from app.stores.counts import RedisCounts
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
-from tests.nginx import free_port
 from tests.redis_server import running_redis
 
 pytestmark = pytest.mark.usefixtures("patient_redis")
@@ -268,8 +267,8 @@ async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways
         await store.close()
 
 
-async def test_a_redis_that_is_not_there_is_said_in_our_words():
-    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", "test")
+async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
+    store = RedisStore(f"redis://127.0.0.1:{refusing_port}/0", "test")
     values = (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG))
     for call in (*values, store.hold("a", "x", 1, LONG), store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x")):
         with pytest.raises(StoreUnavailable, match="Redis"):

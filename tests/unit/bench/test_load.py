@@ -146,8 +146,6 @@ async def test_a_reply_that_does_not_come_is_a_timeout() -> None:
     assert dict(tally.errors) == {"timeout": 1}
 
 
-async def test_a_server_that_is_not_there_is_an_error() -> None:
-    async with serving(Scripted) as url:
-        pass
-    tally = await measure(asked(url), 1, Amount(requests=2))
+async def test_a_server_that_is_not_there_is_an_error(refusing_port: int) -> None:
+    tally = await measure(asked(f"http://127.0.0.1:{refusing_port}"), 1, Amount(requests=2))
     assert (dict(tally.errors), tally.answered_requests) == ({"no connection": 2}, 0)
