@@ -14,6 +14,7 @@ from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSp
 from app.settings import BusSettings, load
 
 WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
+SESSION_MS = 30_000  # after which a broker gives up a silent member of a group
 
 
 @pytest.hookimpl
@@ -52,12 +53,20 @@ class BusFactory:
 
 
 class KafkaFactory(BusFactory):
-    poll_interval = 3.0
+    """Its buses bear a machine that stands still for seconds: no group loses a member, nothing is left at a close."""
+
+    poll_interval = 2.0
 
     def __init__(self, protocol: str) -> None:
+        from app.bus import kafka_client, kafka_producer, kafka_thread
+
         super().__init__()
         self.protocol = protocol
         self.servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
+        self.patches = pytest.MonkeyPatch()
+        self.patches.setitem(kafka_client._GROUP_CONFIG, "consumer.session.timeout.ms", str(SESSION_MS))
+        self.patches.setattr(kafka_thread, "_CLOSE_SECONDS", WAIT_SECONDS)
+        self.patches.setattr(kafka_producer, "_FLUSH_SECONDS", WAIT_SECONDS)
 
     def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
         from app.bus.kafka import KafkaBus
@@ -65,10 +74,12 @@ class KafkaFactory(BusFactory):
         properties = ["topic.metadata.propagation.max.ms=1000"]  # how long a send waits for a topic that is not there
         if small_queue:
             properties.append("queue.buffering.max.messages=20")
+        session = SESSION_MS
         if short_poll_interval:
-            properties.append(f"max.poll.interval.ms={int(self.poll_interval * 1000)}")
-            if self.protocol == "classic":  # the other has its session timeout from the broker
-                properties.append(f"session.timeout.ms={int(self.poll_interval * 1000)}")
+            session = int(self.poll_interval * 1000)  # never longer than what follows
+            properties.append(f"max.poll.interval.ms={session}")
+        if self.protocol == "classic":  # the other has its session timeout from the broker
+            properties.append(f"session.timeout.ms={session}")
         return KafkaBus(self.settings(";".join(properties)))
 
     def settings(self, properties: str) -> BusSettings:
@@ -83,6 +94,7 @@ class KafkaFactory(BusFactory):
         from confluent_kafka.admin import AdminClient
 
         await super().close()
+        self.patches.undo()
         if self.topics:
             admin = AdminClient({"bootstrap.servers": self.servers})
             await asyncio.gather(*map(asyncio.wrap_future, admin.delete_topics(self.topics).values()))
@@ -145,6 +157,12 @@ def new_topic(bus_factory: BusFactory) -> Callable[..., Awaitable[str]]:
         return name
 
     return make
+
+
+@pytest.fixture
+def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of Redis that takes long is waited for; a refusal is still one at once."""
+    monkeypatch.setattr("app.stores.redis._CALL_SECONDS", WAIT_SECONDS)
 
 
 class Member:

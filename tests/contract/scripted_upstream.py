@@ -149,11 +149,3 @@ def sends(*parts: bytes) -> Script:
 
 async def resets(exchange: Exchange) -> None:
     exchange.reset()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,8 +10,9 @@ from app.stores.base import Counts
 from app.stores.counts import RedisCounts
 from app.stores.memory import MemoryCounts
 from tests.acceptance.processes import until
-from tests.nginx import free_port
 from tests.redis_server import running_redis
+
+pytestmark = pytest.mark.usefixtures("patient_redis")
 
 LONG = 600  # seconds
 
@@ -72,8 +73,8 @@ async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_
         await made.close()
 
 
-async def test_a_redis_that_is_not_there_is_said_in_our_words():
-    counts = RedisCounts(f"redis://127.0.0.1:{free_port()}/0", "test")
+async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
+    counts = RedisCounts(f"redis://127.0.0.1:{refusing_port}/0", "test")
     with pytest.raises(StoreUnavailable, match="Redis: "):
         await counts.add("a", 1, LONG)
     await counts.close()

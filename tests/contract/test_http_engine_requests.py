@@ -9,7 +9,7 @@ import pytest
 from app.agent.engines import http
 from app.agent.engines.http_request import Address
 from tests.contract.engines import http_engine, job
-from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, free_port, replies
+from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, replies
 
 HEAD = (("x-llm-gateway-hops", "a,b"), ("openai-beta", "assistants=v2"))
 
@@ -161,10 +161,9 @@ async def test_readiness_is_what_the_list_of_models_answers(status: int, token: 
     assert [(exchange.method, exchange.target) for exchange in upstream.seen] == [("GET", "/v1/models")]
 
 
-async def test_an_upstream_that_is_not_there_is_not_ready() -> None:
-    port = free_port()
-    async with http_engine(f"http://u:secret@127.0.0.1:{port}") as engine:
-        assert await engine.check() == f"127.0.0.1:{port}: Connection refused"
+async def test_an_upstream_that_is_not_there_is_not_ready(refusing_port: int) -> None:
+    async with http_engine(f"http://u:secret@127.0.0.1:{refusing_port}") as engine:
+        assert await engine.check() == f"127.0.0.1:{refusing_port}: Connection refused"
 
 
 async def test_an_upstream_that_speaks_no_tls_is_not_ready() -> None:
@@ -204,8 +203,8 @@ async def test_an_upstream_whose_list_names_vllm_can_continue_a_text(listed: obj
         assert await engine.continues() is continues
 
 
-async def test_an_upstream_without_a_readable_list_cannot_continue_a_text() -> None:
+async def test_an_upstream_without_a_readable_list_cannot_continue_a_text(refusing_port: int) -> None:
     async with ScriptedUpstream(replies(404, b"<html>")) as upstream, http_engine(upstream.host) as engine:
         assert await engine.continues() is False
-    async with http_engine(f"http://127.0.0.1:{free_port()}") as engine:
+    async with http_engine(f"http://127.0.0.1:{refusing_port}") as engine:
         assert await engine.continues() is False

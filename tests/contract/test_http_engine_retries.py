@@ -9,7 +9,7 @@ import pytest
 from app.agent.engines.base import EngineUnreachable
 from app.agent.engines.retry import FIRST_WAIT
 from tests.contract.engines import Waits, http_engine, job
-from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, free_port, replies, resets, sends
+from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, replies, resets, sends
 
 
 @pytest.fixture
@@ -107,30 +107,28 @@ async def test_an_upstream_that_forbids_a_retry_is_obeyed(waits: Waits) -> None:
     assert len(upstream.seen) == 1
 
 
-async def test_an_upstream_that_is_not_there_is_unreachable_after_all_retries(waits: Waits) -> None:
-    port = free_port()
-    async with http_engine(f"http://user:secret@127.0.0.1:{port}", pause=waits) as engine:
+async def test_an_upstream_that_is_not_there_is_unreachable_after_all_retries(waits: Waits, refusing_port: int) -> None:
+    async with http_engine(f"http://user:secret@127.0.0.1:{refusing_port}", pause=waits) as engine:
         with pytest.raises(EngineUnreachable) as caught:
             await engine.call(job())
-    assert str(caught.value) == f"127.0.0.1:{port}: Connection refused"
+    assert str(caught.value) == f"127.0.0.1:{refusing_port}: Connection refused"
     assert len(waits.seconds) == 2
 
 
-async def test_an_upstream_that_is_not_there_is_not_waited_for_beyond_the_deadline(waits: Waits) -> None:
-    async with http_engine(f"http://127.0.0.1:{free_port()}", pause=waits) as engine:
+async def test_an_upstream_that_is_not_there_is_not_waited_for_beyond_the_deadline(waits: Waits, refusing_port: int) -> None:
+    async with http_engine(f"http://127.0.0.1:{refusing_port}", pause=waits) as engine:
         with pytest.raises(EngineUnreachable):
             await engine.call(job(deadline=asyncio.get_running_loop().time()))
     assert waits.seconds == []
 
 
-async def test_an_upstream_that_comes_up_between_two_tries_answers() -> None:
-    port = free_port()
+async def test_an_upstream_that_comes_up_between_two_tries_answers(refusing_port: int) -> None:
     upstream = ScriptedUpstream(replies(200))
 
     async def comes_up(_seconds: float) -> None:
-        await upstream.start(port)
+        await upstream.start(refusing_port)
 
-    async with http_engine(f"http://127.0.0.1:{port}", pause=comes_up) as engine:
+    async with http_engine(f"http://127.0.0.1:{refusing_port}", pause=comes_up) as engine:
         assert (await engine.call(job())).status == 200
     await upstream.stop()
 

@@ -1,9 +1,8 @@
 """A Kafka consumer that hears nothing any more is replaced, and its reader goes on where it was."""
 
-import asyncio
-import os
-
 import pytest
+
+from tests.contract.sending import in_order
 
 pytestmark = pytest.mark.servers
 
@@ -34,23 +33,12 @@ def cut_off(monkeypatch):
 
 
 @pytest.fixture
-async def bus(cut_off):
-    from app.bus.kafka import KafkaBus
-    from app.settings import load
-
-    bus = KafkaBus(load({"BOOTSTRAP_SERVERS": os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"}).bus)
-    await bus.start()
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def bus_factory(kafka_factory):
+def bus_factory(cut_off, kafka_factory):
     return kafka_factory
 
 
 async def send(bus, topic, values):
-    await asyncio.gather(*[bus.send(topic, b"%d" % value, key=b"k", headers=[], partition=0) for value in values])
+    await in_order(bus.send(topic, b"%d" % value, key=b"k", headers=[], partition=0) for value in values)
 
 
 async def test_a_log_reader_misses_and_doubles_nothing(bus, cut_off, new_topic, follow, until):

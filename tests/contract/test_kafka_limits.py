@@ -1,11 +1,11 @@
 """What a small MAX_BODY_BYTES leaves room for on Kafka."""
 
-import asyncio
 import os
 
 import pytest
 
 from app.contracts.envelope import MAX_REPLY_BYTES
+from tests.contract.sending import in_order
 
 pytestmark = pytest.mark.servers
 
@@ -35,15 +35,15 @@ def bus_factory(kafka_factory):
     return kafka_factory
 
 
-def sent(bus, topic, count, size):
-    return [bus.send(topic, bytes(size), key=b"k", headers=[("v", b"1")], partition=0) for _ in range(count)]
+async def send(bus, topic, count, size):
+    return await in_order(bus.send(topic, bytes(size), key=b"k", headers=[("v", b"1")], partition=0) for _ in range(count))
 
 
 async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):
     from app.bus.specs import largest_record
 
     topic = await new_topic(bus, config={"max.message.bytes": str(largest_record(ours))})
-    places = await asyncio.gather(*sent(bus, topic, 8, MAX_REPLY_BYTES))
+    places = await send(bus, topic, 8, MAX_REPLY_BYTES)
     assert [place.offset for place in places] == list(range(8))
 
 
@@ -51,7 +51,7 @@ async def test_many_requests_at_once_fit_their_topic(bus, ours, new_topic):
     from app.bus.specs import largest_request
 
     topic = await new_topic(bus, config={"max.message.bytes": str(largest_request(ours))})
-    places = await asyncio.gather(*sent(bus, topic, 50, MAX_BODY))
+    places = await send(bus, topic, 50, MAX_BODY)
     assert [place.offset for place in places] == list(range(50))
 
 
@@ -60,4 +60,4 @@ async def test_what_is_larger_still_is_refused_at_once(bus, ours, new_topic):
     from app.errors import RecordTooLarge
 
     with pytest.raises(RecordTooLarge):
-        await asyncio.gather(*sent(bus, await new_topic(bus), 1, largest_record(ours) + 1))
+        await send(bus, await new_topic(bus), 1, largest_record(ours) + 1)

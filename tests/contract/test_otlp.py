@@ -2,17 +2,29 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app import __version__
 from app.settings import load
+from app.telemetry import otlp, tracing
 from app.telemetry.tracing import CLIENT, SERVER, Tracer
-from tests.nginx import free_port
 from tests.otlp_receiver import receiving
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(autouse=True)
+def batch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All spans go at the close, however long that takes, and each test has the loggers to itself."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # milliseconds
+    monkeypatch.setattr(otlp, "_CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(tracing, "_CLOSE_SECONDS", 60.0)
+    yield
+    for name in otlp._LOGGERS:
+        logging.getLogger(name).filters.clear()
 
 
 def tracer(endpoint: str, **environment: str) -> Tracer:
@@ -66,10 +78,12 @@ async def test_a_batch_says_whose_it_is_once(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("answers", [False, True])
 async def test_a_collector_that_does_not_take_them_costs_a_line_and_keeps_nobody(
-    answers: bool, caplog: pytest.LogCaptureFixture
+    answers: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, refusing_port: int
 ) -> None:
+    monkeypatch.setattr(otlp, "_CLOSE_SECONDS", 0.5)
     with receiving(status=400) as receiver:
-        ours = tracer(receiver.url if answers else f"http://127.0.0.1:{free_port()}", OTEL_EXPORTER_OTLP_HEADERS="k=secret-word")
+        endpoint = receiver.url if answers else f"http://127.0.0.1:{refusing_port}"
+        ours = tracer(endpoint, OTEL_EXPORTER_OTLP_HEADERS="k=secret-word")
         caplog.set_level(logging.INFO)
         for _ in range(2000):
             ours.end(ours.begin(""), SERVER, "POST /", {})

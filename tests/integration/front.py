@@ -39,6 +39,10 @@ class ScriptedGateway:
     connections: int = 0
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # connections that wait for it on a busy machine
+
+
 @contextmanager
 def scripted_gateway(answer: Answer) -> Iterator[ScriptedGateway]:
     """Runs a ScriptedGateway on a free port of 127.0.0.1."""
@@ -61,7 +65,7 @@ def scripted_gateway(answer: Answer) -> Iterator[ScriptedGateway]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     gateway = ScriptedGateway(server.server_address[1], answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import yaml
 pytestmark = pytest.mark.servers
 TOP = Path(__file__).parents[2]
 COMPOSE_FILES = sorted(path.name for path in TOP.glob("docker-compose*.yml"))
+
+Services = Callable[[str], dict[str, Any]]
 
 # As people have it in their own files.
 PASTED = """
@@ -42,13 +46,24 @@ PASTED = """
 """
 
 
+def fill(folder: Path) -> Path:
+    """With the compose files and the folder that nginx is built from, and no .env."""
+    for name in COMPOSE_FILES:
+        shutil.copy(TOP / name, folder)
+    shutil.copytree(TOP / "nginx", folder / "nginx")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the compose files, the folder that nginx is built from, and no .env."""
-    for name in COMPOSE_FILES:
-        shutil.copy(TOP / name, tmp_path)
-    shutil.copytree(TOP / "nginx", tmp_path / "nginx")
-    return tmp_path
+    return fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    """A file's, where nothing is set; docker-compose takes its time, so each is resolved once."""
+    folder = fill(tmp_path_factory.mktemp("plain"))
+    return cache(lambda file: resolved(folder, file)["services"])
 
 
 def resolved(folder: Path, file: str, *options: str, **environment: str) -> dict[str, Any]:
@@ -62,19 +77,18 @@ def resolved(folder: Path, file: str, *options: str, **environment: str) -> dict
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
-def test_docker_compose_takes_the_file(folder: Path, file: str) -> None:
-    assert resolved(folder, file)["services"]
+def test_docker_compose_takes_the_file(services: Services, file: str) -> None:
+    assert services(file)
 
 
-def test_the_parts_and_the_whole_define_the_same(folder: Path) -> None:
-    parts = [resolved(folder, file)["services"] for file in ("docker-compose.k8s.yml", "docker-compose.llm.yml")]
-    whole = resolved(folder, "docker-compose.yml")["services"]
-    apart = parts[0] | parts[1]
+def test_the_parts_and_the_whole_define_the_same(services: Services) -> None:
     spelled_otherwise = ("depends_on", "networks", "extra_hosts")  # the first is the whole's, the others are the same to it
-    for service in [*whole.values(), *apart.values()]:
-        for key in spelled_otherwise:
-            service.pop(key, None)
-    assert whole == apart
+
+    def defined(file: str) -> dict[str, Any]:
+        found = services(file).items()
+        return {name: {key: service[key] for key in service if key not in spelled_otherwise} for name, service in found}
+
+    assert defined("docker-compose.yml") == defined("docker-compose.k8s.yml") | defined("docker-compose.llm.yml")
 
 
 def test_a_pasted_worker_definition_works(folder: Path) -> None:
@@ -103,8 +117,8 @@ def test_settings_in_dot_env_reach_the_containers(folder: Path) -> None:
     assert {services[name]["environment"]["BOOTSTRAP_SERVERS"] for name in ("main", "qwen-worker")} == {"kafka:9092"}
 
 
-def test_a_setting_that_is_not_set_is_left_to_the_application(folder: Path) -> None:
-    environment = resolved(folder, "docker-compose.yml")["services"]["main"]["environment"]
+def test_a_setting_that_is_not_set_is_left_to_the_application(services: Services) -> None:
+    environment = services("docker-compose.yml")["main"]["environment"]
     assert environment["MAX_QUEUE_DEPTH"] is None
 
 

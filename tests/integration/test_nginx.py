@@ -21,7 +21,7 @@ from tests.integration.front import (
     send_chunk,
     send_stream_head,
 )
-from tests.nginx import free_port, running_nginx
+from tests.nginx import running_nginx
 
 pytestmark = pytest.mark.servers
 
@@ -86,8 +86,8 @@ def test_a_request_that_a_gateway_refuses_goes_to_the_other_under_the_same_id(fi
     assert {seen.body for gateway in there.gateways for seen in gateway.seen} == {BODY}
 
 
-def test_a_gateway_that_is_down_costs_no_request() -> None:
-    with scripted_gateway(reply(200)) as alive, running_nginx([free_port(), alive.port]) as port:
+def test_a_gateway_that_is_down_costs_no_request(refusing_port: int) -> None:
+    with scripted_gateway(reply(200)) as alive, running_nginx([refusing_port, alive.port]) as port:
         assert [ask(port).status for _ in range(20)] == [200] * 20
     assert len(alive.seen) == 20
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from tests.integration.front import PATIENCE, Answer, ask, connect, nginx_before, reply
-from tests.nginx import free_port, running_nginx
+from tests.nginx import running_nginx
 
 pytestmark = pytest.mark.servers
 
@@ -40,8 +40,8 @@ def test_a_large_body_and_a_large_reply_go_through_whole() -> None:
     assert there.gateways[0].seen[0].body == large
 
 
-def test_no_gateway_at_all_is_an_openai_error_that_says_when_to_try_again() -> None:
-    with running_nginx([free_port(), free_port()]) as port:
+def test_no_gateway_at_all_is_an_openai_error_that_says_when_to_try_again(refusing_port: int) -> None:
+    with running_nginx([refusing_port, refusing_port]) as port:
         answer = ask(port)
     assert (answer.status, answer.headers["Retry-After"]) == (502, "1")
     assert (answer.error["type"], answer.error["code"]) == ("server_error", "gateway_unreachable")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 _BEGIN = 1_800_000_000.0  # the wall clock when a loop is made, seconds since the epoch
-_THREAD_SECONDS = 5.0  # real ones, for what another thread still does
+_THREAD_SECONDS = 60.0  # real ones, for what another thread still does
 
 
 class _Selector(selectors.DefaultSelector):

@@ -1,7 +1,6 @@
 """`python -m bench` as it is called."""
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -67,14 +66,12 @@ async def test_one_request_goes_before_the_others_and_if_it_fails_the_rest_is_no
     [([], "no connection"), (["--plot", "x.png"], "x.png: PNG needs matplotlib"), (["--plot", "x.gif"], ".svg or .png")],
 )
 def test_what_can_be_known_before_is_said_at_once(
-    more: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str], said: str, refusing_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # nobody has it
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        monkeypatch.setattr(sys, "argv", ["bench", "--base-url", url, "--model", MODEL, *more])
-        assert main() == 2
+    url = f"http://127.0.0.1:{refusing_port}"
+    monkeypatch.setattr(sys, "argv", ["bench", "--base-url", url, "--model", MODEL, *more])
+    assert main() == 2
     assert said in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """Requests that are answered 202 at once: each is told once, at its end, as what it came to."""
 
 import asyncio
+import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from tests.unit.scene import MODEL, body, request, turns, until
 Told = tuple[str, int, dict[str, object]]
 CHAT = "/v1/chat/completions"
 ASYNC = {"Prefer": "respond-async"}
+KEPT = 600  # bytes
 NOTES = (("worker", "w"), ("queue-ms", "7.0"), ("upstream-ms", "20.0"), ("usage", '{"prompt_tokens":3,"completion_tokens":2}'))
 
 
@@ -255,6 +257,7 @@ async def test_it_is_among_those_that_run_and_of_very_many_the_newest_are(site):
     assert {one["id"] for one in (await overview.described())["running"]} == set(ids[10:])
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the figure is of Python 3.11")
 async def test_little_is_kept_of_each():
     kept, count = AsyncRequests(lambda model, tenant: None), 10_000
     tracemalloc.start()
@@ -266,4 +269,4 @@ async def test_little_is_kept_of_each():
     each = (tracemalloc.get_traced_memory()[0] - before) / count
     tracemalloc.stop()
     assert len(kept) == count
-    assert each < 600
+    assert each < KEPT, f"{each:.0f} bytes"

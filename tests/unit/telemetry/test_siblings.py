@@ -1,6 +1,8 @@
 """One answer of several processes: each sample with the process it is of, each metric once."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -34,9 +36,11 @@ def test_each_metric_is_there_once_and_each_sample_by_its_process():
 
 
 @pytest.fixture
-def directory(monkeypatch, tmp_path) -> Path:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path / f"llm-gateway-{os.getuid()}-{os.getppid()}"
+def directory(monkeypatch) -> Iterator[Path]:
+    """Not below tmp_path: a socket's path has room for 107 characters."""
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        yield Path(short) / f"llm-gateway-{os.getuid()}-{os.getppid()}"
 
 
 async def test_all_that_answer_are_told_of_and_one_that_was_killed_is_left_out(directory, monkeypatch):
