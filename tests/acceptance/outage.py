@@ -17,7 +17,7 @@ from tests.chaos.broker import Broker
 DEADLINE = 20  # seconds, of a request whose end has to come while the broker is away
 GAP = 0.2  # seconds between two tokens
 TICK = 0.05  # seconds
-TOKENS = 150  # of the streams, which outlast the broker's absence; replies have half of that, which do not
+TOKENS = 170  # of the streams, which outlast the broker's absence; replies have half of that, which do not
 
 ADMITTED_WITHIN = 3  # seconds: BUS_ADMIT_TIMEOUT_SECONDS
 ENVIRONMENT = {"BUS_ADMIT_TIMEOUT_SECONDS": str(ADMITTED_WITHIN)}

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 FLOOD = 1000
 PARTITIONS = 8
 SLOTS = 2
-BRIEF: dict[str, Any] = {"max_tokens": 1, "x_ttft": 1.0}  # a request's service time, in seconds
+BRIEF: dict[str, Any] = {"max_tokens": 1, "x_ttft": 0.5}  # a request's service time, in seconds
 TENANTS: dict[str, dict[str, Any]] = {"flood": {}, "other": {}, "late": {"priority": "low"}}
 FILES = 2 * FLOOD + 500  # that a process must be able to open
 
