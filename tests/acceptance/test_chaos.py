@@ -10,7 +10,7 @@ from tests.chaos.schedule import schedule
 from tests.numbered import CREATED
 
 TARGETS = {"worker": ["w1", "w2", "w3"], "gateway": ["g1", "g2"], "kafka": ["kafka"]}
-SEED, SECONDS = 7, 60
+SEED, SECONDS = 4, 60  # gateways, workers and Kafka are killed, gateways and workers stopped
 
 
 @pytest.mark.servers
