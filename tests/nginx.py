@@ -1,6 +1,7 @@
 """Real nginx (Debian's will do), from the project's own configuration, in front of gateways on 127.0.0.1."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,10 +14,17 @@ from pathlib import Path
 START = Path(__file__).parents[1] / "nginx" / "start.sh"
 
 
+_PORTS = range(15_000, 32_000)  # below those that the system gives to whoever connects, and to other tests that ask it for one
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    while True:
+        port = random.choice(_PORTS)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port
 
 

@@ -77,6 +77,10 @@ def requests(found: dict[str, float]) -> dict[tuple[str, str], float]:
     return {(labels["status"], labels["outcome"]): found[name] for name, labels in said.items() if labels["model"] == "sim"}
 
 
+async def are_counted(gateway: Gateway, expected: dict[tuple[str, str], float]) -> bool:
+    return requests(await counted(gateway)) == expected
+
+
 async def tokens_left(gateway: Gateway) -> int:
     """What a key has left of its tokens, before this question of one token is paid."""
     async with gateway.http() as http:
@@ -104,8 +108,9 @@ async def test_each_is_counted_once_at_its_end_as_what_it_came_to(gateway: Gatew
     assert "status=409" in cancelled
     assert "outcome=cancelled" in cancelled
     await upstream.idle()
+    ends = {("200", "completed"): 1, ("404", "failed"): 1, ("409", "cancelled"): 1}
+    await until(lambda: are_counted(gateway, ends), "each to be counted")
     found = await counted(gateway)
-    assert requests(found) == {("200", "completed"): 1, ("404", "failed"): 1, ("409", "cancelled"): 1}
     assert found['llm_gateway_tokens_total{model="sim",type="output"}'] == 40
     assert found['llm_gateway_queue_seconds_count{model="sim"}'] >= 1
     assert found['gen_ai_server_request_duration_seconds_count{gen_ai_request_model="sim"}'] == 3
@@ -137,10 +142,12 @@ async def test_what_runs_by_itself_takes_no_place_and_is_shown_as_running(gatewa
 
 async def test_sent_again_with_its_key_it_is_one_request(gateway: Gateway, upstream: Upstream) -> None:
     async with gateway.http() as http:
-        head, body = {**ASYNC, "Idempotency-Key": "once"}, chat(x_ttft=0.5, max_tokens=40)
+        head, body = {**ASYNC, "Idempotency-Key": "once"}, chat(x_ttft=60, max_tokens=40)
         ids = [(await http.post(CHAT, json=body, headers=head)).headers["x-request-id"] for _ in range(3)]
     assert len(set(ids)) == 1
+    await until(lambda: upstream.has(active=1), "it to run")
+    await upstream.release()
     await until(lambda: "outcome=completed" in gateway.log, "its end")
     assert len([line for line in gateway.log.splitlines() if "async=True" in line]) == 1
-    assert requests(await counted(gateway)) == {("200", "completed"): 1, ("202", "other"): 2}
+    await until(lambda: are_counted(gateway, {("200", "completed"): 1, ("202", "other"): 2}), "all three to be counted")
     assert (await upstream.stats()).started == 1

@@ -10,7 +10,7 @@ from tests.chaos.schedule import schedule
 from tests.numbered import CREATED
 
 TARGETS = {"worker": ["w1", "w2", "w3"], "gateway": ["g1", "g2"], "kafka": ["kafka"]}
-SEED, SECONDS = 7, 60
+SEED, SECONDS = 4, 60  # gateways, workers and Kafka are killed, gateways and workers stopped
 
 
 @pytest.mark.servers
@@ -37,7 +37,7 @@ def test_each_kind_of_process_suffers_and_none_in_the_calm_at_both_ends(seed: in
 @pytest.mark.parametrize("seed", range(20))
 def test_no_three_workers_die_so_soon_one_after_the_other_that_a_request_may_die_with_all(seed: int) -> None:
     deaths = [fault.at for fault in schedule(seed, 300, TARGETS) if fault.target[0] == "w" and fault.action != "terminate"]
-    assert all(third - first >= 15 for first, third in zip(deaths, deaths[2:], strict=False))
+    assert all(third - first >= 30 for first, third in zip(deaths, deaths[2:], strict=False))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A tenant's flood, and others beside it: real processes on Kafka, a thousand requests that wait.
 
-How long a request waited is told by the upstream: how many others were begun after it was sent. As many as there are slots are
-begun in each service time. Run with -s it prints the figures.
+How long a request waited is told by the upstream: how many others were begun after it was accepted. As many as there are slots
+are begun in each service time. Run with -s it prints the figures.
 """
 
 import resource
@@ -16,7 +16,7 @@ import pytest_asyncio
 from app.keys import KeyEntry, hash_of, write_keys
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import PATIENCE, until
-from tests.acceptance.reading import Clients, Reading, check_whole_body, ends
+from tests.acceptance.reading import Clients, Reading, check_whole, check_whole_body, ends
 from tests.acceptance.services import Endpoint, Gateway, Upstream, Worker
 from tests.acceptance.stack import Stack
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 FLOOD = 1000
 PARTITIONS = 8
 SLOTS = 2
-SERVICE = 1.0  # seconds
+BRIEF: dict[str, Any] = {"max_tokens": 1, "x_ttft": 0.5}  # a request's service time, in seconds
 TENANTS: dict[str, dict[str, Any]] = {"flood": {}, "other": {}, "late": {"priority": "low"}}
 FILES = 2 * FLOOD + 500  # that a process must be able to open
 
@@ -58,21 +58,24 @@ class Site:
     gateways: list[Gateway]
     clients: Clients
 
+    def front(self, tenant: str, gateway: int = 0) -> Endpoint:
+        return Endpoint(self.gateways[gateway].port, key_of(tenant))
+
     def post(self, tenant: str, gateway: int = 0, **fields: object) -> Reading:
-        endpoint = Endpoint(self.gateways[gateway].port, key_of(tenant))
-        return self.clients.post(endpoint, chat(**{"max_tokens": 1, "x_ttft": SERVICE, **fields}))
+        return self.clients.post(self.front(tenant, gateway), chat(**{**BRIEF, **fields}))
 
     async def add_worker(self) -> Worker:
         self.workers.append(await self.stack.worker("sim", self.upstream))
         return self.workers[-1]
 
     async def waits_at_most(self, service_times: int, gateway: int = 0) -> None:
-        """Asks as the other tenant: no more requests than that are begun before its own is."""
+        """Asks as the other tenant: once its request is in the log, no more than that are begun before it."""
+        front = self.front("other", gateway)
+        accepted = await self.clients.post(front, chat(**BRIEF, stream=True), Prefer="respond-async").end()
         before = (await self.upstream.stats()).started
-        told = await self.post("other", gateway).end()
-        check_whole_body(told, 1)
+        check_whole(await self.clients.get(front, f"/v1/requests/{accepted.public_id}/stream").end(), 1)
         stats = await self.upstream.stats()
-        later = [seen.headers["x-request-id"] for seen in stats.requests][::-1].index(told.id)
+        later = [seen.headers["x-request-id"] for seen in stats.requests][::-1].index(accepted.id)
         ahead = stats.started - later - 1 - before
         slots = SLOTS * sum(worker.running for worker in self.workers)
         print(f"{ahead} requests were begun before it, with {slots} slots")

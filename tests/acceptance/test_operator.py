@@ -11,6 +11,7 @@ from tests.acceptance.stack import SERVERS, Stack
 from tests.nginx import free_port
 
 VIEWS = ["/metrics", "/admin/overview"]
+NOTHING = ["/", "/v1/models", "/v1/chat/completions", "/admin", "/docs", "/ui/../main.py", "/%00"]  # at ADMIN_PORT
 CLIENT, OPERATOR = "sk-of-a-client-0123", "op-of-an-operator-0123"
 SECRET = "what nobody but the model is told"
 ELSEWHERE = {"x-forwarded-for": "203.0.113.7"}
@@ -97,11 +98,11 @@ async def test_the_admin_port_has_the_page_and_the_view_and_the_gateways_own_has
     assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/chat/completions", "/admin", "/docs", "/ui/../main.py", "/%00"])
-async def test_the_admin_port_has_nothing_else(memory_stack: Stack, path: str) -> None:
+async def test_the_admin_port_has_nothing_else(memory_stack: Stack) -> None:
     port = free_port()
     await memory_stack.gateway(ADMIN_PORT=str(port))
-    assert (await asked(port, path)).status_code == 404
+    found = {path: (await asked(port, path)).status_code for path in NOTHING}
+    assert found == dict.fromkeys(NOTHING, 404)
 
 
 async def test_on_an_address_of_the_network_the_admin_port_is_asked_by_any_name(memory_stack: Stack) -> None:
@@ -122,13 +123,14 @@ async def test_on_kafka_dead_letters_are_counted_as_they_come(stack: Stack) -> N
     assert producer.flush(10) == 0
 
     async def three() -> bool:
-        return bool((await asked(gateway.port, "/admin/overview")).json()["dead_letters"]["count"] == 3)
+        """A worker that fell out of its group may have written one of them again."""
+        found = await asked(gateway.port, "/admin/overview")
+        assert SECRET not in found.text
+        letters = found.json()["dead_letters"]
+        told = {(letter["model"], letter["offset"]) for letter in letters["last"]}
+        return letters["count"] >= 3 and told == {("sim", 0), ("sim", 1), ("sim", 2)}
 
     await until(three, "the dead letters")
-    found = await asked(gateway.port, "/admin/overview")
-    assert [letter["offset"] for letter in found.json()["dead_letters"]["last"]] == [2, 1, 0]
-    assert {letter["model"] for letter in found.json()["dead_letters"]["last"]} == {"sim"}
-    assert SECRET not in found.text
 
 
 @pytest.mark.servers

@@ -159,8 +159,10 @@ async def test_both_base_paths_serve_the_same(site: Site, base: str) -> None:
 
 
 async def test_the_model_list_says_how_busy_each_model_is(site: Site) -> None:
-    listed = await site.gateway.models()
-    model = listed["team/sim-1.5"]
-    assert model.pop("created") > 0
-    assert (model["object"], model["owned_by"], model["workers"], model["capacity"]) == ("model", "llm-gateway", 1, 32)
-    assert {"in_flight", "queue_depth"} <= set(model)
+    async def is_listed() -> bool:
+        model = (await site.gateway.models())["team/sim-1.5"]
+        assert model["created"] > 0
+        assert {"in_flight", "queue_depth"} <= set(model)
+        return (model["object"], model["owned_by"], model["workers"], model["capacity"]) == ("model", "llm-gateway", 1, 32)
+
+    await until(is_listed, "it to be listed with its worker")

@@ -20,7 +20,7 @@ CLIENTS = "00f067aa0ba902b7"  # the span of the client
 GATEWAY, WORKER = "llm-gateway", "llm-worker"
 WAY = ("SERVER", "PRODUCER", "INTERNAL", "CONSUMER", "CLIENT")
 KEY, PROMPT = "sk-of-a-client-0123", "a prompt that is nobody's business"
-TOKENS = 150  # of a stream that outlasts the start of a second worker
+TOKENS = 150
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
@@ -115,10 +115,11 @@ async def test_a_trace_that_the_client_does_not_keep_is_kept_by_nobody(scene: Sc
 async def test_a_request_whose_worker_is_killed_stays_one_trace(scene: Scene) -> None:
     doomed = await scene.worker()
     trace = new_trace()
-    asked = scene.ask(trace, stream=True, max_tokens=TOKENS, x_gap=0.1)
+    asked = scene.ask(trace, stream=True, max_tokens=TOKENS, x_gap=1)  # it outlasts the start of a second worker
     await asked.tokens(3)
     survivor = await scene.worker()
     doomed.kill()
+    await scene.upstream.hurry()
     told = await asked.end()
     check_whole(told, TOKENS)
     await until(lambda: scene.receiver.has(trace, "SERVER", "PRODUCER", "CONSUMER", "CLIENT"), "the survivor's spans")

@@ -35,14 +35,16 @@ class Broker:
             properties += ("listener.security.protocol.map=" + ",".join(f"{name}:{kind}" for name, kind in _KINDS.items()),)
         own["KAFKA_EXTRA_PROPERTIES"] = "\n".join(properties)
         self._environment = {**os.environ, **own}
+        # One start at a time: of two, the later would find no broker yet and the port taken.
+        self._start = ["flock", "--close", directory / "kafka.lock", _SCRIPT, "start"]
 
     async def start(self) -> None:
         """Returns when it listens."""
-        await asyncio.to_thread(self._script, "start")
+        await asyncio.to_thread(subprocess.run, self._start, env=self._environment, check=True, capture_output=True)
 
     def start_again(self) -> None:
         """Starts it without waiting until it listens."""
-        subprocess.Popen([_SCRIPT, "start"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(self._start, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @property
     def log(self) -> Path:
@@ -71,9 +73,6 @@ class Broker:
     def clear_away(self) -> None:
         if self._alive():
             self.kill()
-
-    def _script(self, command: str) -> None:
-        subprocess.run([_SCRIPT, command], env=self._environment, check=True, capture_output=True)
 
     def _signal(self, number: signal.Signals) -> None:
         os.kill(self._pid(), number)

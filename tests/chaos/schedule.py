@@ -11,7 +11,7 @@ _CALM = 4.0  # seconds without a new fault at the beginning and at the end
 _BETWEEN = (0.5, 4.5)  # seconds from one fault to the next
 # A request that three workers in a row died with is poison by rule, so in such a time no more than two die. A whole reply,
 # with a takeover before it, takes no longer.
-_WINDOW, _DEATHS = 15.0, 2
+_WINDOW, _DEATHS = 30.0, 2
 _SETTLE = 3.0  # seconds a process is left alone after it was started again or continued
 _KAFKA_SETTLE = 25.0
 _WEIGHTS = {WORKER: 6, GATEWAY: 3, KAFKA: 1}
