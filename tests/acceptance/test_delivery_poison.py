@@ -121,10 +121,11 @@ async def runs_again(upstream: Upstream, worker: Worker, id_: str, before: int, 
     """True when the worker runs the request and has said so, False when that lies in the dead letters."""
 
     async def again() -> bool:
-        if (await upstream.stats()).tries[id_] > before:
+        stats = await upstream.stats()
+        if stats.tries[id_] > before:
             return id_ in (await worker.beat()).running
-        if before >= SUSPECT_DEATHS:
-            await upstream.release()  # what runs before it, as it runs alone
+        if before >= SUSPECT_DEATHS and stats.active:
+            await upstream.release()  # a suspect waits until nothing else runs
         return False
 
     async def settled() -> bool:

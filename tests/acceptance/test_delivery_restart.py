@@ -75,14 +75,16 @@ async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_
         await until(lambda: upstream.has(active=2), "both to run")
         ending.terminate()
         await ending.ended()
-        await upstream.hurry()
         first, again, refused = await ends([reading, resumed, whole])
         for told in (first, again):
             assert (told.error["type"], told.error["code"]) == ("server_error", "gateway_draining")
             assert told.public_id in told.error["message"]
         assert (refused.status, refused.error["code"]) == (503, "gateway_draining")
         seen = len([event for event in first.events if "choices" in event])
-        rest = await clients.get(other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}").end()
+        following = clients.get(other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}")
+        await following.tokens(1)
+        await upstream.release()
+        rest = await following.end()
         assert first.text + rest.text == tokens(100)
         await until(lambda: upstream.has(completed=2), "both to complete")
         check_whole_body(await clients.get(other, f"/v1/requests/{refused.public_id}/result").end(), 3)
