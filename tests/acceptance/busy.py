@@ -20,7 +20,7 @@ from tests.numbered import tokens
 
 GOES_ON, BREAKS_OFF = "sim", "other"  # models: the one's upstream can continue a text, the other's cannot
 MOST = 20_000  # bytes of a body
-LONG = 150  # tokens of a stream that outlasts the start of a second worker
+LONG = 150  # tokens, of a stream that goes on until it is told to end
 ELSEWHERE = {"x-forwarded-for": "192.0.2.7"}  # as a proxy on this machine says it
 
 
@@ -73,11 +73,17 @@ async def be_busy(scene: Scene) -> None:
 async def lose_a_worker(scene: Scene) -> None:
     """Killed while it streams; another goes on."""
     doomed, port = await scene.worker(GOES_ON)
-    asked = scene.ask(stream=True, max_tokens=LONG, x_gap=0.1)
+    asked = scene.ask(stream=True, max_tokens=LONG, x_gap=1)
     await asked.tokens(3)
     await scene.look_at_metrics("the worker that is killed", port)
     _, port = await scene.worker(GOES_ON)
     doomed.kill()
+
+    async def goes_on() -> bool:
+        return (await scene.upstream.stats()).tries[asked.told.id] == 2
+
+    await until(goes_on, "the stream to go on")
+    await scene.upstream.release()
     assert (await asked.end()).text == tokens(LONG)
     await scene.look_at_metrics("the worker that takes over", port)
 
@@ -186,7 +192,8 @@ async def put_a_bad_record(scene: Scene) -> None:
     assert producer.flush(10) == 0
 
     async def put_aside() -> bool:
-        return len((await records_of(SERVERS, f"{scene.stack.prefix}.dlq"))[f"{scene.stack.prefix}.dlq"]) == 3
+        letters = (await records_of(SERVERS, f"{scene.stack.prefix}.dlq"))[f"{scene.stack.prefix}.dlq"]
+        return len({letter.key() for letter in letters}) == 3
 
     await until(put_aside, "three dead letters")
 

@@ -18,6 +18,8 @@ from tests.acceptance.services import Endpoint, Stats
 from tests.numbered import tokens
 
 DONE = "[DONE]"
+PATIENT = {"HEARTBEAT_SECONDS": "2"}  # where no worker dies: one that stands still for seconds is not taken for dead
+TICK = 0.05  # seconds
 
 
 @dataclass
@@ -173,6 +175,24 @@ def check_whole_body(told: Told, count: int) -> None:
     """The same of a chat that was not streamed."""
     assert told.status == 200, told.body
     assert told.json["choices"][0]["message"]["content"] == tokens(count)
+
+
+@asynccontextmanager
+async def stalls() -> AsyncIterator[list[float]]:
+    """Seconds by which this process woke too late during the block: what stood still with it cannot have been any faster."""
+    late: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            due = time.monotonic() + TICK
+            await asyncio.sleep(TICK)
+            late.append(time.monotonic() - due)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield late
+    finally:
+        watching.cancel()
 
 
 @asynccontextmanager

@@ -61,6 +61,11 @@ class Gateway(Process, Endpoint):
         status, _ = await get_json(f"{self.root}/readyz")
         return status == 200
 
+    async def answers(self, count: int) -> bool:
+        """Whether it is answering so many requests, counting those that it has joined."""
+        status, view = await get_json(f"{self.root}/admin/overview")
+        return status == 200 and bool(view["gateway"]["in_flight"] == count)
+
 
 @dataclass(frozen=True)
 class Seen:

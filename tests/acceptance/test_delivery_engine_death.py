@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
 GOES_ON, BEGINS_ANEW, GIVES_UP = "sim", "other", "hasty"  # models
 TOKENS = 60
-STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 0.05, "stream_options": {"include_usage": True}}
+STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 0.02, "stream_options": {"include_usage": True}}
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Engine:
     clients: Clients
 
     def stream(self, model: str, **fields: object) -> Reading:
-        return self.clients.post(self.gateway, chat(model, **STREAM, **fields))
+        return self.clients.post(self.gateway, chat(model, **STREAM | fields))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -37,7 +37,7 @@ async def engine() -> AsyncIterator[Engine]:
         upstream = await stack.upstream(GOES_ON, BEGINS_ANEW, GIVES_UP)
         await stack.worker(GIVES_UP, upstream, OPENAI_CONTINUES="1", UPSTREAM_RETRIES="1", UPSTREAM_RETRY_SECONDS="0.1")
         stack.models(*({"id": model, "host": upstream.url, "continues": model == GOES_ON} for model in (GOES_ON, BEGINS_ANEW)))
-        await stack.worker(UPSTREAM_RETRIES="30", UPSTREAM_RETRY_SECONDS="0.5")
+        await stack.worker(UPSTREAM_RETRIES="300", UPSTREAM_RETRY_SECONDS="0.5")
         yield Engine(upstream, await stack.gateway(), clients)
 
 
@@ -49,16 +49,18 @@ def check_lost(told: Told) -> None:
 
 
 async def test_streams_outlive_their_engine_where_their_text_can_go_on(engine: Engine) -> None:
-    goes_on, begins_anew = [engine.stream(GOES_ON) for _ in range(3)], [engine.stream(BEGINS_ANEW) for _ in range(3)]
-    gives_up = engine.stream(GIVES_UP)
-    unseen = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, stream=True, max_tokens=5, x_ttft=1))
-    whole = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, max_tokens=5, x_ttft=1))
+    goes_on, begins_anew = ([engine.stream(model, x_gap=0.5) for _ in range(3)] for model in (GOES_ON, BEGINS_ANEW))
+    gives_up = engine.stream(GIVES_UP, x_gap=0.5)
+    unseen = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, stream=True, max_tokens=5, x_ttft=60))
+    whole = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, max_tokens=5, x_ttft=60))
     for reading in (*goes_on, *begins_anew, gives_up):
         await reading.tokens(3)
     await until(lambda: engine.upstream.has(active=9), "all to run")
     engine.upstream.kill()
     check_lost(await gives_up.end())
     await engine.upstream.restart()
+    await until(lambda: engine.upstream.has(active=5), "all that can go on, or was not seen, to run again")
+    await engine.upstream.release()
     check_whole(await unseen.end(), 5)
     check_whole_body(await whole.end(), 5)
     for told in await ends(goes_on):

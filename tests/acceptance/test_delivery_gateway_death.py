@@ -4,14 +4,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
-from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends
+from tests.acceptance.reading import Clients, Reading, Told, check_whole, check_whole_body, ends
 from tests.acceptance.services import Gateway, Upstream
 from tests.acceptance.stack import Stack
 from tests.numbered import tokens
@@ -19,7 +18,7 @@ from tests.redis_server import running_redis
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
-STREAM = {"stream": True, "max_tokens": 60, "x_gap": 0.05, "stream_options": {"include_usage": True}}
+STREAM = {"stream": True, "max_tokens": 60, "x_gap": 1, "stream_options": {"include_usage": True}}
 EVENTS = 60 + 4  # role, finish, usage, [DONE]
 
 
@@ -58,12 +57,15 @@ async def tries(twins: Twins, told: Told) -> int:
 async def test_a_stream_is_joined_by_its_key_and_goes_on_behind_what_was_seen(twins: Twins) -> None:
     key, body = secrets.token_hex(8), chat(**STREAM)
     reading = twins.clients.post(twins.mortal, body, idempotency_key=key)
-    await reading.tokens(5)
+    await reading.tokens(2)
     twins.mortal.kill()
     first = await reading.end()
     assert first.cut
     assert first.ids == list(range(1, len(first.ids) + 1))
-    rest = await twins.clients.post(twins.other, body, idempotency_key=key, last_event_id=str(first.ids[-1])).end()
+    joining = twins.clients.post(twins.other, body, idempotency_key=key, last_event_id=str(first.ids[-1]))
+    await joining.tokens(1)
+    await twins.upstream.release()
+    rest = await joining.end()
     assert rest.public_id == first.public_id
     assert first.ids + rest.ids == list(range(1, EVENTS + 1))
     assert first.text + rest.text == tokens(60)
@@ -71,12 +73,15 @@ async def test_a_stream_is_joined_by_its_key_and_goes_on_behind_what_was_seen(tw
 
 
 async def test_a_running_request_is_joined_and_a_finished_one_replayed(twins: Twins) -> None:
-    key, body = secrets.token_hex(8), chat(max_tokens=60, x_ttft=2)
+    key, body = secrets.token_hex(8), chat(max_tokens=60, x_ttft=60)
     reading = twins.clients.post(twins.mortal, body, idempotency_key=key)
     await until(lambda: twins.upstream.has(active=1), "it to run")
     twins.mortal.kill()
     assert (await reading.end()).cut
-    joined = await twins.clients.post(twins.other, body, idempotency_key=key).end()
+    joining = twins.clients.post(twins.other, body, idempotency_key=key)
+    await until(lambda: twins.other.answers(1), "it to be joined")
+    await twins.upstream.release()
+    joined = await joining.end()
     replayed = await twins.clients.post(twins.other, body, idempotency_key=key).end()
     check_whole_body(joined, 60)
     assert (replayed.public_id, replayed.body) == (joined.public_id, joined.body)
@@ -102,10 +107,12 @@ async def test_a_finished_stream_is_replayed_whole_or_from_where_it_is_wanted(tw
 async def test_nginx_hands_a_request_over_before_its_first_byte(twins: Twins) -> None:
     before = await twins.upstream.idle()
     nginx = twins.stack.nginx(twins.mortal, twins.other)
-    bodies = [chat(max_tokens=20, x_ttft=2, stream=stream) for stream in (True, False) for _ in range(10)]
+    bodies = [chat(max_tokens=20, x_ttft=60, stream=stream) for stream in (True, False) for _ in range(10)]
     readings = [twins.clients.post(nginx, body) for body in bodies]
     await until(lambda: twins.upstream.has(active=20), "all to run")
     twins.mortal.kill()
+    await until(lambda: twins.other.answers(20), "nginx to hand them over")
+    await twins.upstream.release()
     told = await ends(readings)
     for one in told[:10]:
         check_whole(one, 20)
@@ -115,20 +122,23 @@ async def test_nginx_hands_a_request_over_before_its_first_byte(twins: Twins) ->
 
 
 async def test_two_hundred_streams_are_taken_up_again_elsewhere(twins: Twins) -> None:
-    body = chat(**STREAM | {"x_gap": 0.2, "max_tokens": 40})
+    body = chat(**STREAM)
     readings = [twins.clients.post(twins.mortal, body, x_event_ids="1") for _ in range(200)]
     await asyncio.gather(*(reading.tokens(1) for reading in readings))
     twins.mortal.kill()
     first = await ends(readings)
-    resumed = await ends([resume(twins, told) for told in first])
+    resuming = [resume(twins, told) for told in first]
+    await asyncio.gather(*(reading.tokens(1) for reading in resuming))
+    await twins.upstream.release()
+    resumed = await ends(resuming)
     for one, rest in zip(first, resumed, strict=True):
         assert one.cut
-        assert one.ids + rest.ids == list(range(1, 40 + 4 + 1))
-        assert one.text + rest.text == tokens(40)
+        assert one.ids + rest.ids == list(range(1, EVENTS + 1))
+        assert one.text + rest.text == tokens(60)
         assert rest.events[-1] == "[DONE]"
 
 
-def resume(twins: Twins, told: Told) -> Any:
+def resume(twins: Twins, told: Told) -> Reading:
     return twins.clients.get(twins.other, f"/v1/requests/{told.public_id}/stream?starting_after={told.ids[-1]}")
 
 

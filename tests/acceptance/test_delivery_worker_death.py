@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
-from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends
+from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends, stalls
 from tests.acceptance.services import Stats, Worker
 from tests.acceptance.stack import Stack
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 
 GOES_ON, BEGINS_ANEW = "sim", "other"  # models: the one's upstream can continue a text, the other's cannot
 TOKENS = 100
-STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 0.05, "stream_options": {"include_usage": True}}
+STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 1, "stream_options": {"include_usage": True}}
 SLOTS = 8  # of one worker and model
 
 
@@ -30,6 +30,7 @@ class Death:
     finished: list[Told] = field(default_factory=list)  # before the kill, not committed
     queued: list[Told] = field(default_factory=list)
     killed_at: float = 0.0
+    stalled: float = 0.0  # seconds for which this machine stood still after the kill
     ran: set[str] = field(default_factory=set)  # the streams on the worker that was killed
     stats: Stats | None = None
     log: str = field(default="", repr=False)  # the gateway's
@@ -64,13 +65,16 @@ async def death() -> AsyncIterator[Death]:
         ids = {reading.told.id for reading in both}
         await until(lambda: all_run(ids, doomed, survivor), "both workers to say which streams they run")
         death.finished = await ends([clients.post(gateway, chat(GOES_ON, max_tokens=5)) for _ in range(20)])
-        queued = [clients.post(gateway, chat(GOES_ON, max_tokens=5, x_ttft=0.5)) for _ in range(30)]
+        queued = [clients.post(gateway, chat(GOES_ON, max_tokens=5, x_ttft=60)) for _ in range(30)]
         await until(lambda: upstream.has(active=2 * SLOTS + 6), "all slots to be taken")
         death.ran = ids & await running(doomed)
         death.killed_at = time.monotonic()
         doomed.kill()
-        death.queued = await ends(queued)
-        death.goes_on, death.begins_anew = await ends(streams[GOES_ON]), await ends(streams[BEGINS_ANEW])
+        async with stalls() as stalled:
+            await upstream.hurry()
+            death.queued = await ends(queued)
+            death.goes_on, death.begins_anew = await ends(streams[GOES_ON]), await ends(streams[BEGINS_ANEW])
+        death.stalled = sum(stalled)
         death.stats = await upstream.idle()
         gateway.terminate()
         await gateway.ended()
@@ -95,7 +99,7 @@ def test_only_what_was_interrupted_ran_again(death: Death) -> None:
         assert death.tries(told) == (2 if told in interrupted else 1)
     assert all(death.tries(told) == 1 for told in death.finished)
     again = [told for told in death.queued if death.tries(told) > 1]
-    assert len(again) <= SLOTS - len(interrupted)
+    assert len(again) == SLOTS - len(interrupted)
     assert all(death.tries(told) == 2 for told in again)
 
 
@@ -122,4 +126,4 @@ def test_the_first_new_token_comes_within_ten_seconds(death: Death) -> None:
     interrupted = [told for told in death.goes_on if told.id in death.ran]
     waits = sorted(told.longest_pause(death.killed_at) - death.killed_at for told in interrupted)
     print("first new token after the kill, seconds:", *(f"{wait:.2f}" for wait in waits))
-    assert waits[-1] < 10  # the issue's own bound
+    assert waits[-1] < 10 + death.stalled  # the issue's own bound

@@ -11,6 +11,7 @@ from openai import APIError, AsyncOpenAI, BadRequestError
 from tests.acceptance.asking import CHAT, HELLO, chat, events, text_of
 from tests.acceptance.conftest import Site
 from tests.acceptance.processes import until
+from tests.acceptance.reading import Clients, check_whole
 from tests.numbered import tokens
 
 LONG = {"x_gap": 0.05, "max_tokens": 2000}  # a generation that goes on for longer than any test
@@ -66,16 +67,21 @@ async def test_an_upstreams_refusal_of_a_stream_is_an_http_error(sdk: AsyncOpenA
     assert refused.value.code == "scripted"
 
 
-async def test_the_head_comes_early_and_comments_keep_it_awake(early: httpx2.AsyncClient) -> None:
-    body = chat(stream=True, max_tokens=2, x_ttft=1.5, x_gap=1.0)
-    async with early.stream("POST", CHAT, json=body) as response:
-        assert response.headers["x-request-id"].startswith("req_")
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line async for line in response.aiter_lines() if line]
-    kinds = "".join("c" if line == ": keep-alive" else "d" for line in lines)
-    assert kinds.lstrip("c").count("d") == 5  # role, two tokens, finish, [DONE]
-    assert kinds.startswith("cc"), "none before the first token"
-    assert "c" in kinds.strip("c"), "none between the tokens"
+@pytest.mark.parametrize(("waits", "seen"), [({"x_ttft": 60}, 0), ({"x_gap": 60}, 1)], ids=["before a token", "between two"])
+async def test_the_head_comes_early_and_comments_keep_it_awake(site: Site, waits: dict[str, int], seen: int) -> None:
+    await site.upstream.idle()
+    async with Clients() as clients:
+        reading = clients.post(site.early, chat(stream=True, max_tokens=2, **waits))
+        await reading.tokens(seen)
+        before = len(reading.told.comments)
+        await until(lambda: len(reading.told.comments) >= before + 2, "two comments")
+        assert reading.told.public_id.startswith("req_")
+        assert len(reading.told.pieces) == seen
+        await until(lambda: site.upstream.has(active=1), "the generation to run")
+        await site.upstream.release()
+        told = await reading.end()
+    check_whole(told, 2)
+    assert set(told.comments) == {"keep-alive"}
 
 
 async def test_an_error_after_an_early_head_is_an_event(early: httpx2.AsyncClient) -> None:
