@@ -130,7 +130,7 @@ class SimulatedUpstream:
 
     async def _answer(self, answer: Answer, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self._fails(request, body) and (status := body.get("x_status")):
-            await asyncio.sleep(body.get("x_ttft", self._ttft))
+            await _rest(body.get("x_ttft", self._ttft), self._released)
             return _json(_error(body.get("x_message", f"scripted {status}")), status, body.get("x_headers"))
         if body.get("model") not in self._models:
             return _json(_error(f"The model `{body.get('model')}` does not exist."), 404)

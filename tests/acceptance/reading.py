@@ -18,7 +18,6 @@ from tests.acceptance.services import Endpoint, Stats
 from tests.numbered import tokens
 
 DONE = "[DONE]"
-PATIENT = {"HEARTBEAT_SECONDS": "2"}  # where no worker dies: one that stands still for seconds is not taken for dead
 TICK = 0.05  # seconds
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import Process, until
-from tests.acceptance.reading import PATIENT, Clients, Told, check_once, check_whole, check_whole_body, ends, load
+from tests.acceptance.reading import Clients, Told, check_once, check_whole, check_whole_body, ends, load
 from tests.acceptance.stack import Stack
 from tests.numbered import tokens
 from tests.redis_server import running_redis
@@ -23,7 +23,7 @@ async def renew(process: Process, told: list[Told]) -> None:
 
 async def test_a_rolling_restart_fails_no_request_and_doubles_no_token() -> None:
     with running_redis() as url:
-        async with Stack("rolling", REDIS_URL=url, OPENAI_CONTINUES="0", **PATIENT) as stack, Clients() as clients:
+        async with Stack("rolling", REDIS_URL=url, OPENAI_CONTINUES="0") as stack, Clients() as clients:
             upstream = await stack.upstream()
             workers = [await stack.worker("sim", upstream) for _ in range(2)]
             gateways = [await stack.gateway() for _ in range(2)]

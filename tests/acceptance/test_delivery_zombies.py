@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
-from tests.acceptance.reading import PATIENT, Clients, check_once, check_whole, check_whole_body, ends, load
+from tests.acceptance.reading import Clients, check_once, check_whole, check_whole_body, ends, load
 from tests.acceptance.services import Endpoint, Worker
 from tests.acceptance.stack import Stack
 
@@ -69,7 +69,7 @@ async def is_member(worker: Worker) -> bool:
 
 async def test_workers_come_and_go_under_load_without_an_error_or_a_second_generation(stack: Stack) -> None:
     upstream = await stack.upstream()
-    options = {"OPENAI_CONTINUES": "0", "WORKER_CONCURRENCY": "12", **PATIENT}
+    options = {"OPENAI_CONTINUES": "0", "WORKER_CONCURRENCY": "12"}
     await stack.worker("sim", upstream, **options)
     gateway = await stack.gateway()
     async with Clients() as clients, load(clients, gateway, 24) as told:
