@@ -18,6 +18,8 @@ class AwakeClock:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Again where it was started before, as whoever begins with it may have to begin anew."""
+        self.close()
         self._ticked = time.monotonic()
         self._task = asyncio.create_task(self._run())
 

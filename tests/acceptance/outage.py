@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import get_json, until
-from tests.acceptance.reading import Clients, Reading, Told, ends
+from tests.acceptance.reading import TICK, Clients, Reading, Told, ends
 from tests.acceptance.services import Gateway, Upstream, Worker
 from tests.acceptance.stack import Stack
 from tests.chaos.broker import Broker
 
 DEADLINE = 12  # seconds, of a request whose end has to come while the broker is away
 GAP = 0.2  # seconds between two tokens
-TICK = 0.05  # seconds
 TOKENS = 150  # of the streams, which outlast the broker's absence; replies have half of that, which do not
 
 ADMITTED_WITHIN = 3  # seconds: BUS_ADMIT_TIMEOUT_SECONDS
