@@ -59,7 +59,9 @@ def make_application(settings: Settings) -> App:
     observed = Observed(gateway.catalog)
     access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
     gateway.asynchronous.ended = access_log.ended
-    overview = Overview(gateway, Activity(gateway, observed.recent), access_log)
+    activity = Activity(gateway, observed.recent)
+    gateway.shown = activity.told
+    overview = Overview(gateway, activity, access_log)
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 
     @asynccontextmanager

@@ -24,7 +24,10 @@ class Activity:
     def __init__(self, gateway: Gateway, recent: Recent) -> None:
         self._gateway = gateway
         self._recent = recent
-        gateway.shown = lambda: self._own(_MOST_TOLD, _MOST_TOLD)
+
+    def told(self) -> Shown:
+        """What this gateway's heartbeats say of it while an operator looks at another one."""
+        return self._own(_MOST_TOLD, _MOST_TOLD)
 
     def of_all(self) -> Shown:
         """The newest first; of very many only these. What other gateways have is as old as their last heartbeats."""

@@ -73,7 +73,7 @@ class Edge:
             await send(message)
 
         try:
-            if not scope["path"].startswith(_OPEN):
+            if scope["path"] != "/" and not scope["path"].startswith(_OPEN):
                 state["caller"] = caller = self._keys.caller(scope)
                 line["tenant"] = state["tenant"] = caller.tenant
             await self._app(scope, receive, sending)

@@ -138,6 +138,7 @@ class Gateway:
         return self._presence.gateways()
 
     def others(self) -> list[GatewayBeat]:
+        """The same without this one."""
         return self._presence.others()
 
     def watch(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import get_json, until
-from tests.acceptance.reading import TICK, Clients, Reading, Told, ends
+from tests.acceptance.reading import Clients, Reading, Told, ends, stalls
 from tests.acceptance.services import Gateway, Upstream, Worker
 from tests.acceptance.stack import Stack
 from tests.chaos.broker import Broker
@@ -116,11 +116,11 @@ async def readiness_of(gateway: Gateway) -> Readiness:
 
 
 async def timed(reading: Reading) -> Answer:
-    """However long this machine stands still, that counts as one tick."""
-    ended, ticks = asyncio.create_task(reading.end()), 0
-    while not (await asyncio.wait([ended], timeout=TICK))[0]:
-        ticks += 1
-    return ended.result(), ticks * TICK
+    """What this machine stood still meanwhile does not count."""
+    begun = time.monotonic()
+    async with stalls() as stalled:
+        ended = await reading.end()
+    return ended, time.monotonic() - begun - sum(stalled)
 
 
 @asynccontextmanager

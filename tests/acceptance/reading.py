@@ -180,18 +180,21 @@ def check_whole_body(told: Told, count: int) -> None:
 async def stalls() -> AsyncIterator[list[float]]:
     """Seconds by which this process woke too late during the block: what stood still with it cannot have been any faster."""
     late: list[float] = []
+    due = time.monotonic() + TICK
 
     async def watch() -> None:
+        nonlocal due
         while True:
-            due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
             late.append(time.monotonic() - due)
+            due = time.monotonic() + TICK
 
     watching = asyncio.create_task(watch())
     try:
         yield late
     finally:
         watching.cancel()
+        late.append(max(0.0, time.monotonic() - due))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import httpx2
 import openai
 import pytest
 
@@ -35,8 +36,9 @@ async def test_with_nothing_configured_the_demonstration_model_answers(memory_st
         assert (text.choices[0].text, text.usage.completion_tokens) == ("You said: hello", 3)
 
 
-async def test_the_gateways_address_in_a_browser_leads_to_the_page(echo: Gateway) -> None:
-    async with echo.http() as http:
+async def test_the_gateways_address_in_a_browser_leads_to_the_page(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(API_KEYS="sk-of-a-client-0123")
+    async with httpx2.AsyncClient(base_url=gateway.root) as http:  # a browser has no key
         found = await http.get("/")
         page = await http.get("/", follow_redirects=True)
     assert (found.status_code, found.headers["location"]) == (307, "ui")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.acceptance.asking import CHAT, chat
 from tests.acceptance.stack import Stack
 from tests.acceptance.ui.browser import Page
 from tests.acceptance.ui.page import AWAY, KEY, LONG, OPERATOR, NewTab, Site, ask, has_models, reaches
@@ -104,6 +105,21 @@ async def test_the_admin_port_has_the_live_view_alone(new_tab: NewTab, ui_stack:
     assert await page.evaluate("document.querySelector('#playground').hidden && document.querySelector('#to-playground').hidden")
     gateway.terminate()
     await gateway.ended()
+
+
+async def test_of_several_gateways_the_live_view_has_the_requests_of_all(new_tab: NewTab) -> None:
+    async with Stack("several") as stack:
+        await stack.worker("sim", await stack.upstream())
+        asked, watched = [await stack.gateway() for _ in range(2)]
+        async with asked.http() as http:
+            assert (await http.post(CHAT, json=chat())).status_code == 200
+        page = await new_tab()
+        await page.open(f"{watched.root}/ui#live")
+        await page.until("!!document.querySelector('#requests tbody tr')", "the other gateway's request")
+        here = await page.text("#live-state")
+        there = await page.text("#requests [data-name=Gateway]")
+    assert there
+    assert there not in here
 
 
 async def test_behind_nginx_one_can_ask_and_not_watch(new_tab: NewTab, ui_stack: Stack, ui_site: Site) -> None:

@@ -29,6 +29,7 @@ class Shop:
         self.gateway = gateway
         self.recent = Recent()
         self.activity = Activity(gateway, self.recent)
+        gateway.shown = self.activity.told
 
     def answers(self, id_: str, when: float) -> None:
         self.recent.keep((when, (MODEL, "completions", 200, "completed"), {"request_id": id_}))
@@ -36,6 +37,9 @@ class Shop:
     def shows(self, kind: str) -> list[tuple[str, str]]:
         """Gateway and id of each."""
         return [(one["gateway"], one["id"]) for one in self.activity.of_all()[kind]]
+
+    async def comes_to_show(self, kind: str, expected: list[tuple[str, str]], seconds: float = 300.0) -> None:
+        await until(lambda: self.shows(kind) == expected, seconds)
 
 
 @pytest.fixture
@@ -55,11 +59,11 @@ async def test_the_requests_of_all_gateways_are_shown_by_each(pair: tuple[Shop, 
     call = await client.waits()
     ended = [(first.name, "new"), (second.name, "middle"), (first.name, "old")]
     for one in pair:
-        await until(lambda one=one: one.shows("recent") == ended)  # type: ignore[misc]
+        await one.comes_to_show("recent", ended)
         assert one.shows("running") == [(second.name, call.public_id)]
     await client.leaves()
     assert second.shows("running") == []
-    await until(lambda: first.shows("running") == [], 3)
+    await first.comes_to_show("running", [], 3)
 
 
 async def told(home: House) -> list[GatewayBeat]:
@@ -73,7 +77,7 @@ async def test_nothing_is_told_while_nobody_looks(home: House, pair: tuple[Shop,
     second.answers("r", 1.0)
     await asyncio.sleep(5)
     assert not [beat for beat in await told(home) if beat.shown or beat.watched]
-    await until(lambda: first.shows("recent") == [(second.name, "r")])
+    await first.comes_to_show("recent", [(second.name, "r")])
     await asyncio.sleep(15)
     count = len(await told(home))
     await asyncio.sleep(5)
@@ -85,7 +89,7 @@ async def test_who_is_looked_at_has_the_others_requests_without_waiting_for_thei
     second.answers("r", 1.0)
     assert first.shows("recent") == []
     before = time.monotonic()
-    await until(lambda: first.shows("recent") == [(second.name, "r")])
+    await first.comes_to_show("recent", [(second.name, "r")])
     assert time.monotonic() - before < 0.5
 
 

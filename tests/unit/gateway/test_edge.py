@@ -103,13 +103,13 @@ async def test_what_is_no_http_passes_through():
 
 
 async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
-    for path in ("/v1/chat/completions", "/v1/models", "/"):
+    for path in ("/v1/chat/completions", "/v1/models", "/else"):
         served = Served(keys=("sk-one",))
         client = await served.ask("POST", path, authorization="Bearer sk-two")
         assert (client.status, orjson.loads(client.got)["error"]["code"]) == (401, "invalid_api_key")
         assert client.headers["www-authenticate"] == "Bearer"
         assert served.inference.scopes == served.routed.scopes == []
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+    for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/ui"):
         assert (await Served(keys=("sk-one",)).ask("GET", path)).status == 200
 
 
