@@ -13,15 +13,16 @@ from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable
 from app.agent.event_relay import EventRelay
 from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
-from app.agent.reply_end import is_finished, usage
+from app.agent.reply_end import usage
 from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import asking, refuses
+from app.contracts.endpoints import endpoint_of, error_in
 from app.contracts.envelope import HOPS_HEADER, Reply, Request
 from app.contracts.fold import COMPLETED, EXPIRED, FAILED
 from app.contracts.forms import form_with_model
 from app.contracts.openai import CHAT, COMPLETIONS, is_text, rename_model, with_model
 from app.contracts.seen import Seen
-from app.contracts.sse import count_events, error_event, has_error
+from app.contracts.sse import count_events
 from app.errors import DeadlineExceeded, GatewayError, InternalError, ReplyTooLarge, UpstreamUnreachable, WorkerLost
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
@@ -171,8 +172,8 @@ class JobRun:
             if not relay.last:  # else nothing is missing: [DONE] was there
                 raise
         latest = relay.latest
-        failed = has_error(latest)
-        if not failed and not is_finished(self._path, latest):
+        failed = error_in(latest) is not None
+        if not failed and not self._is_whole(latest):
             raise EngineBroken("it ended without a finish reason")
         used = {**usage(relay.first), **usage(latest)}  # Anthropic's streams say at their beginning what the prompt was
         await self._writer.finish(FAILED if failed else COMPLETED, relay.end(), notes=self._notes(used))
@@ -187,7 +188,7 @@ class JobRun:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
         value = error.body()
         if self._request.stream and (self._writer.begun or self._seen.parts):
-            value = error_event(self._request.path, value)
+            value = endpoint_of(self._request.path).error_event(value)
         else:
             self._writer.start(error.status, error.head())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes({}))
@@ -207,6 +208,11 @@ class JobRun:
         if self._is_named_alike:
             return block
         return rename_model(block, self._context.entry.upstream_name, self._request.model)
+
+    def _is_whole(self, latest: bytes) -> bool:
+        """Return whether a stream whose body ended cleanly has all of its events."""
+        endpoint = endpoint_of(self._path)
+        return not endpoint.requires_end or endpoint.is_complete(latest)
 
     def _notes(self, used: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         """For people and accounts: who did it, how long it took, the usage that the reply names."""

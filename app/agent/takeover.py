@@ -12,10 +12,10 @@ from app.agent.dead_letters import dead_letter
 from app.agent.patience import until_done, until_seen
 from app.agent.peers import Peers
 from app.bus.base import Place
+from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FAILED
 from app.contracts.seen import Seen
-from app.contracts.sse import error_event
 from app.errors import BusFull, DeadLettered
 from app.telemetry.metrics import DEAD_LETTERS, TAKEOVERS
 
@@ -94,7 +94,7 @@ class Takeover:
         writer = self._context.writer(request, seq=seen.fold.next_seq)
         value = error.body()
         if request.stream and seen.parts:
-            value = error_event(request.path, value)
+            value = endpoint_of(request.path).error_event(value)
         else:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")

@@ -6,12 +6,10 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html : lines end in \\
 import re
 
 DONE = b"data: [DONE]\n\n"
-MESSAGES = "/messages"
 
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
 _BLANK_LINE = re.compile(_LINE_END + rb"{2}")
 _EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
-_ERROR = re.compile(rb'data: ?(\{(?:"type": ?"error"|"error": ?[{"]|"type": ?"response\.failed"))')
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 
 
@@ -65,27 +63,6 @@ def as_event(data: bytes) -> bytes:
     return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
-def error_event(path: str, body: bytes) -> bytes:
-    """An error's body as an event of a stream: OpenAI's way, or on /messages Anthropic's, whose SDK takes no other for one.
-
-    https://docs.anthropic.com/en/api/messages-streaming#error-events
-    """
-    if path.partition("?")[0] != MESSAGES:
-        return as_event(body)
-    return b"event: error\n" + as_event(b'{"type":"error",' + body[1:] if body.startswith(b'{"error":') else body)
-
-
-def has_error(block: bytes) -> bool:
-    """Whether one of the events is an error."""
-    return _ERROR.search(block) is not None
-
-
-def last_error(block: bytes) -> bytes:
-    """The data of the last error among the events; without one, all there is."""
-    found = [match.start(1) for match in _ERROR.finditer(block)]
-    return block[found[-1] :] if found else block
-
-
 def has_data(event: bytes) -> bool:
     """Whether an event counts: it has a `data` line (a comment or a bare `event:` line has none)."""
     return event.startswith(b"data:") or _DATA_LINE.search(event) is not None
@@ -103,6 +80,12 @@ def data_of(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
     lines = (line for line in event.splitlines() if line.startswith(b"data:") or line == b"data")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+def field_of(event: bytes, name: bytes) -> bytes:
+    """Return the value of an event's last line of that name, such as `event`; empty without one."""
+    values = [value for line in event.splitlines() for key, _, value in [line.partition(b":")] if key == name]
+    return values[-1].removeprefix(b" ") if values else b""
 
 
 def with_ids(block: bytes, first: int) -> bytes:

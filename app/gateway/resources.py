@@ -11,10 +11,11 @@ from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.catalog import Catalog, Known
 from app.contracts.address import Address, fingerprint
+from app.contracts.endpoints import error_in
 from app.contracts.envelope import Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED
 from app.contracts.seen import Seen
-from app.contracts.sse import count_events, last_error
+from app.contracts.sse import count_events
 from app.errors import BusError, BusUnavailable, RequestNotFound, UndecodableRecord
 from app.gateway.call import Call
 
@@ -97,7 +98,7 @@ def error_of(final: Reply | None) -> dict[str, Any] | None:
     """OpenAI's error object in a final record's value, whether it is a body or a stream's last event."""
     if final is None or final.outcome == "completed":
         return None
-    value = final.value if final.status else last_error(final.value)
+    value = final.value if final.status else (error_in(final.value) or final.value)
     try:
         found = orjson.loads(value)
     except orjson.JSONDecodeError:

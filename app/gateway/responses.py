@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Reply
 from app.contracts.openai import is_text
-from app.contracts.sse import DONE, after, as_event, count_events, error_event, with_ids
+from app.contracts.sse import DONE, after, as_event, count_events, with_ids
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
@@ -51,7 +52,7 @@ def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
 
 def as_events(part: Reply, path: str) -> bytes:
     """A record's bytes inside a stream whose head is gone: an error that came as a body becomes an event."""
-    return error_event(path, part.value) if part.status >= 400 else part.value
+    return endpoint_of(path).error_event(part.value) if part.status >= 400 else part.value
 
 
 def event_number(text: str, param: str) -> int:
@@ -180,7 +181,7 @@ class EventStream:
             refuse_binary(body.head, self._call.public_id)
         except BadRequest as error:
             body = Body(error.status, error.head(), error.body())
-        await self._write(error_event(self._path, body.value) if body.status >= 400 else as_event(body.value) + DONE)
+        await self._write(endpoint_of(self._path).error_event(body.value) if body.status >= 400 else as_event(body.value) + DONE)
         return parts[-1]
 
     async def _write(self, events: bytes) -> None:

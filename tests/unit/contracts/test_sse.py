@@ -3,7 +3,6 @@
 import re
 from itertools import pairwise
 
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,10 +13,7 @@ from app.contracts.sse import (
     after,
     count_events,
     data_of,
-    error_event,
     has_data,
-    has_error,
-    last_error,
     split_events,
     with_ids,
 )
@@ -185,16 +181,3 @@ def test_done_is_an_event_like_any_other():
 @pytest.mark.parametrize("block", [b"", b": ping\n\n", b"event: x\n\n", b"database: x\n\n", b"x-data: y\n\n", b" data: y\n\n"])
 def test_what_has_no_data_does_not_count(block):
     assert count_events(block) == 0
-
-
-def test_an_error_is_an_event_as_the_callers_sdk_knows_it():
-    body = b'{"error":{"message":"no"}}'
-    assert error_event("/chat/completions", body) == b'data: {"error":{"message":"no"}}\n\n'
-    assert error_event("/messages?beta=true", body) == b'event: error\ndata: {"type":"error","error":{"message":"no"}}\n\n'
-    for path in ("/responses", "/messages"):
-        event = error_event(path, body)
-        assert has_error(event)
-        assert orjson.loads(last_error(b"data: {}\n\n" + event))["error"] == {"message": "no"}
-    assert not has_error(b'data: {"text":"data: {\\"error\\""}\n\n')
-    assert not has_error(b'data: {"error":null,"choices":[]}\n\n'), "as some upstreams have it in each chunk"
-    assert last_error(b"{}") == b"{}"
