@@ -3,6 +3,7 @@
 A stream is judged by its parsed events, never by a search in its bytes: a model may write any text, `data: [DONE]` included.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,8 @@ from app.contracts.sse import as_event, data_of, field_of, has_data, split_event
 from app.errors import InvalidBody
 
 _DONE_DATA = b"[DONE]"
+_EVENT_LINE = re.compile(rb"(?:^|[\r\n])event:")
+_ERROR_TYPES = ("error", "response.failed")
 _LATEST_EVENTS = 64  # that are parsed at a stream's end: it is told by the last few, and a burst has thousands
 
 
@@ -176,8 +179,9 @@ def bare_error(block: bytes) -> bytes | None:
 
 
 def _is_error(event: bytes, document: dict[str, Any]) -> bool:
-    failed = bool(document.get("error")) or document.get("type") in ("error", "response.failed")
-    return failed or field_of(event, b"event") == b"error"
+    if document.get("error") or document.get("type") in _ERROR_TYPES:
+        return True
+    return _EVENT_LINE.search(event) is not None and field_of(event, b"event") == b"error"
 
 
 def ends_stream(event: bytes) -> bool:

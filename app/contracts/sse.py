@@ -128,6 +128,8 @@ def count_events(block: bytes) -> int:
 
 def data_of(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:  # the usual case
+        return event[6:-2]
     lines = (line for line in event.splitlines() if line.startswith(b"data:") or line == b"data")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
