@@ -24,6 +24,7 @@ from app.gateway.access_log import AccessLog
 from app.gateway.activity import Activity
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
+from app.gateway.connection import Connection
 from app.gateway.cors import with_cors
 from app.gateway.edge import Edge, Entrance, id_of
 from app.gateway.gateway import Gateway
@@ -53,6 +54,7 @@ def make_application(settings: Settings) -> App:
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
+    Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
     gateway = Gateway(bus, *make_stores(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)

@@ -81,6 +81,9 @@ class GatewaySettings:
         "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", parse.seconds
     )
     sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", parse.seconds)
+    client_stall: float = var(
+        "CLIENT_STALL_SECONDS", "60", "a client that takes no byte of its reply for so long is cut off", parse.positive
+    )
     heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.positive)
     cancel_grace: float = var(
         "CANCEL_GRACE_SECONDS",
