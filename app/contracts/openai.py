@@ -165,8 +165,7 @@ _ANY_KEY = rb'"(?i:(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46
 _VALUE = re.compile(rb"\s*+:\s*+(" + _STRING + rb")", re.DOTALL)
 # One match for each bracket and each such name: all that lies between them is passed over within the match.
 _TOKEN = re.compile(
-    rb'(?:[^{}\[\]"]++|(?!%b)%b)*+(?:[{}\[\]]|(?P<key>%b)\s*+(?P<value>%b)?)'
-    % (_ANY_KEY, _STRING, _ANY_KEY, _STRING),
+    rb'(?:[^{}\[\]"]++|(?!%b)%b)*+(?:[{}\[\]]|(?P<key>%b)\s*+(?P<value>%b)?)' % (_ANY_KEY, _STRING, _ANY_KEY, _STRING),
     re.DOTALL,
 )
 _OTHER_SPELLINGS = frozenset(map("".join, product("mM", "oO", "dD", "eE", "lL"))) - {"model"}
@@ -196,7 +195,8 @@ def with_model(body: bytes, old: str, new: str) -> bytes:
     member pass. Time and memory are linear in its size. Models named deeper inside are left alone.
     """
     value = orjson.dumps(new)
-    parts, done = [], 0
+    parts: list[bytes] = []
+    done = 0
     for start, end in _model_spans(body, old):
         parts += (body[done:start], value)
         done = end

@@ -18,7 +18,7 @@ from app.gateway.async_requests import AsyncRequest
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
-from app.gateway.query import without_keys
+from app.gateway.query import refuse_model, without_keys
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
@@ -108,6 +108,7 @@ class Inference:
         checked = check_form(path, form, body) if form else check_body(path, body)
         query = scope.get("query_string", b"").decode("latin-1")
         if query:
+            refuse_model(query)
             query = without_keys(query)
         return Submission(
             path=f"{path}?{query}" if query else path,

@@ -9,6 +9,7 @@ import pytest
 from app.contracts.envelope import Reply
 from app.contracts.fold import CANCELLED, COMPLETED, FINAL
 from app.contracts.presence import WorkerBeat
+from app.errors import BadRequest
 from app.gateway.access_log import noted
 from app.gateway.asgi import ClientGone
 from app.gateway.auth import Keys
@@ -37,7 +38,7 @@ def test_what_a_later_version_notes_beside_them_is_left_alone():
 class Asking:
     """One request at a gateway, and its access line."""
 
-    def __init__(self, gateway: Gateway, *, stream: bool) -> None:
+    def __init__(self, gateway: Gateway, *, stream: bool, **asked: Any) -> None:
         self.line: dict[str, Any] = {}
         self.client = Client()
         self._body = [{"type": "http.request", "body": body(stream=stream)}]
@@ -45,6 +46,7 @@ class Asking:
         keys = Keys(load({}).gateway)
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "client": ("127.0.0.1", 1)}
         scope["headers"] = [(b"host", b"localhost")]
+        scope.update(asked)
         scope["state"] = {"line": self.line, "began": time.monotonic(), "tenant": "t", "caller": keys.caller(scope)}
         self._task = asyncio.create_task(Inference(gateway)(scope, self._receive, self.client.send))
 
@@ -103,3 +105,12 @@ async def test_what_a_gateway_has_cancelled_names_the_worker_that_had_begun_it()
         gateway.dispatcher.end(call, CANCELLED)
         line = await asking.ends()
     assert (line["outcome"], line["worker"]) == (CANCELLED, "w")
+
+
+async def test_a_model_in_the_query_is_refused_and_nothing_is_written() -> None:
+    async with house() as at:
+        asking = Asking(await at.gateway(), stream=False, query_string=b"a=1&Model=other")
+        with pytest.raises(BadRequest) as refused:
+            await asking.ends()
+        assert refused.value.param == "model"
+        assert at.requests == []
