@@ -1,5 +1,7 @@
 """The inference endpoints that this gateway serves: one row per path, and the only place that knows how their streams end.
 
+A POST to any other path is refused, unless an entry of the model's configuration adds that path.
+
 A stream is judged by its parsed events, never by a search in its bytes: a model may write any text, `data: [DONE]` included.
 """
 
@@ -97,6 +99,8 @@ ENDPOINTS = {
         Endpoint("/detokenize"),
         Endpoint("/infill"),
         Endpoint("/ocr"),
+        Endpoint("/apply-template"),
+        Endpoint("/embed"),
     )
 }
 

@@ -8,6 +8,7 @@ from app.errors import GatewayError, InternalError
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, ClientGone, Message, Receive, Scope, Send, send_error
 from app.gateway.auth import Keys
+from app.gateway.unknown import refuse_websocket
 
 logger = logging.getLogger("app.gateway")
 
@@ -36,6 +37,8 @@ class Entrance:
             path = scope["path"]
             if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
                 app = self._inference
+        elif scope["type"] == "websocket":
+            app = refuse_websocket
         await app(scope, receive, send)
 
 

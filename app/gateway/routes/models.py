@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from app.catalog import Known
 from app.gateway.auth import Caller
 from app.gateway.gateway import Gateway
+from app.gateway.unknown import unknown_url
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
@@ -24,6 +25,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def one(request: Request) -> JSONResponse:
         gateway.admission.refuse_if_unready()
         name, caller = request.path_params["model"], request.state.caller
+        if not name:
+            raise unknown_url("GET", "/v1/models/")
         known = gateway.admission.model(name)
         caller.refuse_unless_allowed(known.card.names, name)
         return JSONResponse(described(known))

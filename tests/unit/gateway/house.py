@@ -64,7 +64,11 @@ class House:
     async def open(self) -> None:
         await self.bus.log_reader(REQUESTS, [0, 1], Start.BEGINNING, self._on_requests)
         await self.bus.log_reader(TOPICS.control, [0, 1], Start.BEGINNING, self._on_controls)
-        await self.bus.send(TOPICS.models, encode(CARD), key=MODEL.encode(), headers=[])
+        await self.announce(CARD)
+
+    async def announce(self, card: ModelCard) -> None:
+        """Writes a model's card, as a worker does at its start."""
+        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
 
     def _on_requests(self, records: Any) -> None:
         self.requests += [Request.decode(record.headers, record.value) for record in records]

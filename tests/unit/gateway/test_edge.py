@@ -102,6 +102,28 @@ async def test_what_is_no_http_passes_through():
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime", "/api/v1/realtime", "/else"])
+async def test_a_websocket_is_refused_with_a_404_where_the_server_can_send_one(path):
+    served = Served(keys=("sk-one",))
+    sent: list[Any] = []
+
+    async def connect() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": path, "headers": [], "extensions": {"websocket.http.response": {}}}
+    await served.edge(scope, connect, send)
+    start, body = sent
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
+    assert (body["type"], orjson.loads(body["body"])["error"]["code"]) == ("websocket.http.response.body", "unknown_url")
+    sent.clear()
+    await served.edge({"type": "websocket", "path": path, "headers": []}, connect, send)
+    assert sent == [{"type": "websocket.close"}]
+    assert served.inference.scopes == served.routed.scopes == []
+
+
 async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
     for path in ("/v1/chat/completions", "/v1/models", "/else"):
         served = Served(keys=("sk-one",))
