@@ -25,6 +25,7 @@ from app.gateway.activity import Activity
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.cors import with_cors
+from app.gateway.dialect import error_body
 from app.gateway.edge import Edge, Entrance, id_of
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
@@ -126,7 +127,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
     ours, line = _refusal(request, allowed), request.state.line
     line["code"] = ours.code
     headers = {"allow": allowed} if ours.status == 405 else {}
-    return Response(ours.body(), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
+    return Response(error_body(request.scope, ours), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
 
 
 def _refusal(request: Request, allowed: str) -> GatewayError:

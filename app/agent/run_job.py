@@ -186,9 +186,10 @@ class JobRun:
 
     async def _end_with(self, error: GatewayError, outcome: str) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
-        value = error.body()
+        endpoint = endpoint_of(self._request.path)
+        value = endpoint.error_body(error)
         if self._request.stream and (self._writer.begun or self._seen.parts):
-            value = endpoint_of(self._request.path).error_event(value)
+            value = endpoint.error_event(value)
         else:
             self._writer.start(error.status, error.head())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes({}))

@@ -12,7 +12,9 @@ from typing import Any
 
 import orjson
 
+from app.contracts import anthropic
 from app.contracts.sse import as_event, data_of, field_of, has_data, split_events
+from app.errors import GatewayError
 
 _DONE_DATA = b"[DONE]"
 
@@ -56,6 +58,10 @@ class Endpoint:
                     if choice.get("finish_reason"):
                         finished.add(choice.get("index"))
         return bool(finished) and seen == finished
+
+    def error_body(self, error: GatewayError) -> bytes:
+        """Return one of our own errors as a body of the endpoint's API."""
+        return anthropic.error_body(error) if self.is_anthropic else error.body()
 
     def error_event(self, body: bytes) -> bytes:
         """Return an error's body as an event of this endpoint's stream.

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.contracts.address import refused_id
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
 from app.gateway.asgi import BODY_SECONDS, CONNECTION, Extension, Receive, Scope, Send, raw, send_error
+from app.gateway.dialect import error_body
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers
@@ -178,7 +179,7 @@ class _Line(asyncio.Transport):
         self.close = close  # type: ignore[method-assign]
 
 
-async def _refuse_for_room(_scope: Scope, _receive: Receive, send: Send) -> None:
+async def _refuse_for_room(scope: Scope, _receive: Receive, send: Send) -> None:
     """An application that serves nobody."""
     error = ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1)
-    await send_error(send, error, refused_id(), [("connection", "close")])
+    await send_error(send, error, refused_id(), [("connection", "close")], body=error_body(scope, error))
