@@ -58,7 +58,7 @@ class Limiter:
         caller.refuse_unless_allowed(card.names, submission.model)
         if caller.limits is None:
             return send
-        grant = Grant(self, f"{caller.tenant}:{card.model}", caller.limits, submission)
+        grant = Grant(self, _name(caller, card.model), caller.limits, submission)
         state["grant"] = grant
         if self.clock() < self._away_until:
             self._without("Redis has just not answered")
@@ -69,6 +69,15 @@ class Limiter:
             self.failed(error)
             self._without(error.told)
         return grant.watching(send)
+
+    async def give_back(self, caller: Caller, model: str, request_id: str) -> None:
+        """Free the place of a request that has ended: the gateway that kept it may be gone."""
+        if caller.limits is None or not caller.limits.concurrent:
+            return
+        try:
+            await self.places.give_back_kept(_key(_name(caller, model), RUNNING), request_id)
+        except StoreUnavailable as error:
+            self.failed(error)
 
     def failed(self, error: StoreUnavailable) -> None:
         """The store is away. Where something was to be given back that is all: the client has its reply."""
@@ -155,10 +164,19 @@ class Grant:
 
         return writing
 
-    async def accepted(self) -> "Grant | None":
-        """The request goes on without its connection: its place is free. Returns what is to be settled at its end."""
-        await self._let_go()
-        return self if self._reserved else None
+    async def hand_over(self, request_id: str, seconds: float) -> "Grant | None":
+        """Keep what the request has taken while it goes on without its connection, at most for `seconds`.
+
+        Returns what is to be settled at its end, if anything is.
+        """
+        holder, self._holder = self._holder, ""
+        if holder:
+            try:
+                await self._limiter.places.keep(holder, request_id, seconds)
+                self._holder = request_id
+            except StoreUnavailable as error:
+                self._limiter.failed(error)
+        return self if self._reserved or self._holder else None
 
     def read(self, part: Reply) -> None:
         """A part of a reply that goes to no client now."""
@@ -210,4 +228,12 @@ class Grant:
         return max(0.0, (self._minute + 1) * _MINUTE - self._limiter.clock())
 
     def _key(self, kind: str) -> str:
-        return f"limits:{self._name}:{kind}"
+        return _key(self._name, kind)
+
+
+def _name(caller: Caller, model: str) -> str:
+    return f"{caller.tenant}:{model}"
+
+
+def _key(name: str, kind: str) -> str:
+    return f"limits:{name}:{kind}"

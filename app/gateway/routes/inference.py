@@ -1,5 +1,6 @@
 """POST to an inference endpoint, with JSON or a form that names a model: to its worker, and the reply back."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -13,7 +14,7 @@ from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl
 from app.gateway.access_log import noted
 from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
-from app.gateway.async_requests import AsyncRequest
+from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequest
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
@@ -81,7 +82,8 @@ class Inference:
         if call.from_log:
             return
         state = scope["state"]
-        grant = await state["grant"].accepted() if "grant" in state else None
+        left = call.request.deadline / 1000 - time.time() + LEEWAY_SECONDS
+        grant = await state["grant"].hand_over(call.id, left) if "grant" in state else None
         self._gateway.detach(call, AsyncRequest.of(call, scope, grant))
         state["handed_over"] = True
 

@@ -41,6 +41,9 @@ class Requests:
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
         resource = await self._gateway.resources.find(public_id, tenant)
         scope["state"]["line"]["request_id"] = public_id
+        if resource.final:
+            model = resource.known.card.model
+            await self._gateway.limiter.give_back(scope["state"]["caller"], model, resource.address.id)
         return await self._end(resource, EXPIRED) if resource.overdue else resource
 
     async def _end(self, resource: Resource, outcome: str) -> Resource:

@@ -82,6 +82,14 @@ class House:
         self.gateways.append(made)
         return made
 
+    async def kill(self, gateway: Gateway) -> None:
+        """The gateway does no more, and gives nothing back; the bus and the store are the others' too."""
+        self.gateways.remove(gateway)
+        await gateway._presence.close()
+        await gateway._inbox.close()
+        gateway.limiter.places.close()
+        gateway.limiter.places._store = MemoryStore()  # so that what it still does reaches no other gateway
+
     async def write(self, asked: Request, kind: str, seq: int, value: bytes = b"", **members: Any) -> None:
         reply = Reply(asked.id, members.pop("owner", "w"), kind, seq, value, **members)
         await send_reply(self.bus, reply, asked.reply_partition)
