@@ -59,16 +59,27 @@ class Limiter:
         if caller.limits is None:
             return send
         grant = Grant(self, _name(caller, card.model), caller.limits, submission)
+        return grant.watching(send) if await self._take(state, grant) else send
+
+    async def admit_lookup(self, state: dict[str, object], model: str | None) -> None:
+        """Count a GET of a request against the caller's requests a minute with its model. Raises GatewayError."""
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        if model and caller.limits and caller.limits.rpm:
+            await self._take(state, Grant(self, _name(caller, model), Limits(rpm=caller.limits.rpm)))
+
+    async def _take(self, state: dict[str, object], grant: "Grant") -> bool:
+        """Take what is limited, which stays in state["grant"]. Returns whether the store was asked."""
         state["grant"] = grant
         if self.clock() < self._away_until:
             self._without("Redis has just not answered")
-            return send
+            return False
         try:
             await grant.take()
         except StoreUnavailable as error:
             self.failed(error)
             self._without(error.told)
-        return grant.watching(send)
+        return True
 
     async def give_back(self, caller: Caller, model: str, request_id: str) -> None:
         """Free the place of a request that has ended: the gateway that kept it may be gone."""
@@ -95,12 +106,12 @@ class Grant:
 
     __slots__ = ("_estimate", "_holder", "_left", "_limiter", "_limits", "_minute", "_name", "_reserved")
 
-    def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission) -> None:
+    def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission | None = None) -> None:
         self._limiter = limiter
         self._name = name
         self._limits = limits
         self._minute = int(limiter.clock() // _MINUTE)
-        self._estimate = Estimate(submission) if limits.tpm else None
+        self._estimate = Estimate(submission) if limits.tpm and submission else None
         self._holder = ""
         self._reserved = 0  # tokens
         self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains
