@@ -14,12 +14,19 @@ import orjson
 
 DONE = b"data: [DONE]\n\n"
 CREATED = 1_700_000_000  # the same in every reply, so that replies can be compared
-_LAST_TOKEN = re.compile(r" tok(\d+)\Z")
+# Texts that look like the framing of a stream, for tokens of requests with `x_odd`.
+ODD = ("data: [DONE]", "[DONE]", '"finish_reason":"stop"', '{"error":{"message":"x"}}', '{"type":"message_stop"}', '"usage":{}')
+_LAST_TOKEN = re.compile(rf" tok(\d+)(?:{'|'.join(map(re.escape, ODD))})?\Z")
 
 
-def tokens(count: int, first: int = 0) -> str:
-    """The text that `count` tokens from number `first` on make."""
-    return "".join(f" tok{number}" for number in range(first, first + count))
+def token_text(number: int, *, odd: bool = False) -> str:
+    """Return the text of one token."""
+    return f" tok{number}{ODD[number % len(ODD)] if odd else ''}"
+
+
+def tokens(count: int, first: int = 0, *, odd: bool = False) -> str:
+    """Return the text that `count` tokens from number `first` on make."""
+    return "".join(token_text(number, odd=odd) for number in range(first, first + count))
 
 
 def sse(event: Any) -> bytes:
@@ -37,6 +44,7 @@ class Generation:
     count: int
     finish: str
     prompt_tokens: int
+    odd: bool = False
 
     @classmethod
     def of(cls, id_: str, path: str, body: dict[str, Any], natural: int) -> "Generation":
@@ -52,10 +60,11 @@ class Generation:
             count=limit or natural,
             finish="length" if limit else "stop",
             prompt_tokens=sum(len(text.split()) for text in prompt),
+            odd=body.get("x_odd") is True,
         )
 
     def whole(self) -> dict[str, Any]:
-        text = tokens(self.count, self.first)
+        text = tokens(self.count, self.first, odd=self.odd)
         said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": self.finish}
         return self._object("chat.completion", [choice], usage=self.usage())
@@ -65,7 +74,7 @@ class Generation:
         return self._event({"delta": {"role": "assistant", "content": ""}}) if self.chat else b""
 
     def token(self, index: int) -> bytes:
-        text = f" tok{self.first + index}"
+        text = token_text(self.first + index, odd=self.odd)
         return self._event({"delta": {"content": text}} if self.chat else {"text": text})
 
     def closing(self, include_usage: bool) -> bytes:
@@ -79,7 +88,7 @@ class Generation:
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.count, "total_tokens": total}
 
     def _event(self, part: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish}
+        choice = {"index": 0, "logprobs": None, "finish_reason": finish, **part}  # an odd text ends the event
         return sse(self._object("chat.completion.chunk", [choice]))
 
     def _object(self, chat_kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

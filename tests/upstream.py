@@ -11,6 +11,7 @@ A model that it does not serve is a 404. A request may say in its body how it is
     x_message            what the error says
     x_error_after        stream: an error event after so many tokens, and no [DONE]
     x_break_after        stream: the connection is reset after so many tokens
+    x_odd                each token's text ends with one that looks like the framing of a stream
     x_times              the failures above only for the first so many tries of the request (by its x-request-id)
 
 POST /release: what has begun waits no more, so that a test may have long ones and end them when it has seen enough;

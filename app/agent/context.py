@@ -26,8 +26,10 @@ class JobContext:
     outbox: Outbox
     upstream: UpstreamWatch
     retries: int  # of an upstream that breaks off
+    most_event: int  # bytes of the largest event of a stream: a larger one fits into no record
+    most_body: int = 64 * 1024 * 1024  # bytes of the largest whole reply
     continues: bool = False  # the upstream can go on from a text
-    usage_refused: bool = False  # the upstream does not know `stream_options`
+    usage_refused_until: float = 0.0  # monotonic: until then the upstream is not asked with `stream_options`
 
     def writer(self, request: Request, *, seq: int = 0, event: int = 1) -> ReplyWriter:
         return ReplyWriter(self.outbox, request.reply_partition, request.id, self.owner, seq=seq, event=event)

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from app.contracts.endpoints import choices_of, ends_stream, parse_event
 from app.contracts.openai import CHAT, COMPLETIONS
 from app.contracts.sse import DONE, as_event, data_of, has_data, split_events
 
@@ -34,26 +35,28 @@ class Prefix:
 
     @classmethod
     def of(cls, path: str, block: bytes) -> "Prefix":
-        prefix = cls(path)
+        """Read the events that a client may have seen: a block of whole ones."""
+        prefix, pieces = cls(path), list[str]()
         for event in split_events(block):
             if has_data(event):
                 prefix.events += 1
-                prefix._add(data_of(event))
+                prefix._add(event, pieces)
+        prefix.text = "".join(pieces)
         return prefix
 
-    def _add(self, data: bytes) -> None:
-        chunk = _chunk(data)
+    def _add(self, event: bytes, pieces: list[str]) -> None:
+        chunk = _chunk(data_of(event))
         if chunk is None:
-            self.plain = False
+            self.plain = self.plain and ends_stream(event)
             return
         self.first = self.first or chunk
         self.usage = self.usage or bool(chunk.get("usage"))
-        for choice in chunk.get("choices") or ():
+        for choice in choices_of(chunk):
             piece, plain = _piece(self.path, choice)
             self.plain = self.plain and plain
             self.finished = self.finished or bool(choice.get("finish_reason"))
             self.tokens += bool(piece)
-            self.text += piece
+            pieces.append(piece)
 
     @property
     def shown(self) -> bool:
@@ -62,21 +65,23 @@ class Prefix:
 
 
 def _chunk(data: bytes) -> dict[str, Any] | None:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    return chunk if isinstance(chunk, dict) and "choices" in chunk else None
+    chunk = parse_event(data)
+    return chunk if "choices" in chunk else None
 
 
 def _piece(path: str, choice: dict[str, Any]) -> tuple[str, bool]:
     """A choice's text and whether it has nothing else (no tool call, no reasoning, no parts that are more than text)."""
-    delta = choice.get("delta") or {}
+    delta = _delta(choice)
     text = (choice.get("text") if path == COMPLETIONS else delta.get("content")) or ""
     plain = choice.get("index") in (0, None) and isinstance(text, str)
     if path != COMPLETIONS:
         plain = plain and all(name in _PLAIN_DELTA or not value for name, value in delta.items())
     return text if isinstance(text, str) else "", plain
+
+
+def _delta(choice: dict[str, Any]) -> dict[str, Any]:
+    delta = choice.get("delta")
+    return delta if isinstance(delta, dict) else {}
 
 
 def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
@@ -147,10 +152,10 @@ class Joiner:
         if self._prefix.first and _is_role_only(chunk):
             return b""
         chunk.update(self._same)
-        for choice in chunk.get("choices") or ():
+        for choice in choices_of(chunk):
             if self._prefix.first and isinstance(choice.get("delta"), dict):
                 choice["delta"].pop("role", None)
-        if chunk.get("usage"):
+        if isinstance(chunk.get("usage"), dict):
             chunk["usage"] = self._whole(chunk["usage"])
         return as_event(orjson.dumps(chunk))
 
@@ -161,12 +166,12 @@ class Joiner:
 
 
 def _is_role_only(chunk: dict[str, Any]) -> bool:
-    choices = chunk.get("choices") or ()
+    choices = list(choices_of(chunk))
     return bool(choices) and all(_only_role(choice) for choice in choices)
 
 
 def _only_role(choice: dict[str, Any]) -> bool:
-    delta = choice.get("delta") or {}
+    delta = _delta(choice)
     return "role" in delta and set(delta) <= _PLAIN_DELTA and not delta.get("content") and not choice.get("finish_reason")
 
 

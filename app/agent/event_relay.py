@@ -1,57 +1,76 @@
-"""A stream's events on their way from the upstream into the reply, a call per piece that comes and no task switch."""
+"""A stream's events on their way from the upstream into the reply: one call per piece, and no task switch."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.agent.continuation import Joiner
 from app.agent.reply_writer import ReplyWriter
-from app.agent.usage import USAGE, without_usage
-from app.contracts.sse import EventSplitter
+from app.agent.usage import UsageStripper
+from app.contracts.endpoints import ends_stream
+from app.contracts.sse import EventSplitter, split_events
 
 MOST_UNSETTLED = 256 * 1024  # bytes that are read from an upstream while the log has not taken them
 
 _LATEST_BLOCKS = 16
-_DONE_BYTES = 24
+_DONE, _DONE_BYTES = b"[DONE]", 24
 
 
 class EventRelay:
-    """Whole events go out as they come; the block with [DONE] is kept for the final record, one record less."""
+    """Writes whole events as they come, in their order.
 
-    __slots__ = ("_joiner", "_latest", "_rename", "_splitter", "_strip", "_unsettled", "_writer", "first", "last")
+    A block that ends with [DONE] is held for the final record, which saves a record per stream. If
+    something follows all the same, the held block is written before it.
+    """
+
+    __slots__ = ("_held", "_joiner", "_latest", "_rename", "_splitter", "_stripper", "_unsettled", "_writer", "first", "is_done")
 
     def __init__(
-        self, writer: ReplyWriter, joiner: Joiner | None, rename: Callable[[bytes], bytes] | None, *, strip: bool = False
+        self,
+        writer: ReplyWriter,
+        joiner: Joiner | None,
+        rename: Callable[[bytes], bytes] | None,
+        *,
+        strip: bool = False,
+        most_event: int,
     ) -> None:
-        """`strip`: the usage is not for the client."""
+        """`strip`: the usage is not for the client. `most_event`: bytes of the largest event."""
         self._writer = writer
         self._joiner = joiner
         self._rename = rename
-        self._strip = strip
-        self._splitter = EventSplitter()
+        self._stripper = UsageStripper() if strip else None
+        self._splitter = EventSplitter(most_event)
         self._latest = deque[bytes](maxlen=_LATEST_BLOCKS)
         self._unsettled = 0
-        self.first = b""  # the first block, in the upstream's own words
-        self.last = b""  # the block with [DONE]
+        self._held = b""
+        self.first = b""  # the first block, as the upstream wrote it
+        self.is_done = False  # [DONE] has come
 
     def take(self, piece: bytes) -> Awaitable[None] | None:
-        """The engine's next piece. With an awaitable it is told to wait for the log."""
+        """Take the engine's next piece. Return an awaitable where the engine has to wait for the log.
+
+        Raises ReplyTooLarge.
+        """
         block = self._splitter.feed(piece)
         if block and self._joiner is not None:
             block = self._joiner.join(block)
         if not block:
             return None
         self._latest.append(block)
-        self.first = self.first or block
-        if self._strip and USAGE in block:
-            block = without_usage(block)
+        if not self.first:
+            self.first = block
+        if self._stripper is not None:
+            block = self._stripper.strip(block)
             if not block:
                 return None
-        written = block if self._rename is None else self._rename(block)
-        if b"[DONE]" in block[-_DONE_BYTES:]:
-            self.last += written
+        if self._rename is not None:
+            block = self._rename(block)
+        if self._held:
+            block, self._held = self._held + block, b""
+        if _DONE in block[-_DONE_BYTES:] and ends_stream(split_events(block)[-1]):
+            self._held, self.is_done = block, True
             return None
-        self._writer.write(written)
-        self._unsettled += len(written)
+        self._writer.write(block)
+        self._unsettled += len(block)
         if self._unsettled < MOST_UNSETTLED:
             return None
         self._unsettled = 0
@@ -59,9 +78,22 @@ class EventRelay:
 
     @property
     def latest(self) -> bytes:
-        """The last blocks, in the upstream's own words."""
+        """The last blocks, as the upstream wrote them."""
         return b"".join(self._latest)
 
-    def end(self) -> bytes:
-        """What belongs into the final record."""
-        return self.last + self._splitter.flush()
+    @property
+    def rest(self) -> bytes:
+        """The bytes behind the last whole event."""
+        return self._splitter.flush()
+
+    def take_last_event(self, rest: bytes) -> None:
+        """Take an event whose blank line never came: the body ended cleanly behind it."""
+        self.take(rest.rstrip(b"\r\n") + b"\n\n")
+
+    def release(self) -> bytes:
+        """Return all that is held: it belongs into the next record."""
+        stripped = self._stripper.release() if self._stripper is not None else b""
+        if stripped and self._rename is not None:
+            stripped = self._rename(stripped)
+        held, self._held = self._held, b""
+        return held + stripped

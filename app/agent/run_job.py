@@ -8,19 +8,17 @@ from typing import Any
 import orjson
 
 from app.agent.context import JobContext
-from app.agent.continuation import Joiner
 from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
-from app.agent.event_relay import EventRelay
 from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
-from app.agent.reply_end import usage
+from app.agent.reply_pass import EndedEarly, ReplyPass, UsageRefused
 from app.agent.reply_writer import ReplyWriter
-from app.agent.usage import asking, refuses
-from app.contracts.endpoints import endpoint_of, error_in
+from app.agent.usage import asking
+from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import HOPS_HEADER, Reply, Request
-from app.contracts.fold import COMPLETED, EXPIRED, FAILED
+from app.contracts.fold import EXPIRED, FAILED
 from app.contracts.forms import form_with_model
-from app.contracts.openai import CHAT, COMPLETIONS, is_text, rename_model, with_model
+from app.contracts.openai import with_model
 from app.contracts.seen import Seen
 from app.contracts.sse import count_events
 from app.errors import DeadlineExceeded, GatewayError, InternalError, ReplyTooLarge, UpstreamUnreachable, WorkerLost
@@ -30,11 +28,7 @@ logger = logging.getLogger("app.agent.job")
 
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
-_TEXTS = (CHAT, COMPLETIONS)  # whose streams have their usage only for the asking
-
-
-class _UsageRefused(Exception):
-    """The upstream refuses what we added to the request."""
+_USAGE_REFUSED_SECONDS = 600.0  # for which an upstream that refused `stream_options` is not asked for usage
 
 
 class JobRun:
@@ -44,6 +38,8 @@ class JobRun:
         self._context = context
         self._request = request
         self._seen = seen
+        self._endpoint = endpoint_of(request.path)
+        self._broken: EngineBroken | None = None  # how the upstream's last answer ended
         self._writer = self._new_writer(seen)
         self._queued = max(0.0, time.time() - request.created / 1000)  # seconds
         self._begun = time.monotonic()
@@ -80,19 +76,27 @@ class JobRun:
         self._writer.abandon()
 
     async def _attempts(self, deadline: float) -> None:
-        """Begins anew, or goes on, when the upstream breaks off; what the log has decides which."""
+        """Ask again, or go on, when the upstream breaks off; the log decides which."""
         for left in range(self._context.retries, -1, -1):
             try:
                 return await self._attempt(deadline)
             except EngineBroken as error:
                 self._count_error("broken")
+                self._broken = error
                 if not left:
-                    raise WorkerLost(f"the model's reply broke off: {error}") from None
+                    raise self._lost(error) from None
                 logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
             UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
             await self._writer.settled()
             self._seen = await until_seen(self._context.lookup.look, self._request)
             self._writer = self._new_writer(self._seen)
+
+    def _lost(self, error: EngineBroken) -> WorkerLost:
+        """Return the client's error. A stream that is empty at each try would be so for the client's tries, too."""
+        lost = WorkerLost(f"the model's reply broke off: {error}")
+        if isinstance(error, EndedEarly) and error.is_empty:
+            lost.should_retry = False
+        return lost
 
     def _new_writer(self, seen: Seen) -> ReplyWriter:
         return self._context.writer(self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text))
@@ -100,28 +104,37 @@ class JobRun:
     async def _attempt(self, deadline: float) -> None:
         planned = plan(self._request, self._seen, self._context.continues)
         if isinstance(planned, GatewayError):
-            raise planned
+            raise planned if self._broken is None else self._lost(self._broken)
         if isinstance(planned, Finish):
-            return await self._writer.finish(COMPLETED, planned.events, notes=self._notes({}))
+            return await self._writer.finish(planned.outcome, planned.events, notes=self._notes(planned.usage))
         asked = asking(planned.body) if self._wants_usage() else None
-        if asked is not None:
-            try:
-                return await self._ask(planned, asked, deadline, strip=True)
-            except _UsageRefused:
-                self._context.usage_refused = True
-                logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
-        await self._ask(planned, planned.body, deadline, strip=False)
+        if asked is None:
+            return await self._ask(planned, planned.body, deadline)
+        try:
+            await self._ask(planned, asked, deadline, strip_usage=True)
+        except UsageRefused:
+            await self._ask(planned, planned.body, deadline, after_refusal=True)
 
     def _wants_usage(self) -> bool:
         context, request = self._context, self._request
-        wanted = request.stream and context.entry.ask_usage and not context.usage_refused
-        return wanted and self._path in _TEXTS
+        wanted = request.stream and context.entry.ask_usage and self._endpoint.is_usage_optional
+        return wanted and time.monotonic() >= context.usage_refused_until
 
-    async def _ask(self, planned: Run, body: bytes, deadline: float, *, strip: bool) -> None:
-        """`strip`: we have asked for the usage, so it is not the client's. Raises _UsageRefused, of such a body."""
+    async def _ask(
+        self, planned: Run, body: bytes, deadline: float, *, strip_usage: bool = False, after_refusal: bool = False
+    ) -> None:
+        """Ask the upstream and pass its answer on. Raises UsageRefused, where `strip_usage`.
+
+        `after_refusal`: the same body with `stream_options` was refused. Only where this one is accepted
+        was that the reason: an upstream may repeat a client's own words in its error.
+        """
         answer = await self._called(planned, body, deadline)
+        if after_refusal and answer.status < 400:
+            self._context.usage_refused_until = time.monotonic() + _USAGE_REFUSED_SECONDS
+            logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
+        reply = ReplyPass(self._context, self._request, self._endpoint, self._writer, planned, self._notes)
         try:
-            await self._pass(answer, planned, strip=strip)
+            await reply.pass_on(answer, strip_usage=strip_usage)
         finally:
             await answer.close()
 
@@ -138,45 +151,16 @@ class JobRun:
             self._count_error("5xx" if answer.status >= 500 else "4xx")
         return answer
 
-    async def _pass(self, answer: Answer, planned: Run, *, strip: bool) -> None:
-        if answer.is_stream and answer.status < 400:
-            self._writer.start(answer.status, answer.headers)
-            return await self._pass_events(answer, planned.joiner, strip=strip)
-        body = await answer.read()
-        if strip and refuses(answer.status, body):
-            raise _UsageRefused
-        if planned.goes_on and answer.status >= 400:
-            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {answer.status}")
-        self._writer.start(answer.status, answer.headers)
-        used: dict[str, Any] = {}
-        if is_text(dict(answer.headers).get("content-type", "")):
-            body, used = self._renamed(body), usage(body)
-        await self._writer.finish(COMPLETED if answer.status < 400 else FAILED, body, notes=self._notes(used))
-
     def _job(self, body: bytes, deadline: float) -> Job:
         request, entry = self._request, self._context.entry
         form = request.content_type
-        if not self._is_named_alike:
-            name = entry.upstream_name
+        name = entry.upstream_name
+        if request.model != name:
             body = form_with_model(form, body, name) if form else with_model(body, request.model, name)
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
         traced = (("traceparent", self._traceparent),) if self._traceparent else ()
         head = (*request.head, *traced, (HOPS_HEADER, hops))
         return Job(request.id, request.path, body, request.stream, head, deadline, form or JSON)
-
-    async def _pass_events(self, answer: Answer, joiner: Joiner | None, *, strip: bool) -> None:
-        relay = EventRelay(self._writer, joiner, None if self._is_named_alike else self._renamed, strip=strip)
-        try:
-            await answer.relay(relay.take)
-        except EngineBroken:
-            if not relay.last:  # else nothing is missing: [DONE] was there
-                raise
-        latest = relay.latest
-        failed = error_in(latest) is not None
-        if not failed and not self._is_whole(latest):
-            raise EngineBroken("it ended without a finish reason")
-        used = {**usage(relay.first), **usage(latest)}  # Anthropic's streams say at their beginning what the prompt was
-        await self._writer.finish(FAILED if failed else COMPLETED, relay.end(), notes=self._notes(used))
 
     async def _fail(self, error: GatewayError, outcome: str = FAILED) -> None:
         try:
@@ -186,34 +170,15 @@ class JobRun:
 
     async def _end_with(self, error: GatewayError, outcome: str) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
-        endpoint = endpoint_of(self._request.path)
-        value = endpoint.error_body(error)
+        value = self._endpoint.error_body(error)
         if self._request.stream and (self._writer.begun or self._seen.parts):
-            value = endpoint.error_event(value)
+            value = self._endpoint.error_event(value)
         else:
             self._writer.start(error.status, error.head())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes({}))
 
     def _count_error(self, kind: str) -> None:
         UPSTREAM_ERRORS.labels(self._context.entry.id, kind).inc()
-
-    @property
-    def _path(self) -> str:
-        return self._request.path.partition("?")[0]
-
-    @property
-    def _is_named_alike(self) -> bool:
-        return self._request.model == self._context.entry.upstream_name
-
-    def _renamed(self, block: bytes) -> bytes:
-        if self._is_named_alike:
-            return block
-        return rename_model(block, self._context.entry.upstream_name, self._request.model)
-
-    def _is_whole(self, latest: bytes) -> bool:
-        """Return whether a stream whose body ended cleanly has all of its events."""
-        endpoint = endpoint_of(self._path)
-        return not endpoint.requires_end or endpoint.is_complete(latest)
 
     def _notes(self, used: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         """For people and accounts: who did it, how long it took, the usage that the reply names."""

@@ -5,19 +5,23 @@ the usage and no choice, and some of them a `usage: null` in each of the others.
 """
 
 import re
+from typing import Any
 
 import orjson
 
-from app.contracts.sse import data_of, has_data, split_events
-
-USAGE = b'"usage"'  # a block without it has nothing to take out
+from app.contracts.endpoints import choices_of, parse_event
+from app.contracts.sse import as_event, data_of, split_events
 
 _OPTIONS, _ASKED = b'"stream_options"', b'"include_usage":true'
 _WHOLE = b"{" + _OPTIONS + b":{" + _ASKED + b"},"
 _EMPTY = re.compile(rb"\A(\s*:\s*)(?:null|\{\s*\})")
 _SWITCH = re.compile(rb'("include_usage"\s*:\s*)(?:false|null)')
 _NULLS = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')  # in a text the quotes are escaped
-_NO_CHOICE = re.compile(rb'"choices":\s*\[\s*\]')
+_OF_INTEREST = re.compile(rb'"usage"|"finish_reason":\s*"')
+# What every chunk of a stream has, so that it says nothing new beside the usage.
+_OF_EVERY_CHUNK = frozenset(
+    {"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "obfuscation", "choices", "usage"}
+)
 _REFUSALS = frozenset({400, 422})
 
 
@@ -46,23 +50,68 @@ def _with_switch(value: bytes, options: dict[str, object]) -> bytes:
     return _EMPTY.sub(rb"\1{" + _ASKED + b"}", value, count=1)
 
 
-def without_usage(block: bytes) -> bytes:
-    """A block of whole events as it would have come unasked."""
-    for null in _NULLS:
-        block = block.replace(null, b"")
-    if USAGE not in block or not _NO_CHOICE.search(block):
-        return block
-    return b"".join(event for event in split_events(block) if not _is_usage(event))
+class UsageStripper:
+    """Takes the usage that the worker asked for out of a stream, which is then as it would have come unasked.
+
+    A chunk that has nothing but the usage is dropped. llama.cpp puts `timings` into its last chunk, and that
+    is the one with the usage only where usage was asked for: such members go back into the chunk that has the
+    finish reason, which is held until the next event shows whether there are any.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = b""  # the event with the finish reason
+
+    def strip(self, block: bytes) -> bytes:
+        """Return what may go out now of a block of whole events."""
+        if _OF_INTEREST.search(block) is None and not self._held:
+            return block
+        for null in _NULLS:
+            block = block.replace(null, b"")
+        found = _OF_INTEREST.search(block)
+        if self._held or found is None:
+            return self._strip_events(block) if self._held else block
+        begin = block.rfind(b"\n\n", 0, found.start()) + 2  # 1 without one: what is before has no event's end
+        return block[:begin] + self._strip_events(block[begin:]) if begin > 1 else self._strip_events(block)
+
+    def _strip_events(self, block: bytes) -> bytes:
+        out: list[bytes] = []
+        for event in split_events(block):
+            self._strip_event(event, out)
+        return b"".join(out)
+
+    def release(self) -> bytes:
+        """Return the event that was held."""
+        held, self._held = self._held, b""
+        return held
+
+    def _strip_event(self, event: bytes, out: list[bytes]) -> None:
+        chunk = parse_event(data_of(event)) if _OF_INTEREST.search(event) else {}
+        usage = chunk.get("usage")
+        if chunk.get("choices") == [] and isinstance(usage, dict):
+            others = {name: value for name, value in chunk.items() if name not in _OF_EVERY_CHUNK}
+            if others and self._held:
+                self._held = _with_members(self._held, others)
+            elif others:
+                out.append(_without_member(event, chunk))
+            return
+        out.append(self.release())
+        if any(choice.get("finish_reason") for choice in choices_of(chunk)):
+            self._held = event
+        else:
+            out.append(event)
 
 
-def _is_usage(event: bytes) -> bool:
-    if USAGE not in event or not has_data(event):
-        return False
-    try:
-        chunk = orjson.loads(data_of(event))
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
+def _with_members(event: bytes, members: dict[str, Any]) -> bytes:
+    """Return a chunk's event with these members behind its own."""
+    head, brace, tail = event.rpartition(b"}")
+    return head + b"," + orjson.dumps(members)[1:-1] + brace + tail
+
+
+def _without_member(event: bytes, chunk: dict[str, Any]) -> bytes:
+    """Return a chunk's event without its usage."""
+    return as_event(orjson.dumps({name: value for name, value in chunk.items() if name != "usage"}))
 
 
 def refuses(status: int, body: bytes) -> bool:

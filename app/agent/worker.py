@@ -24,7 +24,7 @@ from app.bus.base import Bus, GroupReader
 from app.bus.heartbeat import Heartbeats
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
-from app.bus.specs import request_spec, shared_specs
+from app.bus.specs import largest_record, request_spec, shared_specs
 from app.catalog import ModelEntry
 from app.contracts.joined import JOINED
 from app.contracts.presence import WorkerBeat, encode
@@ -71,7 +71,17 @@ class Worker:
         outbox = Outbox(bus, topics.replies, lambda: self._peers.all_read(JOINED))
         self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
         self._context = JobContext(
-            bus, topics, entry, engine, self.owner, lookup, tails, outbox, self._upstream, settings.upstream_retries
+            bus,
+            topics,
+            entry,
+            engine,
+            self.owner,
+            lookup,
+            tails,
+            outbox,
+            self._upstream,
+            settings.upstream_retries,
+            largest_record(bus_settings),
         )
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._scheduler.on_control(control)

@@ -5,18 +5,33 @@ A POST to any other path is refused, unless an entry of the model's configuratio
 A stream is judged by its parsed events, never by a search in its bytes: a model may write any text, `data: [DONE]` included.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import orjson
 
 from app.contracts import anthropic
+from app.contracts.openai import parse_json
 from app.contracts.sse import as_event, data_of, field_of, has_data, split_events
-from app.errors import GatewayError
+from app.errors import GatewayError, InvalidBody
 
 _DONE_DATA = b"[DONE]"
+_EVENT_LINE = re.compile(rb"(?:^|[\r\n])event:")
+_ERROR_TYPES = ("error", "response.failed")
+_LATEST_EVENTS = 64  # that are parsed at a stream's end: it is told by the last few, and a burst has thousands
+
+
+@dataclass(slots=True)
+class StreamEnd:
+    """What the latest events of a stream say about how it ended. `error` is an event's data."""
+
+    is_complete: bool = False
+    is_done: bool = False  # `[DONE]` was among them
+    error: bytes | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +55,38 @@ class Endpoint:
     is_usage_optional: bool = False
 
     def is_complete(self, block: bytes) -> bool:
-        """Return whether a block of whole events, the latest of a stream, brings the answer to its end.
+        """Return whether a block of whole events, the latest of a stream, completes the answer."""
+        return self.read_end(block).is_complete
 
-        With several choices, each one that occurs in the block has to be finished.
+    def read_end(self, block: bytes) -> "StreamEnd":
+        """Read what the latest events of a stream, a block of whole ones, say about its end.
+
+        With several choices, each one that occurs among them has to be finished.
         """
-        seen: set[Any] = set()
-        finished: set[Any] = set()
-        for data in _data_in(block):
+        end = StreamEnd()
+        seen: set[str] = set()
+        finished: set[str] = set()
+        for event in reversed(split_events(block)[-_LATEST_EVENTS:]):
+            if not has_data(event):
+                continue
+            data = data_of(event)
             if data == _DONE_DATA:
-                return True
-            event = parse_event(data)
-            if event.get("type") in self.last_types:
-                return True
-            if self.ends_by_finish_reason:
-                for choice in choices_of(event):
-                    seen.add(choice.get("index"))
-                    if choice.get("finish_reason"):
-                        finished.add(choice.get("index"))
-        return bool(finished) and seen == finished
+                end.is_done = end.is_complete = True
+                continue
+            document = parse_event(data)
+            if end.error is None and _is_error(event, document):
+                end.error = data
+            end.is_complete = end.is_complete or document.get("type") in self.last_types
+            end.usage = end.usage or usage_of(document)
+            for choice in choices_of(document) if self.ends_by_finish_reason else ():
+                index = str(choice.get("index"))
+                seen.add(index)
+                if choice.get("finish_reason"):
+                    finished.add(index)
+            if end.is_complete and (finished or end.usage):
+                break  # what comes before is text
+        end.is_complete = end.is_complete or (bool(finished) and seen == finished)
+        return end
 
     def error_body(self, error: GatewayError) -> bytes:
         """Return one of our own errors as a body of the endpoint's API."""
@@ -118,10 +147,10 @@ def endpoint_of(path: str) -> Endpoint:
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
-    """Return an event's data as a JSON object; an empty one where it is none."""
+    """Return an event's data as a JSON object; an empty one where it is none, or has too many members."""
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        document = parse_json(data)
+    except (orjson.JSONDecodeError, InvalidBody):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -132,23 +161,38 @@ def choices_of(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict))
 
 
+def usage_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the usage that an event names: its own, or that of the object inside; empty without one."""
+    for holder in (document, document.get("response"), document.get("message")):
+        if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
+            return usage
+    return {}
+
+
 def error_in(block: bytes) -> bytes | None:
     """Return the data of the last error among a block's whole events; None without one."""
-    events = [event for event in split_events(block) if has_data(event)]
-    return next((data_of(event) for event in reversed(events) if _is_error(event)), None)
+    for event in reversed(split_events(block)):
+        if has_data(event):
+            data = data_of(event)
+            if _is_error(event, parse_event(data)):
+                return data
+    return None
 
 
-def _is_error(event: bytes) -> bool:
-    if field_of(event, b"event") == b"error":
+def bare_error(block: bytes) -> bytes | None:
+    """Return a JSON error among a stream's last bytes that no `data:` stands before; None without one."""
+    for event in reversed(split_events(block)):
+        if not has_data(event) and _is_error(b"", parse_event(event.strip())):
+            return event.strip()
+    return None
+
+
+def _is_error(event: bytes, document: dict[str, Any]) -> bool:
+    if document.get("error") or document.get("type") in _ERROR_TYPES:
         return True
-    document = parse_event(data_of(event))
-    return bool(document.get("error")) or document.get("type") in ("error", "response.failed")
+    return _EVENT_LINE.search(event) is not None and field_of(event, b"event") == b"error"
 
 
 def ends_stream(event: bytes) -> bool:
     """Return whether an event's whole data is `[DONE]`."""
     return data_of(event) == _DONE_DATA
-
-
-def _data_in(block: bytes) -> Iterable[bytes]:
-    return (data_of(event) for event in split_events(block) if has_data(event))

@@ -131,7 +131,7 @@ def is_text(content_type: str) -> bool:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        document = orjson.loads(body) if len(body) < _LARGE else _parsed_large(body)
+        document = parse_json(body)
     except orjson.JSONDecodeError as error:
         raise InvalidBody(_fault(error, body)) from None
     if type(document) is not dict:
@@ -139,8 +139,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _parsed_large(body: bytes) -> Any:
-    """What a client may make of it must not hold the event loop: 16 MiB of empty arrays did for 1.5 s."""
+def parse_json(body: bytes) -> Any:
+    """Parse JSON in bounded time. Raises orjson.JSONDecodeError, and InvalidBody for too many members.
+
+    16 MiB of empty arrays held the event loop for 1.5 s.
+    """
+    if len(body) < _LARGE:
+        return orjson.loads(body)
     if sum(body.count(sign) for sign in (b"{", b"[", b'":')) > _MOST_SIGNS:
         raise InvalidBody(f"The body has more than {_MOST_SIGNS} objects, arrays and members.")
     with collector_paused():

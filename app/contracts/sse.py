@@ -4,46 +4,96 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html : lines end in \\
 """
 
 import re
+import sys
+
+from app.errors import ReplyTooLarge
 
 DONE = b"data: [DONE]\n\n"
 
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
 _BLANK_LINE = re.compile(_LINE_END + rb"{2}")
 _EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
+_OVERLAP = 3  # bytes of "\r\n\r\n" that may lie before the byte which completes it
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_BYTES = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 
 
 class EventSplitter:
-    """Joins what arrives and gives back whole events; the rest waits for more."""
+    """Cut a stream of bytes into blocks of whole events; the rest waits for more.
 
-    __slots__ = ("_rest",)
+    An event costs time in proportion to its size, however many pieces it arrives in: only what is
+    new is searched, with the three bytes before it that a blank line may have begun in.
+    """
 
-    def __init__(self) -> None:
-        self._rest = b""
+    __slots__ = ("_most", "_pieces", "_size", "_tail")
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        """`most`: bytes of the largest event; a larger one raises ReplyTooLarge."""
+        self._most = most
+        self._pieces: list[bytes] = []  # of an event that is not whole yet
+        self._size = 0  # bytes of these pieces
+        self._tail = b""  # their last bytes
 
     def feed(self, data: bytes) -> bytes:
-        """All events that are whole by now, as they came; empty if none is."""
-        buffer = self._rest + data if self._rest else data
-        end = _end_of_events(buffer)
-        self._rest = buffer[end:]
-        return buffer[:end]
+        """Return all events that are whole by now, unchanged; empty if none is. Raises ReplyTooLarge."""
+        if self._pieces:
+            return self._feed_rest(data)
+        end = _end_of_events(data)
+        if end < len(data):
+            self._keep(data[end:])
+        return data[:end]
+
+    def _feed_rest(self, data: bytes) -> bytes:
+        """Feed while an event is not whole."""
+        tail = self._tail
+        end = _end_of_events(tail + data)
+        if not end:
+            self._keep(data)
+            return b""
+        end -= len(tail)
+        block = self.flush() + data[:end]
+        if end < len(data):
+            self._keep(data[end:])
+        return block
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        self._tail = (self._tail + data)[-_OVERLAP:]
+        if self._size > self._most:
+            raise ReplyTooLarge(f"one event of the model's reply is larger than {self._most} bytes")
 
     def flush(self) -> bytes:
-        """What is left at the end of the stream: an event whose blank line never came."""
-        rest, self._rest = self._rest, b""
+        """Return what is left at the end of the stream: an event without its blank line."""
+        rest = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size, self._tail = 0, b""
         return rest
 
 
 def _end_of_events(buffer: bytes) -> int:
-    """The offset behind the last whole event."""
+    """Return the offset behind the last whole event; 0 without one."""
     if b"\r" not in buffer:  # the usual case, in two C calls
         cut = buffer.rfind(b"\n\n")
         return cut + 2 if cut >= 0 else 0
     end = 0
     for match in _BLANK_LINE.finditer(buffer):
-        if match.end() < len(buffer) or not buffer.endswith(b"\r"):  # "\r" at the very end may be half of "\r\n"
+        # A "\r" at the very end may be the first half of "\r\n".
+        if match.end() < len(buffer) or not buffer.endswith(b"\r"):
             end = match.end()
     return end
+
+
+def begins_events(head: bytes) -> bool | None:
+    """Return whether a body with these first bytes is an event stream; None if more bytes decide.
+
+    Servers exist that stream events as `text/plain`, as JSON, or without any Content-Type.
+    """
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n")
+    if text.startswith(_FIRST_BYTES):
+        return True
+    return None if any(first.startswith(text) for first in _FIRST_BYTES) else False
 
 
 def split_events(block: bytes) -> list[bytes]:
@@ -78,6 +128,8 @@ def count_events(block: bytes) -> int:
 
 def data_of(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:  # the usual case
+        return event[6:-2]
     lines = (line for line in event.splitlines() if line.startswith(b"data:") or line == b"data")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 

@@ -3,6 +3,7 @@
 import re
 
 from app.contracts.openai import is_text
+from app.contracts.sse import count_events
 from app.gateway.asgi import RawHeaders
 from app.gateway.submission import Submission
 
@@ -34,9 +35,9 @@ class Estimate:
             self._seen += _TOKENS_A_FILE
 
     def saw(self, data: bytes) -> None:
-        """A piece of the reply. In a stream each event is about a token, and to count their ends is cheap."""
+        """Count a piece of the reply; of a stream it holds whole events, each of which is about a token."""
         if not self._is_file:
-            self._seen += data.count(b"\n\n") if self._stream else len(data) // _BYTES_A_TOKEN
+            self._seen += count_events(data) if self._stream else len(data) // _BYTES_A_TOKEN
 
     def after(self, line: dict[str, object], status: int) -> int | None:
         """From a request's access line and status; None: it is another's, which was joined (202), so the estimate stays."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -12,12 +13,13 @@ from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body, ends, stalls
 from tests.acceptance.services import Stats, Worker
 from tests.acceptance.stack import Stack
+from tests.numbered import tokens
 
 pytestmark = pytest.mark.servers
 
 GOES_ON, BEGINS_ANEW = "sim", "other"  # models: the one's upstream can continue a text, the other's cannot
 TOKENS = 100
-STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 1, "stream_options": {"include_usage": True}}
+STREAM: dict[str, Any] = {"stream": True, "max_tokens": TOKENS, "x_gap": 1, "stream_options": {"include_usage": True}}
 SLOTS = 8  # of one worker and model
 
 
@@ -58,7 +60,8 @@ async def death() -> AsyncIterator[Death]:
         doomed = await stack.worker()
         survivor = await stack.worker()
         gateway = await stack.gateway()
-        streams = {model: [clients.post(gateway, chat(model, **STREAM)) for _ in range(6)] for model in (GOES_ON, BEGINS_ANEW)}
+        asks = [{**STREAM, "x_odd": bool(number % 2)} for number in range(6)]
+        streams = {model: [clients.post(gateway, chat(model, **ask)) for ask in asks] for model in (GOES_ON, BEGINS_ANEW)}
         both = [*streams[GOES_ON], *streams[BEGINS_ANEW]]
         for reading in both:
             await reading.tokens(3)
@@ -90,6 +93,7 @@ def test_every_request_that_was_not_streamed_completes(death: Death) -> None:
 def test_a_text_goes_on_without_a_token_missing_or_doubled(death: Death) -> None:
     for told in death.goes_on:
         check_whole(told, TOKENS, usage=True)
+    assert {told.text for told in death.goes_on} == {tokens(TOKENS), tokens(TOKENS, odd=True)}
 
 
 def test_only_what_was_interrupted_ran_again(death: Death) -> None:

@@ -89,7 +89,7 @@ class Client:
     def _post(self, promise: Promise, **headers: str) -> Reading:
         options = {"stream_options": {"include_usage": True}} if promise.stream else {}
         model = MODELS[promise.count % len(MODELS)]
-        body = chat(model, stream=promise.stream, max_tokens=promise.count, x_gap=_GAP, **options)
+        body = chat(model, stream=promise.stream, max_tokens=promise.count, x_gap=_GAP, x_odd=promise.count % 3 == 0, **options)
         return self._clients.post(self._front, body, **headers)
 
     async def _pause(self) -> None:

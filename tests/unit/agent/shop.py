@@ -48,6 +48,7 @@ class Shop:
             outbox=Outbox(bus, TOPICS.replies, lambda: True),
             upstream=UpstreamWatch(engine, MODEL, lambda: None),
             retries=retries,
+            most_event=1_000_000,
         )
 
     async def run(self, asked: Request, seen: Seen | None = None) -> Seen:

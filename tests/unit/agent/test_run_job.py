@@ -144,10 +144,12 @@ async def test_bytes_that_are_no_text_are_left_alone():
         assert (seen.parts[-1].value, seen.parts[-1].usage) == (passed, used)
 
 
-async def test_what_is_left_without_its_blank_line_is_passed_on():
+async def test_a_last_event_without_its_blank_line_is_completed_and_passed_on():
     pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n', b"data: [DONE]"]
-    at = await shop(ScriptedAnswer(pieces))
-    assert (await at.run(asked())).text == b"".join(pieces)
+    for last in (b"", b"\n", b"\r\n"):
+        at = await shop(ScriptedAnswer([*pieces, last]))
+        seen = await at.run(asked())
+        assert (seen.text, seen.fold.outcome) == (b"".join(pieces) + b"\n\n", COMPLETED)
 
 
 async def test_an_alias_names_the_upstreams_model_on_the_way_in_and_the_clients_on_the_way_out():

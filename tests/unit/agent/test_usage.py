@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.usage import asking, refuses, without_usage
-from app.contracts.sse import DONE
+from app.agent.usage import UsageStripper, asking, refuses
+from app.contracts.sse import DONE, split_events
 from tests.numbered import Generation, sse
 
 ODD = b' { "metadata":{"stream":1, "n": 123456789012345678901234567890}, "model" : "m",\t"x":"{\\"stream_options\\":1}", "t":1.0}'
@@ -82,18 +82,34 @@ def events(*, usage: bool) -> list[bytes]:
     return [run.opening(), *(run.token(number) for number in range(3)), run.closing(usage)]
 
 
+def stripped(*blocks: bytes) -> bytes:
+    """All that a stripper lets out of a stream of these blocks."""
+    stripper = UsageStripper()
+    return b"".join([*(stripper.strip(block) for block in blocks), stripper.release()])
+
+
 def test_the_chunk_with_the_usage_is_taken_out() -> None:
-    assert b"".join(map(without_usage, events(usage=True))) == b"".join(events(usage=False))
-    assert without_usage(b"".join(events(usage=True))) == b"".join(events(usage=False))
+    assert stripped(*events(usage=True)) == b"".join(events(usage=False))
+    assert stripped(b"".join(events(usage=True))) == b"".join(events(usage=False))
+
+
+def test_a_finish_reason_waits_for_the_next_event_only() -> None:
+    *tokens, last = events(usage=True)
+    finish, usage, done = split_events(last)
+    stripper = UsageStripper()
+    assert [stripper.strip(block) for block in tokens] == tokens
+    assert (stripper.strip(finish), stripper.strip(usage), stripper.strip(done)) == (b"", b"", finish + done)
+    assert stripper.strip(finish) == b""
+    assert stripper.strip(b": ping\n\n") == finish + b": ping\n\n"
 
 
 @pytest.mark.parametrize("null", [b',"usage":null', b', "usage": null'])
 @pytest.mark.parametrize("behind", [b"", b',"obfuscation":"x"'])
 def test_the_nulls_that_come_with_it_are_taken_out(null: bytes, behind: bytes) -> None:
     plain = b'data: {"choices":[{"delta":{"content":"a"}}]' + behind + b"}\n\n"
-    assert without_usage(plain.replace(b"]" + behind, b"]" + null + behind)) == plain
+    assert stripped(plain.replace(b"]" + behind, b"]" + null + behind)) == plain
     first = b'data: {"usage":null,"choices":[]}\n\n'
-    assert without_usage(first) == b'data: {"choices":[]}\n\n'
+    assert stripped(first) == b'data: {"choices":[]}\n\n'
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,7 @@ def test_the_nulls_that_come_with_it_are_taken_out(null: bytes, behind: bytes) -
     ],
 )
 def test_all_else_passes_as_it_came(event: bytes) -> None:
-    assert without_usage(event) == event
+    assert stripped(event) == event
 
 
 def test_an_error_that_names_the_option_is_about_our_asking() -> None:

@@ -7,16 +7,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from app.contracts import sse
 from app.contracts.sse import (
     DONE,
     EventSplitter,
+    _end_of_events,
     after,
+    begins_events,
     count_events,
     data_of,
     has_data,
     split_events,
     with_ids,
 )
+from app.errors import ReplyTooLarge
 
 ENDS = [b"\n", b"\r\n", b"\r"]
 STREAM = [
@@ -181,3 +185,52 @@ def test_done_is_an_event_like_any_other():
 @pytest.mark.parametrize("block", [b"", b": ping\n\n", b"event: x\n\n", b"database: x\n\n", b"x-data: y\n\n", b" data: y\n\n"])
 def test_what_has_no_data_does_not_count(block):
     assert count_events(block) == 0
+
+
+@given(STREAMS, CUTS)
+def test_a_splitter_gives_each_event_as_soon_as_it_is_whole(stream, cuts):
+    splitter, held = EventSplitter(), b""
+    for piece in pieces_of(stream, cuts):
+        held += piece
+        block = splitter.feed(piece)
+        assert held.startswith(block)
+        held = held[len(block) :]
+        whole = [event for event in split_events(held) if event.endswith((b"\n\n", b"\r\n\r\n"))]
+        assert not whole, "a whole event waits"
+    assert splitter.flush() == held
+
+
+@pytest.mark.parametrize("size", [10_000, 20_000])
+def test_an_event_in_many_pieces_is_searched_once(size, monkeypatch):
+    searched = 0
+
+    def counted(buffer: bytes) -> int:
+        nonlocal searched
+        searched += len(buffer)
+        return _end_of_events(buffer)
+
+    monkeypatch.setattr(sse, "_end_of_events", counted)
+    splitter = EventSplitter()
+    for _ in range(size):
+        assert not splitter.feed(b"x")
+    assert searched <= 4 * size
+
+
+def test_an_event_larger_than_allowed_is_refused_before_it_is_whole():
+    splitter = EventSplitter(most=100)
+    splitter.feed(b"data: " + b"x" * 94)
+    with pytest.raises(ReplyTooLarge):
+        splitter.feed(b"x")
+    assert EventSplitter(most=100).feed(b"data: x\n\n" * 100) == b"data: x\n\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        *((mark + b" x", True) for mark in (b"data:", b"event:", b"id:", b"retry:", b":")),
+        *((mark, None) for mark in (b"", b"d", b"dat", b"event", b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"re")),
+        *((mark, False) for mark in (b"{", b"database", b"<", b"i ", b"dat a", b" data:")),
+    ],
+)
+def test_the_first_bytes_tell_an_event_stream(head, found):
+    assert begins_events(head) is found

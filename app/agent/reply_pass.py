@@ -1,0 +1,156 @@
+"""Passes one answer of an upstream into the reply: as events, or as a whole body."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from app.agent.context import JobContext
+from app.agent.engines.base import JSON, Answer, EngineBroken
+from app.agent.event_relay import EventRelay
+from app.agent.plan import Run
+from app.agent.reply_end import usage
+from app.agent.reply_writer import ReplyWriter
+from app.agent.stream_detector import StreamDetector
+from app.agent.usage import refuses
+from app.contracts.endpoints import Endpoint, StreamEnd, bare_error, error_in, parse_event, usage_of
+from app.contracts.envelope import Request
+from app.contracts.fold import COMPLETED, FAILED
+from app.contracts.openai import is_text, rename_model
+from app.contracts.sse import data_of, split_events
+from app.errors import WorkerLost
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+Notes = Callable[[dict[str, Any]], tuple[tuple[str, str], ...]]
+Head = tuple[tuple[str, str], ...]
+
+
+class UsageRefused(Exception):
+    """The upstream may have refused `stream_options`, which the worker added to the request."""
+
+
+class EndedEarly(EngineBroken):
+    """The body ended cleanly, and the stream in it has no end. `is_empty`: nor has it a single event."""
+
+    def __init__(self, words: str, *, is_empty: bool) -> None:
+        super().__init__(words)
+        self.is_empty = is_empty
+
+
+class ReplyPass:
+    """One answer on its way into the log. `notes` makes the final record's notes from the usage."""
+
+    def __init__(
+        self, context: JobContext, request: Request, endpoint: Endpoint, writer: ReplyWriter, planned: Run, notes: Notes
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._endpoint = endpoint
+        self._writer = writer
+        self._planned = planned
+        self._notes = notes
+        self._upstream_name = context.entry.upstream_name
+
+    async def pass_on(self, answer: Answer, *, strip_usage: bool) -> None:
+        """Write the answer up to its final record.
+
+        `strip_usage`: the worker asked for the usage, so it is not for the client. Raises
+        UsageRefused, EngineBroken, WorkerLost, ReplyTooLarge.
+        """
+        if answer.status >= 400 or not self._request.stream:
+            return await self._pass_body(answer, await answer.read(), strip_usage=strip_usage)
+        relay = EventRelay(
+            self._writer,
+            self._planned.joiner,
+            self._rename if self._is_renamed else None,
+            strip=strip_usage,
+            most_event=self._context.most_event,
+        )
+        if answer.is_stream:
+            self._begin_stream(answer)
+            return await self._pass_events(answer, relay, relay.take)
+        detector = StreamDetector(relay, lambda: self._begin_stream(answer), self._context.most_body)
+        await self._pass_events(answer, relay, detector.take, detector)
+
+    async def _pass_events(
+        self, answer: Answer, relay: EventRelay, take: Callable[[bytes], Any], detector: StreamDetector | None = None
+    ) -> None:
+        try:
+            await answer.relay(take)
+            is_clean = True
+        except EngineBroken:
+            if not relay.is_done:  # else nothing is missing
+                self._write_held(relay)
+                raise
+            is_clean = False
+        if detector is not None and not detector.is_stream:
+            return await self._pass_body(answer, detector.body)
+        rest = relay.rest.strip(b"\r\n") if is_clean else b""
+        if rest and not relay.first and not rest.startswith(b"data") and error_in(rest) is None:
+            return await self._pass_body(answer, rest)  # no stream, whatever its Content-Type says
+        await self._finish_stream(relay, rest)
+
+    async def _finish_stream(self, relay: EventRelay, rest: bytes) -> None:
+        bare = None
+        if rest.startswith(b"{"):
+            bare = bare_error(rest)
+        elif rest:
+            relay.take_last_event(rest)
+        end = self._endpoint.read_end(relay.latest)
+        bare = bare or (None if end.is_complete or end.error else bare_error(relay.latest))
+        if bare is None and end.error is None and self._endpoint.requires_end and not end.is_complete:
+            self._write_held(relay)
+            raise EndedEarly("it ended without a finish reason", is_empty=not relay.first)
+        last = relay.release() + (self._endpoint.error_event(bare) if bare else b"")
+        failed = bool(bare) or end.error is not None
+        await self._writer.finish(FAILED if failed else COMPLETED, last, notes=self._notes(self._used(relay, end)))
+
+    def _used(self, relay: EventRelay, end: StreamEnd) -> dict[str, Any]:
+        """Return the stream's usage. Anthropic's streams count the prompt in their first event."""
+        begun = usage_of(parse_event(data_of(split_events(relay.first)[0]))) if self._endpoint.is_anthropic else {}
+        return {**begun, **end.usage}
+
+    def _write_held(self, relay: EventRelay) -> None:
+        if held := relay.release():
+            self._writer.write(held)
+
+    async def _pass_body(self, answer: Answer, body: bytes, *, strip_usage: bool = False) -> None:
+        status, head = answer.status, answer.headers
+        if strip_usage and refuses(status, body):
+            raise UsageRefused
+        if self._planned.goes_on and status >= 400:
+            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {status}")
+        if answer.is_stream:
+            body = error_in(body) or body.strip()
+            head = _with_content_type(head, JSON if _is_json(body) else "text/plain; charset=utf-8")
+        self._writer.start(status, head)
+        used: dict[str, Any] = {}
+        if is_text(dict(head).get("content-type", "")):
+            body, used = self._rename(body), usage(body)
+        await self._writer.finish(COMPLETED if status < 400 else FAILED, body, notes=self._notes(used))
+
+    def _begin_stream(self, answer: Answer) -> None:
+        head = answer.headers
+        if not answer.is_stream:  # its Content-Type names something else
+            head = _with_content_type(head, EVENT_STREAM)
+        self._writer.start(answer.status, head)
+
+    @property
+    def _is_renamed(self) -> bool:
+        return self._request.model != self._upstream_name
+
+    def _rename(self, block: bytes) -> bytes:
+        return rename_model(block, self._upstream_name, self._request.model) if self._is_renamed else block
+
+
+def _with_content_type(head: Head, content_type: str) -> Head:
+    return (("content-type", content_type), *(pair for pair in head if pair[0] != "content-type"))
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return True

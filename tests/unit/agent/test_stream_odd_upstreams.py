@@ -1,0 +1,203 @@
+"""Streams of upstreams that do not keep to the form: what of them is a stream, a body, an end or an error."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from app.agent.reply_pass import EVENT_STREAM
+from app.contracts.fold import COMPLETED, FAILED
+from app.contracts.seen import Seen
+from app.contracts.sse import DONE, as_event
+from tests.numbered import sse, tokens
+from tests.unit.agent.scripted_engine import BROKEN, JSON, ScriptedAnswer, stream
+from tests.unit.agent.shop import PLAIN, asked, error_of, shop
+from tests.unit.agent.test_stream_order import chat
+from tests.unit.scene import body, text_of
+
+ASKED = {**PLAIN, "stream_options": {"include_usage": True}}
+ERROR = {"error": {"message": "CUDA out of memory", "code": "oom"}}
+OOM = orjson.dumps(ERROR)
+
+
+def head(content_type: str) -> tuple[tuple[str, str], ...]:
+    return (("content-type", content_type),) if content_type else ()
+
+
+def shown(seen: Seen) -> dict[str, Any]:
+    """The status and the Content-Type that the client gets."""
+    return {"status": seen.parts[0].status, **dict(seen.parts[0].head)}
+
+
+@pytest.mark.parametrize("cut", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "content_type", ["", "text/plain", "application/x-ndjson", "application/json", "application/octet-stream"]
+)
+async def test_events_are_a_stream_whatever_the_content_type_says(content_type, cut):
+    sent = b"".join(piece for piece in stream(ASKED) if isinstance(piece, bytes))
+    pieces = [sent[place : place + cut] for place in range(0, len(sent), cut)]
+    at = await shop(ScriptedAnswer(pieces, headers=head(content_type)))
+    seen = await at.run(asked())
+    assert shown(seen) == {"status": 200, "content-type": EVENT_STREAM}
+    assert seen.text == b"".join(stream(PLAIN)), "the usage that the worker asked for is not the client's"
+
+
+@pytest.mark.parametrize("begin", [b": hello\n\n", b"event: x\n", b"id: 1\n", b"retry: 1\n", b"\n\n", b"\xef\xbb\xbf"])
+async def test_each_field_may_begin_a_stream(begin):
+    pieces = [begin, *stream(PLAIN)]
+    seen = await (await shop(ScriptedAnswer(pieces, headers=head("text/plain")))).run(asked())
+    assert (seen.text, shown(seen)["content-type"]) == (b"".join(pieces), EVENT_STREAM)
+
+
+async def test_a_cut_stream_without_a_content_type_is_not_complete():
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN], headers=()))
+    seen = await at.run(asked(body=body(stream=True, max_tokens=5)))
+    assert (text_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (tokens(5), COMPLETED, 2)
+
+
+@pytest.mark.parametrize("reply", [b'{"choices":[]}', b"database: x", b"", b"<p>data: x</p>"])
+async def test_a_body_is_a_body(reply):
+    at = await shop(ScriptedAnswer([reply], headers=head("text/plain")))
+    seen = await at.run(asked())
+    assert (shown(seen), seen.text) == ({"status": 200, "content-type": "text/plain"}, reply)
+
+
+async def test_a_body_is_a_body_though_its_content_type_says_stream():
+    reply = b'{"choices":[{"message":{"content":"data: x"}}]}'
+    seen = await (await shop(ScriptedAnswer([reply]))).run(asked())
+    assert (shown(seen), seen.text) == ({"status": 200, "content-type": "application/json"}, reply)
+
+
+@pytest.mark.parametrize("reply", [OOM, b"data: " + OOM + b"\n\n", b"event: error\ndata: " + OOM + b"\n\n", OOM + b"\n"])
+async def test_an_error_with_a_streams_content_type_has_its_own_status_and_body(reply):
+    seen = await (await shop(ScriptedAnswer([reply], status=400))).run(asked())
+    assert (shown(seen), seen.text) == ({"status": 400, "content-type": "application/json"}, OOM)
+    seen = await (await shop(ScriptedAnswer([b"no such thing"], status=404))).run(asked())
+    assert shown(seen)["content-type"].startswith("text/plain")
+
+
+QUOTED = ScriptedAnswer([b'{"error":{"message":"role: stream_options is not one"}}'], status=400, headers=JSON)
+
+
+async def test_an_error_that_repeats_a_clients_words_changes_nothing_for_others():
+    at = await shop(QUOTED, QUOTED)
+    refused = await at.run(asked())
+    assert (refused.parts[0].status, refused.text) == (400, QUOTED.pieces[0])
+    await at.run(asked())
+    assert [sent.get("stream_options") for sent in at.engine.bodies()][2] == {"include_usage": True}
+
+
+async def test_a_refusal_of_usage_is_forgotten_after_a_while(monkeypatch):
+    at = await shop(ScriptedAnswer([b"stream_options: unknown"], status=422, headers=JSON))
+    await at.run(asked())
+    at.context.usage_refused_until -= 600
+    await at.run(asked())
+    assert ["stream_options" in sent for sent in at.engine.bodies()] == [True, False, True]
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data:[DONE]"])
+async def test_an_unterminated_last_event_is_the_end(end):
+    pieces = [chat(content="a"), end]
+    seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
+    assert (seen.text, seen.fold.outcome) == (chat(content="a") + end.rstrip() + b"\n\n", COMPLETED)
+
+
+@pytest.mark.parametrize("last", [OOM, OOM + b"\n", OOM + b"\n\n", b"\n" + OOM + b"\r\n\r\n"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/responses"])
+async def test_a_bare_line_of_json_is_the_reason(path, last):
+    at = await shop(ScriptedAnswer([chat(content="a"), last]))
+    seen = await at.run(asked(path=path))
+    assert (error_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (ERROR["error"], FAILED, 1)
+
+
+@pytest.mark.parametrize("end", [[], [BROKEN]])
+async def test_the_client_is_told_that_the_upstream_ended_early(end):
+    begun = [chat(content="a"), *end]
+    at = await shop(ScriptedAnswer(begun), continues=False)
+    error = error_of((await at.run(asked())).text)
+    assert error["code"] == "worker_lost"
+    assert "broke off" in error["message"]
+    assert "worker that wrote" not in error["message"]
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b": hello\n\n"], [b"\n"]])
+async def test_a_stream_that_is_always_empty_is_not_to_be_tried_again(pieces):
+    at = await shop(*[ScriptedAnswer(pieces)] * 3)
+    seen = await at.run(asked())
+    final = seen.parts[-1]
+    assert (final.outcome, final.code, len(at.engine.jobs)) == (FAILED, "worker_lost", 3)
+    if not seen.text.startswith(b":"):
+        assert dict(final.head)["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("code", [502, "502", None])
+async def test_a_chunk_with_an_error_beside_its_choices_is_a_failure_and_passes_unchanged(code):
+    choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+    pieces = [chat(content="a"), sse({"choices": [choice], "error": {"code": code, "message": "provider"}}), DONE]
+    seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
+
+
+async def test_an_event_larger_than_a_record_is_refused_before_it_is_whole():
+    at = await shop(ScriptedAnswer([b"data: "] + [b"x" * 1000] * 5000))
+    at.context.most_event = 100_000
+    taken = 0
+    relay = at.engine.call
+
+    async def counted(job: Any) -> Any:
+        answer = await relay(job)
+        pieces = answer.pieces
+
+        def each() -> Any:
+            nonlocal taken
+            for piece in pieces:
+                taken += 1
+                yield piece
+
+        answer.pieces = each()
+        return answer
+
+    at.engine.call = counted  # type: ignore[method-assign]
+    seen = await at.run(asked())
+    assert (seen.parts[-1].code, seen.parts[-1].status) == ("reply_too_large", 502)
+    assert taken <= 102
+
+
+async def test_a_body_that_never_ends_is_refused_where_a_stream_was_asked_for():
+    at = await shop(ScriptedAnswer([b"{" + b" " * 1000] * 50, headers=JSON))
+    at.context.most_body = 10_000
+    seen = await at.run(asked())
+    assert (seen.parts[-1].code, seen.parts[-1].status) == ("reply_too_large", 502)
+
+
+LLAMA = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "b1"}
+STOPPED = {"choices": [{"finish_reason": "stop", "index": 0, "delta": {}}]}
+TIMINGS = {"timings": {"prompt_n": 9, "predicted_per_second": 77.5}}
+USAGE = {"usage": {"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 10}}
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "unasked"),
+    [
+        # vLLM and Ollama: a chunk of its own for the usage.
+        ([{**LLAMA, **STOPPED}, {**LLAMA, "choices": [], **USAGE}], [{**LLAMA, **STOPPED}]),
+        # llama.cpp: the timings are in the last chunk, whichever that is.
+        ([{**LLAMA, **STOPPED}, {**LLAMA, "choices": [], **USAGE, **TIMINGS}], [{**LLAMA, **STOPPED, **TIMINGS}]),
+        # OpenAI: `usage: null` in all other chunks.
+        ([{**LLAMA, **STOPPED, "usage": None}, {**LLAMA, "choices": [], **USAGE}], [{**LLAMA, **STOPPED}]),
+        # A server that has the usage in its finish chunk for everybody.
+        ([{**LLAMA, **STOPPED, **USAGE}], [{**LLAMA, **STOPPED, **USAGE}]),
+        # No finish chunk to put the timings into: only the usage goes.
+        ([{**LLAMA, "choices": [], **USAGE, **TIMINGS}], [{**LLAMA, "choices": [], **TIMINGS}]),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, unasked, joined):
+    sent = [chat(content="a"), *(as_event(orjson.dumps(chunk)) for chunk in asked_for), DONE]
+    pieces = [b"".join(sent)] if joined else sent
+    at = await shop(ScriptedAnswer(pieces), ScriptedAnswer(pieces))
+    seen = await at.run(asked(body=body(stream=True, stream_options={"include_usage": True})))
+    assert seen.text == b"".join(sent)
+    seen = await at.run(asked())
+    assert seen.text == chat(content="a") + b"".join(as_event(orjson.dumps(chunk)) for chunk in unasked) + DONE
+    assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == USAGE["usage"]
