@@ -9,6 +9,7 @@ from app import parsers as parse
 from app.contracts import topics
 from app.contracts.presence import ModelCard, WorkerBeat
 
+EndpointPath = Annotated[str, AfterValidator(parse.endpoint_path)]
 Name = Annotated[str, Field(min_length=1), AfterValidator(parse.model_name)]
 
 
@@ -28,6 +29,7 @@ class ModelEntry(BaseModel):
     read_timeout: float = Field(default=300, gt=0)  # seconds without a byte from the upstream
     continues: bool | Literal["auto"] = "auto"
     ask_usage: bool = True  # for the usage of a stream whose client has not
+    paths: tuple[EndpointPath, ...] = ()  # below /v1, beside those of app/contracts/endpoints.py
     topic: Annotated[str, AfterValidator(parse.topic)] = ""
     group: str = ""
 
@@ -49,6 +51,7 @@ class ModelEntry(BaseModel):
             group=self.group or topics.request_group(prefix, self.id),
             aliases=self.aliases,
             created=created,
+            paths=self.paths,
         )
 
 

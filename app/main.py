@@ -26,18 +26,20 @@ from app.gateway.asgi import App
 from app.gateway.auth import Keys
 from app.gateway.connection import Connection
 from app.gateway.cors import with_cors
+from app.gateway.dialect import error_body
 from app.gateway.edge import Edge, Entrance, id_of
 from app.gateway.gateway import Gateway
 from app.gateway.keys_file import KeysFile
-from app.gateway.observed import OTHER, ModelsCollector, Observed, endpoint_of
+from app.gateway.observed import ModelsCollector, Observed
 from app.gateway.openapi import document
 from app.gateway.operator_port import OperatorPort
 from app.gateway.overview import Overview
 from app.gateway.routes import docs, health, models, operator, ui
-from app.gateway.routes.inference import Inference, not_kept
+from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
+from app.gateway.unknown import unknown_url
 from app.models_config import configured
 from app.runtime import shares_its_port, start_or_end, tune_collector
 from app.settings import BusSettings, Settings
@@ -93,6 +95,7 @@ def make_application(settings: Settings) -> App:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # ours sees the hot path too
     )
     fastapi.router.routes += [
@@ -100,7 +103,6 @@ def make_application(settings: Settings) -> App:
         *models.routes(gateway),
         *health.routes(gateway),
         *operator.routes(settings, overview),
-        Route("/v1/{path:path}", inference, methods=["POST"]),  # Entrance takes these; here they say what is allowed
         Route("/", ui.home),
         *ui.routes(),
         *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
@@ -127,16 +129,19 @@ async def _refuse(request: Request, error: Exception) -> Response:
     ours, line = _refusal(request, allowed), request.state.line
     line["code"] = ours.code
     headers = {"allow": allowed} if ours.status == 405 else {}
-    return Response(ours.body(), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
+    return Response(error_body(request.scope, ours), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
 
 
 def _refusal(request: Request, allowed: str) -> GatewayError:
-    """`allowed`: other methods on this path, if there are any."""
+    """Return a 404, or a 405 where a path of the gateway's own takes other methods (`allowed`).
+
+    Elsewhere below /v1 a method that is not served is a part of OpenAI's API that is not here.
+    """
     method, path = request.method, request.url.path
+    if f"{path}/".startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
+        return unknown_url(method, path)
     if not allowed:
         return UnknownUrl(f"Unknown request URL: {method} {path}")
-    if isinstance(request.scope["endpoint"], Inference) and endpoint_of(request.scope["path"]) == OTHER:
-        return not_kept(method, path)
     return MethodNotAllowed(f"{method} is not allowed on {path}; allowed: {allowed}")
 
 

@@ -105,6 +105,18 @@ def model_name(text: str) -> str:
     return text
 
 
+def endpoint_path(text: str) -> str:
+    """Parse a path below /v1 that a model's server has. The gateway's own paths cannot be taken."""
+    segments = text.split("/")
+    if (
+        not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", text)
+        or {".", ".."} & set(segments)
+        or segments[1].lower() in ("v1", "models", "requests")
+    ):
+        raise ValueError("a path below /v1 such as /audio/isolation, not below /models or /requests, without a query")
+    return text
+
+
 def topic(text: str, longest: int = 249) -> str:
     """What Kafka takes as a topic's name; empty: one is made."""
     if text and (text in (".", "..") or len(text) > longest or not re.fullmatch(r"[A-Za-z0-9._-]+", text)):

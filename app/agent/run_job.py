@@ -170,7 +170,7 @@ class JobRun:
 
     async def _end_with(self, error: GatewayError, outcome: str) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
-        value = error.body()
+        value = self._endpoint.error_body(error)
         if self._request.stream and (self._writer.begun or self._seen.parts):
             value = self._endpoint.error_event(value)
         else:

@@ -92,9 +92,10 @@ class Takeover:
         logger.error("dead letter from %s", where, extra={"request_id": request.id})
         error = DeadLettered("this request ended every worker that ran it; it lies in the dead letters")
         writer = self._context.writer(request, seq=seen.fold.next_seq)
-        value = error.body()
+        endpoint = endpoint_of(request.path)
+        value = endpoint.error_body(error)
         if request.stream and seen.parts:
-            value = endpoint_of(request.path).error_event(value)
+            value = endpoint.error_event(value)
         else:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")

@@ -19,6 +19,7 @@ class ReplyLookup:
             seen.read(record.headers, record.value, id_)
             return bool(seen.fold.outcome)  # nothing behind it counts
 
-        low = await self._scanner.look(self._topic, request.reply_partition, request.id, request.reply_offset, visit)
+        where = self._topic, request.reply_partition, request.id, request.reply_offset
+        low = await self._scanner.look(*where, visit, owner=request.tenant)
         seen.truncated = low > request.reply_offset
         return seen

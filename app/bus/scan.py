@@ -1,7 +1,12 @@
-"""Looks for the records of single ids in long partitions. One pass serves all look-ups that wait for the same part of it."""
+"""Looks for the records of single ids in long partitions.
+
+One pass serves all look-ups that wait for the same part of a partition. Between passes the owners of look-ups (tenants)
+take turns: one that asks for a thousand places of a day's log delays the others by a pass each, not by a thousand.
+"""
 
 import asyncio
 from asyncio import Future, Task
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +24,7 @@ class _Wanted:
     until: int | None
     visit: Callable[[Record], object]
     first_kept: "Future[int]"
+    owner: str = ""
     has_all: bool = False
 
     @property
@@ -46,7 +52,15 @@ class Scanner:
         self._tasks: set[Task[None]] = set()
 
     async def look(
-        self, topic: str, partition: int, id_: str, begin: int, visit: Callable[[Record], object], *, until: int | None = None
+        self,
+        topic: str,
+        partition: int,
+        id_: str,
+        begin: int,
+        visit: Callable[[Record], object],
+        *,
+        until: int | None = None,
+        owner: str = "",
     ) -> int:
         """Shows `visit` each record of the id from `begin` to the log's end at this moment (or before `until`).
 
@@ -54,7 +68,7 @@ class Scanner:
 
         Returns the first offset that the partition still keeps. Raises BusError, and what `visit` raises.
         """
-        wanted = _Wanted(id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future())
+        wanted = _Wanted(id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future(), owner)
         place = (topic, partition)
         if place in self._waiting:
             self._waiting[place].append(wanted)
@@ -66,10 +80,15 @@ class Scanner:
         return await wanted.first_kept
 
     async def _passes(self, topic: str, partition: int) -> None:
-        while wanted := self._waiting[topic, partition]:
-            self._waiting[topic, partition] = []
-            for near in _side_by_side(wanted):
-                await self._pass(topic, partition, near)
+        """Make passes while look-ups wait, each for the owner that has had the fewest, and for what lies near."""
+        had: Counter[str] = Counter()
+        while waiting := self._waiting[topic, partition]:
+            first = min(waiting, key=lambda one: had[one.owner])
+            had[first.owner] += 1
+            near = next(group for group in _side_by_side(waiting) if first in group)
+            taken = set(near)
+            self._waiting[topic, partition] = [one for one in waiting if one not in taken]
+            await self._pass(topic, partition, near)
         del self._waiting[topic, partition]
 
     async def _pass(self, topic: str, partition: int, wanted: list[_Wanted]) -> None:

@@ -1,5 +1,7 @@
 """The inference endpoints that this gateway serves: one row per path, and the only place that knows how their streams end.
 
+A POST to any other path is refused, unless an entry of the model's configuration adds that path.
+
 A stream is judged by its parsed events, never by a search in its bytes: a model may write any text, `data: [DONE]` included.
 """
 
@@ -11,9 +13,10 @@ from typing import Any
 
 import orjson
 
+from app.contracts import anthropic
 from app.contracts.openai import parse_json
 from app.contracts.sse import as_event, data_of, field_of, has_data, split_events
-from app.errors import InvalidBody
+from app.errors import GatewayError, InvalidBody
 
 _DONE_DATA = b"[DONE]"
 _EVENT_LINE = re.compile(rb"(?:^|[\r\n])event:")
@@ -85,6 +88,10 @@ class Endpoint:
         end.is_complete = end.is_complete or (bool(finished) and seen == finished)
         return end
 
+    def error_body(self, error: GatewayError) -> bytes:
+        """Return one of our own errors as a body of the endpoint's API."""
+        return anthropic.error_body(error) if self.is_anthropic else error.body()
+
     def error_event(self, body: bytes) -> bytes:
         """Return an error's body as an event of this endpoint's stream.
 
@@ -127,6 +134,8 @@ ENDPOINTS = {
         Endpoint("/detokenize"),
         Endpoint("/infill"),
         Endpoint("/ocr"),
+        Endpoint("/apply-template"),
+        Endpoint("/embed"),
     )
 }
 

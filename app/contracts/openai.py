@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import islice, product
 from typing import Any, NamedTuple
 
 import orjson
@@ -109,14 +110,16 @@ _BY_PATH = {path: tuple(row for row in CHECKS if row.path in (ANY, path)) for pa
 
 
 def check_body(path: str, body: bytes) -> Body:
-    """Parses a request's body, once, and applies the table's rows for `path` (below the API's root: /chat/completions).
+    """Parse a request's body and apply the table's rows for `path` (below the API's root: /chat/completions).
 
-    Raises InvalidBody if it is not a JSON object, else BadRequest with the place as `param` (`messages[0].role`).
+    Raises InvalidBody if it is not a JSON object, else BadRequest with the place as `param`
+    (`messages[0].role`). A body that names its model more than once is refused.
     """
     document = _parse(body)
     for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
         if row.unless not in document:
             row.test(document.get(row.field, _ABSENT), row.field)
+    _refuse_ambiguous_model(document, body)
     return Body(document["model"], document.get("stream") is True or (path == SPEECH and document.get("stream_format") == "sse"))
 
 
@@ -160,41 +163,71 @@ def _fault(error: orjson.JSONDecodeError, body: bytes) -> str:
     return f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
 
 
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_VALUE = re.compile(rb"\s*:\s*(" + _STRING + rb")", re.DOTALL)
-_TOKEN = re.compile(rb"[{}\[\]]|(?P<key>" + _STRING + rb")(?:\s*:\s*(?P<value>" + _STRING + rb")?)?", re.DOTALL)
 _KEY = b'"model"'
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# A member's name that reads as `model`: in any case, and with any letter escaped (RFC 8259, section 7).
+_ANY_KEY = rb'"(?i:(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46]5)(?:l|\\u00[46]c))"\s*+:'
+_VALUE = re.compile(rb"\s*+:\s*+(" + _STRING + rb")", re.DOTALL)
+# One match for each bracket and each such name: all that lies between them is passed over within the match.
+_TOKEN = re.compile(
+    rb'(?:[^{}\[\]"]++|(?!%b)%b)*+(?:[{}\[\]]|(?P<key>%b)\s*+(?P<value>%b)?)' % (_ANY_KEY, _STRING, _ANY_KEY, _STRING),
+    re.DOTALL,
+)
+_OTHER_SPELLINGS = frozenset(map("".join, product("mM", "oO", "dD", "eE", "lL"))) - {"model"}
+
+
+def _refuse_ambiguous_model(document: dict[str, Any], body: bytes) -> None:
+    """Raise BadRequest where two readers of a body could find two models in it.
+
+    Some take the first of two members of one name, some the last, and some ignore the case of names
+    (Go's encoding/json). A key's list of models would be checked against another one than is run.
+    """
+    if not _OTHER_SPELLINGS.isdisjoint(document):
+        raise BadRequest("model: the body also has a member whose name differs only in case.", param="model")
+    if _may_repeat_model(body) and len(list(islice(_top_level_models(body), 2))) > 1:
+        raise BadRequest("model: the body has it more than once.", param="model")
+
+
+def _may_repeat_model(body: bytes) -> bool:
+    """Return whether the name occurs twice at any depth, or may occur with escaped letters."""
+    return body.count(_KEY) > 1 or rb"\u006" in body
 
 
 def with_model(body: bytes, old: str, new: str) -> bytes:
-    """The request body with `new` as its top-level model where it was `old`, and not another byte changed.
+    """Return the request body with `new` as its top-level model where it was `old`; no other byte differs.
 
-    `body` is one that `check_body` let pass. Models named deeper inside are left alone.
+    `body` has passed `check_body`, here or at a gateway of an earlier version, which let a repeated
+    member pass. Time and memory are linear in its size. Models named deeper inside are left alone.
     """
     value = orjson.dumps(new)
-    for start, end in reversed(list(_model_spans(body, old))):
-        body = body[:start] + value + body[end:]
-    return body
+    parts: list[bytes] = []
+    done = 0
+    for start, end in _model_spans(body, old):
+        parts += (body[done:start], value)
+        done = end
+    return b"".join((*parts, body[done:]))
 
 
 def _model_spans(body: bytes, old: str) -> Iterator[tuple[int, int]]:
-    """Where the top-level model's value lies; more than once only if the member is repeated."""
-    first = body.find(_KEY)
-    if first >= 0 and body.find(_KEY, first + 1) < 0 and rb"\u006" not in body:
-        # The key stands there once and nowhere in disguise (each of its letters is \u006x), so it is the top-level one.
-        match = _VALUE.match(body, first + len(_KEY))
+    """Return where the top-level model's value lies, in ascending order, in bytes."""
+    if not _may_repeat_model(body):  # so its one occurrence is the top-level one
+        match = _VALUE.match(body, body.find(_KEY) + len(_KEY))
         if match and orjson.loads(match[1]) == old:
             yield match.span(1)
         return
+    for token in _top_level_models(body):
+        if token["value"] and orjson.loads(token["value"]) == old:
+            yield token.span("value")
+
+
+def _top_level_models(body: bytes) -> Iterator[re.Match[bytes]]:
+    """Return the top-level members of a JSON object whose name reads as `model`."""
     depth = 0
     for token in _TOKEN.finditer(body):
-        text = token[0]
-        if text in (b"{", b"["):
-            depth += 1
-        elif text in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and token["value"] and orjson.loads(token["key"]) == "model" and orjson.loads(token["value"]) == old:
-            yield token.span("value")
+        if token["key"] is None:
+            depth += 1 if body[token.end() - 1] in b"{[" else -1
+        elif depth == 1:
+            yield token
 
 
 def rename_model(block: bytes, old: str, new: str) -> bytes:

@@ -26,6 +26,7 @@ class ModelCard:
     aliases: tuple[str, ...] = ()
     owned_by: str = "llm-gateway"
     created: int = 0  # seconds since the epoch
+    paths: tuple[str, ...] = ()  # that it has beside those of app/contracts/endpoints.py
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -116,6 +116,12 @@ async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: GatewayError, id_: str, extra: Iterable[tuple[str, str]] = ()) -> None:
-    """A whole response with OpenAI's error body. `id_` is the request's, which OpenAI's SDK shows as `error.request_id`."""
-    await send_whole(send, error.status, raw((*error.head(), ("x-request-id", id_), *extra)), error.body())
+async def send_error(
+    send: Send, error: GatewayError, id_: str, extra: Iterable[tuple[str, str]] = (), *, body: bytes | None = None
+) -> None:
+    """Send a whole response with OpenAI's error body, or with `body`.
+
+    `id_` is the request's, which OpenAI's SDK shows as `error.request_id`.
+    """
+    headers = raw((*error.head(), ("x-request-id", id_), *extra))
+    await send_whole(send, error.status, headers, error.body() if body is None else body)

@@ -22,7 +22,7 @@ from app.gateway.call import Call
 
 logger = logging.getLogger("app.gateway.async_requests")
 
-_LEEWAY_SECONDS = 5.0  # past a deadline: workers have had theirs, and what they wrote has been read
+LEEWAY_SECONDS = 5.0  # past a deadline: workers have had theirs, and what they wrote has been read
 
 Ended: TypeAlias = Callable[[Scope, int, Line], None]
 
@@ -159,7 +159,7 @@ class AsyncRequests:
     def _past_deadline(self, second: int) -> None:
         for id_ in self._due[second]:
             self._waits_no_more(self._all[id_])
-        asyncio.get_running_loop().call_later(_LEEWAY_SECONDS, self._overdue, second)
+        asyncio.get_running_loop().call_later(LEEWAY_SECONDS, self._overdue, second)
 
     def _overdue(self, second: int) -> None:
         for id_ in self._due.pop(second):

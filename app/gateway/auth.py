@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
@@ -21,6 +21,8 @@ from app.web_pages import is_own_page, names_this_machine
 logger = logging.getLogger("app.gateway.auth")
 
 ANONYMOUS = "anonymous"
+
+_KEY_HEADERS = (b"x-api-key", b"api-key")  # of Anthropic's SDK; of OpenAI's for Azure
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,21 @@ class Keys:
         )
 
     def _known(self, scope: Scope) -> Caller:
-        key = bearer(header(scope, b"authorization")) or header(scope, b"x-api-key").encode("latin-1")  # Anthropic's SDK
-        if not key:
-            raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
-        caller = self._callers.get(_digest(key))
-        if caller is None:
-            raise InvalidApiKey("Incorrect API key provided.")
-        if caller.until < time.time():
+        """Return the first caller whose key is good. A client may also send a dummy key in another header."""
+        expired = offered = False
+        for key in _offered(scope):
+            offered = True
+            caller = self._callers.get(_digest(key))
+            if caller is None:
+                continue
+            if caller.until >= time.time():
+                return caller
+            expired = True
+        if expired:
             raise InvalidApiKey("This API key has expired.")
-        return caller
+        if offered:
+            raise InvalidApiKey("Incorrect API key provided.")
+        raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
 
 
 def caller_of(entry: KeyEntry) -> Caller:
@@ -136,6 +144,15 @@ def bearer(authorization: str) -> bytes:
     """The key in an Authorization header, the bytes that were sent; empty if there is none."""
     scheme, _, rest = authorization.partition(" ")
     return rest.strip(" \t").encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
+
+
+def _offered(scope: Scope) -> Iterator[bytes]:
+    """Return the keys in a request's headers, the bytes that were sent."""
+    if key := bearer(header(scope, b"authorization")):
+        yield key
+    for name in _KEY_HEADERS:
+        if key := header(scope, name).encode("latin-1"):
+            yield key
 
 
 def _of_its_own(key: str) -> Caller:

@@ -10,7 +10,12 @@ _MAX_AGE = 600  # seconds that a browser may remember the answer to its question
 
 
 def with_cors(app: App, origins: Sequence[str]) -> App:
-    """The application for pages of these origins too (`*`: of any). A page sends its key itself, so no cookies are allowed."""
+    """Return the application, which serves web pages of these origins too (`*`: of any).
+
+    A page sends its key itself, so no cookies are allowed. A page of the internet may reach a gateway in a
+    private network: Chromium asks with Access-Control-Request-Private-Network
+    (https://wicg.github.io/private-network-access/).
+    """
     if not origins:
         return app
     return CORSMiddleware(
@@ -18,6 +23,7 @@ def with_cors(app: App, origins: Sequence[str]) -> App:
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
+        allow_private_network=True,
         expose_headers=["*"],
         max_age=_MAX_AGE,
     )

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from app.bus.base import Place, Sender
 from app.catalog import Known
 from app.contracts.address import new_id
+from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Control, Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED, FINAL
 from app.contracts.topics import Topics
@@ -192,7 +193,7 @@ class Dispatcher:
             call.id,
             self.owner,
             FINAL,
-            value=error.body(),
+            value=endpoint_of(call.request.path).error_body(error),
             status=error.status,
             head=error.head(),
             outcome=outcome,

@@ -8,6 +8,8 @@ from app.errors import GatewayError, InternalError
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, ClientGone, Message, Receive, Scope, Send, send_error
 from app.gateway.auth import Keys
+from app.gateway.dialect import error_body, speaks_anthropic, with_request_id
+from app.gateway.unknown import refuse_websocket
 
 logger = logging.getLogger("app.gateway")
 
@@ -36,6 +38,8 @@ class Entrance:
             path = scope["path"]
             if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
                 app = self._inference
+        elif scope["type"] == "websocket":
+            app = refuse_websocket
         await app(scope, receive, send)
 
 
@@ -67,6 +71,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"]
+                if speaks_anthropic(scope):
+                    headers = with_request_id(headers)
                 if "grant" in state:
                     headers = state["grant"].headed(headers)
                 message = {**message, "headers": [*headers, _NO_SNIFFING]}
@@ -80,10 +86,10 @@ class Edge:
         except ClientGone:
             line["client"] = "gone"
         except GatewayError as error:
-            await self._error(error, status, line, sending)
+            await self._error(error, scope, status, sending)
         except Exception:  # whatever it is, the client gets an error body and the log the trace
             logger.exception("unexpected error on %s", scope["path"], extra={"request_id": id_of(line)})
-            await self._error(InternalError("the gateway failed; its log says why"), status, line, sending)
+            await self._error(InternalError("the gateway failed; its log says why"), scope, status, sending)
         finally:
             if "handed_over" not in state:
                 if "grant" in state:
@@ -91,11 +97,12 @@ class Edge:
                 line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
                 self._access_log.ended(scope, status, line)
 
-    async def _error(self, error: GatewayError, status: int, line: dict[str, object], send: Send) -> None:
+    async def _error(self, error: GatewayError, scope: Scope, status: int, send: Send) -> None:
+        line = scope["state"]["line"]
         line["code"] = error.code
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
-        await send_error(send, error, id_of(line))
+        await send_error(send, error, id_of(line), body=error_body(scope, error))
 
 
 def id_of(line: dict[str, object]) -> str:

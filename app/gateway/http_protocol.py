@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.contracts.address import refused_id
 from app.errors import BadRequest, GatewayError
 from app.gateway.asgi import App, Message, Receive, Scope, Send, send_error
+from app.gateway.dialect import error_body
 from app.gateway.half_closed import IS_SUPPORTED, HalfClosed, probe_of
 
 
@@ -100,8 +101,8 @@ class HttpProtocol(HttpToolsProtocol):
 def refusal(error: GatewayError) -> App:
     """Return an application that answers with an error and ends the connection."""
 
-    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_error(send, error, refused_id(), [("connection", "close")])
+    async def refuse(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_error(send, error, refused_id(), [("connection", "close")], body=error_body(scope, error))
 
     return refuse
 

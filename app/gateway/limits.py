@@ -58,17 +58,37 @@ class Limiter:
         caller.refuse_unless_allowed(card.names, submission.model)
         if caller.limits is None:
             return send
-        grant = Grant(self, f"{caller.tenant}:{card.model}", caller.limits, submission)
+        grant = Grant(self, _name(caller, card.model), caller.limits, submission)
+        return grant.watching(send) if await self._take(state, grant) else send
+
+    async def admit_lookup(self, state: dict[str, object], model: str | None) -> None:
+        """Count a GET of a request against the caller's requests a minute with its model. Raises GatewayError."""
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        if model and caller.limits and caller.limits.rpm:
+            await self._take(state, Grant(self, _name(caller, model), Limits(rpm=caller.limits.rpm)))
+
+    async def _take(self, state: dict[str, object], grant: "Grant") -> bool:
+        """Take what is limited, which stays in state["grant"]. Returns whether the store was asked."""
         state["grant"] = grant
         if self.clock() < self._away_until:
             self._without("Redis has just not answered")
-            return send
+            return False
         try:
             await grant.take()
         except StoreUnavailable as error:
             self.failed(error)
             self._without(error.told)
-        return grant.watching(send)
+        return True
+
+    async def give_back(self, caller: Caller, model: str, request_id: str) -> None:
+        """Free the place of a request that has ended: the gateway that kept it may be gone."""
+        if caller.limits is None or not caller.limits.concurrent:
+            return
+        try:
+            await self.places.give_back_kept(_key(_name(caller, model), RUNNING), request_id)
+        except StoreUnavailable as error:
+            self.failed(error)
 
     def failed(self, error: StoreUnavailable) -> None:
         """The store is away. Where something was to be given back that is all: the client has its reply."""
@@ -86,12 +106,12 @@ class Grant:
 
     __slots__ = ("_estimate", "_holder", "_left", "_limiter", "_limits", "_minute", "_name", "_reserved")
 
-    def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission) -> None:
+    def __init__(self, limiter: Limiter, name: str, limits: Limits, submission: Submission | None = None) -> None:
         self._limiter = limiter
         self._name = name
         self._limits = limits
         self._minute = int(limiter.clock() // _MINUTE)
-        self._estimate = Estimate(submission) if limits.tpm else None
+        self._estimate = Estimate(submission) if limits.tpm and submission else None
         self._holder = ""
         self._reserved = 0  # tokens
         self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains
@@ -155,10 +175,19 @@ class Grant:
 
         return writing
 
-    async def accepted(self) -> "Grant | None":
-        """The request goes on without its connection: its place is free. Returns what is to be settled at its end."""
-        await self._let_go()
-        return self if self._reserved else None
+    async def hand_over(self, request_id: str, seconds: float) -> "Grant | None":
+        """Keep what the request has taken while it goes on without its connection, at most for `seconds`.
+
+        Returns what is to be settled at its end, if anything is.
+        """
+        holder, self._holder = self._holder, ""
+        if holder:
+            try:
+                await self._limiter.places.keep(holder, request_id, seconds)
+                self._holder = request_id
+            except StoreUnavailable as error:
+                self._limiter.failed(error)
+        return self if self._reserved or self._holder else None
 
     def read(self, part: Reply) -> None:
         """A part of a reply that goes to no client now."""
@@ -210,4 +239,12 @@ class Grant:
         return max(0.0, (self._minute + 1) * _MINUTE - self._limiter.clock())
 
     def _key(self, kind: str) -> str:
-        return f"limits:{self._name}:{kind}"
+        return _key(self._name, kind)
+
+
+def _name(caller: Caller, model: str) -> str:
+    return f"{caller.tenant}:{model}"
+
+
+def _key(name: str, kind: str) -> str:
+    return f"limits:{name}:{kind}"

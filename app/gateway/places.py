@@ -26,6 +26,7 @@ class Places:
         self._store = store
         self._failed = failed
         self._held: dict[str, str] = {}  # holder -> key
+        self._kept: dict[str, str] = {}  # those that outlive this process, and are not renewed: holder -> key
         self._renewing: Task[None] | None = None
 
     async def take(self, key: str, most: int) -> str:
@@ -38,9 +39,25 @@ class Places:
             self._renewing = asyncio.create_task(self._renew())
         return holder
 
+    async def keep(self, holder: str, request_id: str, seconds: float) -> None:
+        """Keep a place for a request that goes on without its gateway, under the request's internal id.
+
+        It lasts for `seconds`, also if this process dies, unless any gateway gives it back before.
+        Raises StoreUnavailable; then it is free after HELD_SECONDS.
+        """
+        key = self._held.pop(holder)
+        await self._store.renew({key: [request_id]}, seconds)
+        self._kept[request_id] = key
+        await self._store.let_go(key, holder)
+
     async def give_back(self, holder: str) -> None:
-        """Raises StoreUnavailable; then it is free by itself in time."""
-        await self._store.let_go(self._held.pop(holder), holder)
+        """Free a place. Raises StoreUnavailable; then it is free when its time has passed."""
+        key = self._held.pop(holder, None) or self._kept.pop(holder)
+        await self._store.let_go(key, holder)
+
+    async def give_back_kept(self, key: str, request_id: str) -> None:
+        """Free the place of a request that has ended, whichever gateway kept it. Raises StoreUnavailable."""
+        await self._store.let_go(key, request_id)
 
     def close(self) -> None:
         """Renews no more."""

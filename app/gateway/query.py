@@ -1,6 +1,9 @@
 """A request's query string, on its way to the upstream: without the keys that some clients put there."""
 
+import re
 from urllib.parse import unquote_plus
+
+from app.errors import BadRequest
 
 # As `Authorization` does, a key that the client sends stays here: what goes on is read by others, in the record's `path` too.
 _KEYS = frozenset(
@@ -12,6 +15,15 @@ _KEYS = frozenset(
 def without_keys(query: str) -> str:
     """The query as it is, but for the parameters whose names say that they are secret."""
     return "&".join(part for part in query.split("&") if _name(part) not in _KEYS)
+
+
+def refuse_model(query: str) -> None:
+    """Raise BadRequest for a query that names a model.
+
+    The body names it, and some servers prefer the query: Go's Request.FormValue does for a form.
+    """
+    if any(_name(part) == "model" for part in re.split("[&;]", query)):
+        raise BadRequest("model: the body names it; leave it out of the query.", param="model")
 
 
 def _name(part: str) -> str:

@@ -1,12 +1,14 @@
 """A request as a resource: found by its id alone, from any gateway, with nothing but the log."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from app.bus.base import Bus, Record
+from app.bus.ends import Ends
 from app.bus.lookup import ReplyLookup
 from app.bus.scan import Scanner
 from app.catalog import Catalog, Known
@@ -16,9 +18,10 @@ from app.contracts.envelope import Reply, Request
 from app.contracts.fold import CANCELLED, EXPIRED, FAILED
 from app.contracts.seen import Seen
 from app.contracts.sse import count_events
-from app.errors import BusError, BusUnavailable, RequestNotFound, UndecodableRecord
+from app.errors import BusError, BusUnavailable, RateLimited, RequestNotFound, UndecodableRecord
 from app.gateway.call import Call
 
+MOST_WAITING = 1000  # look-ups of a tenant in one gateway
 _OVERDUE_SECONDS = 5.0  # past its deadline: gateways and workers have had their leeway
 
 QUEUED, RUNNING = "queued", "running"
@@ -114,12 +117,35 @@ class Resources:
 
     def __init__(self, bus: Bus, scanner: Scanner, lookup: ReplyLookup, catalog: Catalog) -> None:
         self._bus = bus
+        self._ends = Ends(bus)
+        self._waiting: Counter[str] = Counter()  # look-ups by tenant
         self._scanner = scanner
         self._lookup = lookup
         self._catalog = catalog
 
+    def model_of(self, public_id: str) -> str | None:
+        """Return the id of the model whose topic a public id names; None if there is none."""
+        address = Address.decode(public_id)
+        known = self._model_of(address) if address else None
+        return known.card.model if known else None
+
     async def find(self, public_id: str, tenant: str) -> Resource:
-        """Raises RequestNotFound: not an id of ours, nothing there, another tenant's; BusUnavailable."""
+        """Find a request of the tenant.
+
+        Raises RequestNotFound: not an id of ours, nothing there, another tenant's; RateLimited where too
+        many look-ups of the tenant wait; BusUnavailable.
+        """
+        if self._waiting[tenant] >= MOST_WAITING:
+            raise RateLimited(f"{MOST_WAITING} look-ups of your requests already wait here", retry_after=1)
+        self._waiting[tenant] += 1
+        try:
+            return await self._find(public_id, tenant)
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
+
+    async def _find(self, public_id: str, tenant: str) -> Resource:
         address = Address.decode(public_id)
         known = self._model_of(address) if address else None
         if address is None or known is None or (known.ends and address.partition not in known.ends):
@@ -127,7 +153,9 @@ class Resources:
         if trouble := self._bus.healthy():  # it would be told in the end, after longer than anybody should wait
             raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after=1)
         try:
-            request = await self._request(address, known)
+            if await self._is_beyond_end(address, known):
+                raise _not_found()
+            request = await self._request(address, known, tenant)
             if request is None or request.tenant != tenant:
                 raise _not_found()
             return Resource(address, request, known, await self._lookup.look(request))
@@ -137,10 +165,17 @@ class Resources:
     def _model_of(self, address: Address) -> Known | None:
         return next((known for known in self._catalog.all() if fingerprint(known.card.topic) == address.topic), None)
 
-    async def _request(self, address: Address, known: Known) -> Request | None:
+    async def _is_beyond_end(self, address: Address, known: Known) -> bool:
+        """Return whether nothing can lie there. Behind the last measured end the bus is asked."""
+        if address.offset < known.ends.get(address.partition, 0):
+            return False
+        ends = await self._ends.of(known.card.topic)
+        return address.offset >= ends.get(address.partition, 0)
+
+    async def _request(self, address: Address, known: Known, tenant: str) -> Request | None:
         found: list[Record] = []
-        until = address.offset + 1
-        await self._scanner.look(known.card.topic, address.partition, address.id, address.offset, found.append, until=until)
+        where = known.card.topic, address.partition, address.id, address.offset
+        await self._scanner.look(*where, found.append, until=address.offset + 1, owner=tenant)
         if not found or found[0].offset != address.offset:
             return None
         try:

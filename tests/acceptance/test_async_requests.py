@@ -27,7 +27,7 @@ async def upstream(memory_stack: Stack) -> Upstream:
 async def gateway(memory_stack: Stack, upstream: Upstream) -> Gateway:
     """In front of the model sim, for a key with a limit of tokens."""
     keys = memory_stack.directory / "keys.yaml"
-    write_keys(keys, [KeyEntry(id="k", tenant="research", hash=hash_of(KEY.encode()), tpm=FOREVER, concurrent=1)])
+    write_keys(keys, [KeyEntry(id="k", tenant="research", hash=hash_of(KEY.encode()), tpm=FOREVER, concurrent=2)])
     made = await memory_stack.gateway(
         FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=upstream.url, API_KEYS_FILE=str(keys), HEARTBEAT_SECONDS="0.2"
     )
@@ -123,10 +123,15 @@ async def test_a_key_is_charged_what_its_reply_took_and_nothing_for_one_that_fai
     assert FOREVER - 1000 < await tokens_left(gateway) <= FOREVER - 1  # the failed one gave its 400 back, or a minute has ended
 
 
-async def test_what_runs_by_itself_takes_no_place_and_is_shown_as_running(gateway: Gateway, upstream: Upstream) -> None:
+async def test_what_runs_by_itself_keeps_its_place_and_is_shown_as_running(gateway: Gateway, upstream: Upstream) -> None:
     long = await accepted(gateway, x_ttft=60)
     await until(lambda: upstream.has(active=1), "it to run")
-    assert await tokens_left(gateway) > 0  # `concurrent` is 1
+    other = await accepted(gateway, x_ttft=60)
+    with pytest.raises(openai.RateLimitError):
+        await accepted(gateway)
+    async with gateway.openai() as sdk:
+        await sdk.post(f"/requests/{other}/cancel", cast_to=object)
+    assert await tokens_left(gateway) > 0  # there is room for one again
 
     async def shown() -> bool:
         async with httpx2.AsyncClient() as http:

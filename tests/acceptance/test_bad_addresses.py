@@ -48,9 +48,26 @@ async def test_no_path_makes_a_line_of_its_own_in_the_log(echo: Gateway) -> None
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
-async def test_another_method_is_405_and_hears_which_one_is_taken(echo: Gateway, method: str) -> None:
+async def test_another_method_on_an_inference_endpoint_is_404_and_the_message_names_post(echo: Gateway, method: str) -> None:
     answer = await exchange(echo.port, request(method=method))
-    assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "post")
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    assert "Only POST" in answer.error["message"]
+
+
+NOT_YET = {
+    "GET": ["/v1", "/v1/", "/v1/models/", "/api/v1", "/docs/", "/v1/realtime", "/v1/responses", "/v1/chat/completions/"],
+    "DELETE": ["/v1/models/echo", "/v1/models", "/v1/chat/completions"],
+    "POST": ["/v1", "/v1/", "/v1/models", "/v1/realtime/client_secrets", "/v1/chat/completions/", "/v1/completions/"],
+    "PUT": ["/v1/models/echo"],
+}
+
+
+@pytest.mark.parametrize("method", NOT_YET)
+async def test_what_does_not_exist_is_one_404_and_nothing_redirects(echo: Gateway, method: str) -> None:
+    for path in NOT_YET[method]:
+        answer = await exchange(echo.port, request(path, method=method))
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url"), path
+        assert "location" not in answer.headers
 
 
 KEPT = {

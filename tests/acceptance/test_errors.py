@@ -39,9 +39,9 @@ REFUSALS: dict[str, tuple[Ask, type[openai.APIStatusError], int, str | None]] = 
     "an unknown model asked for": (lambda sdk: sdk.models.retrieve("a/b"), openai.NotFoundError, 404, "model_not_found"),
     "a wrong method": (
         lambda sdk: sdk.get("/chat/completions", cast_to=object),
-        openai.APIStatusError,
-        405,
-        "method_not_allowed",
+        openai.NotFoundError,
+        404,
+        "unknown_url",
     ),
     "a large body": (ask(user=LARGE), openai.APIStatusError, 413, "body_too_large"),
     "a form": (
@@ -124,8 +124,9 @@ async def test_a_body_of_just_the_limit_is_taken(http: httpx2.AsyncClient) -> No
 
 
 async def test_405_names_what_is_allowed(http: httpx2.AsyncClient) -> None:
-    response = await http.get(CHAT)
-    assert "POST" in response.headers["allow"]
+    response = await http.put("/v1/requests/x")
+    assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+    assert "GET" in response.headers["allow"]
 
 
 async def test_the_deadline_ends_the_generation_and_the_sdk_s_retries(site: Site, http: httpx2.AsyncClient) -> None:

@@ -155,8 +155,8 @@ async def test_the_upstreams_400_is_a_400(sdk: Sdk) -> None:
 async def test_a_path_that_it_has_not_is_its_own_404(gateway: Gateway) -> None:
     body = {"model": VLLM_MODEL, "input": "x"}
     async with gateway.http() as through, httpx2.AsyncClient() as straight:
-        ours = await through.post("/v1/nothing", json=body)
-        theirs = await straight.post(f"{VLLM_URL}/v1/nothing", json=body)
+        ours = await through.post("/v1/ocr", json=body)
+        theirs = await straight.post(f"{VLLM_URL}/v1/ocr", json=body)
     assert ours.status_code == theirs.status_code == 404
     assert ours.content == theirs.content
 

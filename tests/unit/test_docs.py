@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.contracts.endpoints import ENDPOINTS
 from app.contracts.envelope import Control, Headers, Reply, Request
 from app.contracts.fold import CLAIM, FINAL
 from app.contracts.openai import ANY, CHECKS
@@ -73,6 +74,10 @@ def objects(text: str) -> list[dict[str, object]]:
 def test_the_page_of_checks_is_the_table_of_checks() -> None:
     documented = [(row[0], row[1], row[3]) for row in table(read("docs/validation.md"), "path")]
     assert documented == [("any" if row.path == ANY else row.path, row.field, row.reason) for row in CHECKS]
+
+
+def test_the_page_of_endpoints_lists_the_table_of_endpoints() -> None:
+    assert [row[0] for row in table(read("docs/endpoints.md"), "path")] == list(ENDPOINTS)
 
 
 def test_the_page_of_checks_names_what_stands_in_for_a_field() -> None:

@@ -10,6 +10,7 @@ import orjson
 from app.agent.engines.base import EngineBroken, Job, Take
 from app.agent.engines.echo_reply import Choice, Reply
 from app.catalog import ModelEntry
+from app.contracts.endpoints import endpoint_of
 from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
 from app.settings import WorkerSettings
 
@@ -75,7 +76,7 @@ class EchoEngine:
         try:
             reply = _reply(job)
         except GatewayError as error:
-            return EchoAnswer(error.status, "application/json", iter([error.body()]), 0)
+            return EchoAnswer(error.status, "application/json", iter([endpoint_of(job.path).error_body(error)]), 0)
         if job.stream:
             return EchoAnswer(200, "text/event-stream", reply.events(), self._pause)
         return EchoAnswer(200, "application/json", iter([orjson.dumps(reply.whole())]), 0)

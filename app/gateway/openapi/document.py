@@ -77,6 +77,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.path_examples:
         operation["parameters"] = [_path_parameter(name, *about) for name, about in endpoint.path_examples.items()]
+    if endpoint.path_values:
+        operation["parameters"][0]["schema"]["enum"] = list(endpoint.path_values)
     if endpoint.parameters:
         operation.setdefault("parameters", []).extend(map(_parameter, endpoint.parameters))
     if endpoint.request:

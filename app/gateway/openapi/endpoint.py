@@ -50,3 +50,4 @@ class Endpoint:
     path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (description, values)
     form: type[BaseModel] | None = None  # of a body that may be multipart/form-data too
     parameters: tuple[Parameter, ...] = ()
+    path_values: tuple[str, ...] = ()  # all values of the path's one parameter, where they are known

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.contracts.endpoints import ENDPOINTS as INFERENCE
 from app.gateway.openapi import replies, requests
 from app.gateway.openapi.endpoint import MODEL, Endpoint, Example, Reply
 from app.gateway.openapi.failures import MAY_LACK, ON_ALL, WITH_BODY, WITH_KEY, WITH_MODEL
@@ -32,6 +33,9 @@ def _choice(finish_reason: str | None = None, **said: Any) -> list[Example]:
 def _usage(prompt: int, completion: int) -> Example:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
+
+_DESCRIBED_ALONE = ("/chat/completions", "/completions", "/embeddings")
+OTHER_PATHS = tuple(path[1:] for path in INFERENCE if path not in _DESCRIBED_ALONE)
 
 ENDPOINTS = (
     Endpoint(
@@ -127,11 +131,11 @@ ENDPOINTS = (
         "post",
         "/v1/{path}",
         "Inference",
-        "Anything else the model's upstream has",
-        "Any path with a body that names a `model`: JSON for `responses`, `messages`, `audio/speech`, `rerank`, `tokenize` and "
-        "more, a form for `audio/transcriptions`, `images/edits` and what else takes files. It reaches the same path at the "
-        "model's upstream, streamed replies included. What the upstream has not is its own 404; `completions` is the example "
-        "here because every model has it.",
+        "Any other inference endpoint of the model's upstream",
+        "A body that names a `model`: JSON for `responses`, `messages`, `audio/speech`, `rerank`, `tokenize` and more, a form "
+        "for `audio/transcriptions`, `images/edits` and what else takes files. It reaches the same path at the model's "
+        "upstream, streamed replies included. What the upstream has not is its own 404. A model's entry may add paths "
+        "(`paths` in MODELS_FILE); any other path is a 404 here.",
         {
             200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]}),
             202: ACCEPTED,
@@ -139,12 +143,13 @@ ENDPOINTS = (
         MAY_LACK,
         requests.AnyRequest,
         {
-            "completions, tokenize": {"model": MODEL, "prompt": "The sea was calm."},
+            "tokenize": {"model": MODEL, "prompt": "The sea was calm."},
             "rerank": {"model": MODEL, "query": "calm sea", "documents": ["The sea was calm.", "It rained."]},
         },
-        {"path": ("The endpoint's path; it may hold slashes.", ("completions", "tokenize", "rerank"))},
+        {"path": ("The endpoint's path; it may hold slashes.", ("tokenize", "rerank"))},
         form=requests.AnyForm,
         parameters=INFERENCE_HEADERS,
+        path_values=OTHER_PATHS,
     ),
     Endpoint(
         "get",

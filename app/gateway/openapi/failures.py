@@ -50,12 +50,11 @@ SAMPLES: tuple[GatewayError, ...] = (
 )
 
 ON_ALL: Kinds = (errors.MethodNotAllowed, errors.InternalError)
-WITH_KEY: Kinds = (errors.InvalidApiKey, errors.AnonymousRefused, *ON_ALL)
+WITH_KEY: Kinds = (errors.InvalidApiKey, errors.AnonymousRefused, errors.InternalError)
 WITH_MODEL: Kinds = (errors.ModelNotFound, errors.ModelNotAllowed, *WITH_KEY)
-WITH_ID: Kinds = (errors.RequestNotFound, errors.BadRequest, errors.BusUnavailable, *WITH_KEY)
-WITH_BODY: Kinds = tuple(
-    type(sample) for sample in SAMPLES if not isinstance(sample, (errors.UnknownUrl, errors.RequestNotFound))
-)
+WITH_ID: Kinds = (errors.RequestNotFound, errors.BadRequest, errors.BusUnavailable, errors.MethodNotAllowed, *WITH_KEY)
+NOT_WITH_BODY: Kinds = (errors.UnknownUrl, errors.RequestNotFound, errors.MethodNotAllowed)
+WITH_BODY: Kinds = tuple(type(sample) for sample in SAMPLES if not isinstance(sample, NOT_WITH_BODY))
 MAY_LACK: Kinds = (errors.UnknownUrl, *WITH_BODY)  # not every model has it
 
 HEADERS: dict[str, dict[str, Any]] = {

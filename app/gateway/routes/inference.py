@@ -1,12 +1,12 @@
-"""POST /v1/<anything> with a body, JSON or a form, that names a model: to that model's worker, and the reply back."""
+"""POST to an inference endpoint, with JSON or a form that names a model: to its worker, and the reply back."""
 
-import re
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import lru_cache
 
 import orjson
 
+from app.contracts.endpoints import ENDPOINTS
 from app.contracts.envelope import HOPS_HEADER, Reply
 from app.contracts.forms import check_form
 from app.contracts.openai import check_body
@@ -14,22 +14,18 @@ from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl
 from app.gateway.access_log import noted
 from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
-from app.gateway.async_requests import AsyncRequest
+from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequest
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
 from app.gateway.gateway import Gateway
-from app.gateway.query import without_keys
+from app.gateway.query import refuse_model, without_keys
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
+from app.gateway.unknown import unknown_url
 
 _HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
-
-# Parts of paths at which OpenAI keeps something. Here nothing is kept, so such a POST goes to no model, even if it names one.
-_OF_WHAT_IS_KEPT = re.compile(
-    "/(assistants|batches|cancel|containers|conversations|evals|files|fine_tuning|threads|uploads|vector_stores)(/|$)"
-)
 
 # Headers of the client that change what an upstream does; all others stay here.
 _PASSED_ON = frozenset({b"openai-beta", b"anthropic-version", b"anthropic-beta", b"tracestate"})
@@ -86,7 +82,8 @@ class Inference:
         if call.from_log:
             return
         state = scope["state"]
-        grant = await state["grant"].accepted() if "grant" in state else None
+        left = call.request.deadline / 1000 - time.time() + LEEWAY_SECONDS
+        grant = await state["grant"].hand_over(call.id, left) if "grant" in state else None
         self._gateway.detach(call, AsyncRequest.of(call, scope, grant))
         state["handed_over"] = True
 
@@ -101,13 +98,18 @@ class Inference:
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
-        path = _upstream_path(scope["path"])
+        path = scope["path"].removeprefix("/v1")
+        if path not in ENDPOINTS:
+            self._refuse_unknown(path)
         body = await read_body(scope, receive, self._gateway.max_body)
         kind = header(scope, b"content-type")
         form = kind if kind[:10].lower() == "multipart/" else ""
         checked = check_form(path, form, body) if form else check_body(path, body)
+        if path not in ENDPOINTS:
+            self._refuse_unless_added(path, checked.model)
         query = scope.get("query_string", b"").decode("latin-1")
         if query:
+            refuse_model(query)
             query = without_keys(query)
         return Submission(
             path=f"{path}?{query}" if query else path,
@@ -124,6 +126,17 @@ class Inference:
             priority=scope["state"]["caller"].priority,
             content_type=form,
         )
+
+    def _refuse_unknown(self, path: str) -> None:
+        """Raise UnknownUrl for a path that no model adds, BusUnavailable while the models are not known."""
+        self._gateway.admission.refuse_if_unready()
+        if not any(path in known.card.paths for known in self._gateway.catalog.all()):
+            raise unknown_url("POST", f"/v1{path}")
+
+    def _refuse_unless_added(self, path: str, model: str) -> None:
+        """Raise UnknownUrl, ModelNotFound."""
+        if path not in self._gateway.admission.model(model).card.paths:
+            raise UnknownUrl(f"Unknown request URL: POST /v1{path}. The model {model!r} does not have it.")
 
     def _timeout(self, wanted: str) -> float:
         """X-Request-Timeout, seconds: it may shorten the deadline, not lengthen it."""
@@ -171,24 +184,6 @@ def _write_of(scope: Scope) -> WriteChunk | None:
         return ours and ours["write"]
     write: WriteChunk = scope["state"]["grant"].reading(ours["write"])
     return write
-
-
-@lru_cache(maxsize=64)
-def _upstream_path(path: str) -> str:
-    """The path below /v1. One that would leave the API's root at the upstream is nobody's; raises UnknownUrl."""
-    if {".", ".."} & set(path.split("/")) or any(char in path for char in "?#\\") or not path.isprintable():
-        raise UnknownUrl(f"Unknown request URL: POST {path!r}")
-    if _OF_WHAT_IS_KEPT.search(path):
-        raise not_kept("POST", path)
-    return path.removeprefix("/v1")
-
-
-def not_kept(method: str, path: str) -> UnknownUrl:
-    """For an address below /v1 at which OpenAI's API may have something, and this gateway has not."""
-    return UnknownUrl(
-        f"Unknown request URL: {method} {path}. This gateway keeps no files, batches, threads, responses or other objects;"
-        " it has a POST for what a model answers, GET /v1/models and GET /v1/requests/{id}."
-    )
 
 
 def _wants_async(scope: Scope) -> bool:

@@ -1,6 +1,6 @@
 """GET /v1/models and /v1/models/{id}: the models that the caller may use, with how busy each is.
 
-503 while the gateway does not know them.
+Clients of Anthropic's API, which have the same paths, get its shapes. 503 while the models are not known.
 """
 
 from typing import Any
@@ -10,8 +10,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from app.catalog import Known
+from app.gateway.anthropic_models import anthropic_page, described_to_anthropic
 from app.gateway.auth import Caller
+from app.gateway.dialect import speaks_anthropic
 from app.gateway.gateway import Gateway
+from app.gateway.unknown import unknown_url
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
@@ -19,14 +22,18 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         gateway.admission.refuse_if_unready()
         caller: Caller = request.state.caller
         allowed = [known for known in gateway.catalog.all() if caller.may_use(known.card.names)]
+        if speaks_anthropic(request.scope):
+            return JSONResponse(anthropic_page(allowed, request.query_params))
         return JSONResponse({"object": "list", "data": [described(known) for known in allowed]})
 
     async def one(request: Request) -> JSONResponse:
         gateway.admission.refuse_if_unready()
         name, caller = request.path_params["model"], request.state.caller
+        if not name:
+            raise unknown_url("GET", "/v1/models/")
         known = gateway.admission.model(name)
         caller.refuse_unless_allowed(known.card.names, name)
-        return JSONResponse(described(known))
+        return JSONResponse(described_to_anthropic(known) if speaks_anthropic(request.scope) else described(known))
 
     return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
 

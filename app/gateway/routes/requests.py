@@ -36,11 +36,19 @@ class Requests:
         return [Mount("/v1/requests", Router(below, redirect_slashes=False)), Route("/v1/requests", Router())]
 
     async def find(self, scope: Scope) -> Resource:
-        """Raises RequestNotFound, BusUnavailable. A request whose deadline nobody has looked after is ended here."""
+        """Find the request that the path names, and end it if its deadline has passed unseen.
+
+        Raises RequestNotFound, RateLimited, BusUnavailable.
+        """
         self._gateway.admission.refuse_if_unready()
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
+        if scope["method"] != "POST":  # a cancel makes room, so it is never refused for a rate
+            await self._gateway.limiter.admit_lookup(scope["state"], self._gateway.resources.model_of(public_id))
         resource = await self._gateway.resources.find(public_id, tenant)
         scope["state"]["line"]["request_id"] = public_id
+        if resource.final:
+            model = resource.known.card.model
+            await self._gateway.limiter.give_back(scope["state"]["caller"], model, resource.address.id)
         return await self._end(resource, EXPIRED) if resource.overdue else resource
 
     async def _end(self, resource: Resource, outcome: str) -> Resource:

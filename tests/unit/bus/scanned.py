@@ -59,9 +59,11 @@ async def started() -> CountingBus:
 class Looked:
     """One look-up: what it saw, in a task."""
 
-    def __init__(self, scanner: Scanner, id_: str, begin: int = 0, until: int | None = None, partition: int = 0) -> None:
+    def __init__(
+        self, scanner: Scanner, id_: str, begin: int = 0, until: int | None = None, partition: int = 0, owner: str = ""
+    ) -> None:
         self.offsets: list[int] = []
-        look = scanner.look(TOPICS.replies, partition, id_, begin, self._visit, until=until)
+        look = scanner.look(TOPICS.replies, partition, id_, begin, self._visit, until=until, owner=owner)
         self.task: asyncio.Task[int] = asyncio.create_task(look)
 
     def _visit(self, record: Record) -> None:

@@ -63,6 +63,19 @@ async def test_all_who_ask_during_a_pass_share_the_next(bus):
         assert one.offsets == [offset for offset in range(number, 1200) if offset % 4 == number % 4]
 
 
+@pytest.mark.parametrize("count", [10, 100])
+async def test_one_who_asks_for_many_places_delays_another_by_two_passes_and_not_by_all(bus, count):
+    await bus.write(*["x"] * 200 * count)
+    scanner = Scanner(bus)
+    many = [Looked(scanner, "x", number * 200, number * 200 + 1, owner="many") for number in range(count)]
+    await turns()
+    one = Looked(scanner, "x", 199 * count, 199 * count + 1, owner="one")
+    await one.task
+    assert bus.opened <= 2
+    await asyncio.gather(*(each.task for each in many))
+    assert [each.offsets for each in many] == [[number * 200] for number in range(count)]
+
+
 async def test_what_is_written_before_it_asks_is_seen_even_if_a_pass_is_under_way(bus):
     await bus.write("a")
     scanner = Scanner(bus)

@@ -78,6 +78,87 @@ def test_what_is_no_form_is_refused(content_type, body):
         check_form(PATH, content_type, body)
 
 
+def named(disposition: str, value: bytes = b"other") -> bytes:
+    """A part whose Content-Disposition says anything."""
+    return f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + value + b"\r\n"
+
+
+AMBIGUOUS = (
+    named("form-data; name*=utf-8''model"),
+    named("form-data; name*0=mo; name*1=del"),
+    named("form-data; name=x; name*=utf-8''model"),
+    named('form-data; name="Model"'),
+    named('form-data; name="MODEL"'),
+    named('form-data; name="mo\\del"'),
+    named('form-data; name="mod%65l"'),
+    named('form-data; name=" model "'),
+    named('form-data; name="model"; name="x"'),
+    named('form-data; name="x"; name="model"'),
+    named('form-data; name="x"; Name="model"'),
+    named('form-data; name="x"\r\nContent-Disposition: form-data; name="model"'),
+    named('form-data; name="x"\r\ncontent-disposition: form-data; name="model"'),
+    named('form-data; name="model"; filename="model"'),
+    named("form-data; name=model; filename*=utf-8''m"),
+    named('attachment; name="model"'),
+    named('form-data; name="x" name="model"'),
+    named('form-data; name="x'),
+    named("form-data"),
+    f"--{BOUNDARY}\r\n\r\nother\r\n".encode(),
+    part("x", f"\n--{BOUNDARY}\nContent-Disposition: form-data; name=model\n\nother".encode()),
+    part("x", f"\r--{BOUNDARY}\rContent-Disposition: form-data; name=model\r\rother".encode()),
+    part("model", b""),
+    part("model", b"other"),
+)
+
+
+@pytest.mark.parametrize("ambiguous", AMBIGUOUS)
+def test_a_form_that_servers_could_read_in_two_ways_is_refused(ambiguous):
+    for parts in ((MODEL, ambiguous), (ambiguous, MODEL), (MODEL, FILE, ambiguous)):
+        with pytest.raises(BadRequest) as refused:
+            check_form(PATH, TYPE, form(*parts))
+        assert refused.value.status == 400
+    with pytest.raises(BadRequest):
+        check_form(PATH, TYPE, form(MODEL) + ambiguous + form(FILE))
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        f"multipart/form-data; boundary={BOUNDARY}; boundary=another",
+        f"multipart/form-data; boundary=another; Boundary={BOUNDARY}",
+        f"multipart/form-data; boundary*=utf-8''another; boundary={BOUNDARY}",
+        f"multipart/form-data; boundary*0=b0; boundary*1=und; boundary={BOUNDARY}",
+    ],
+)
+def test_two_boundaries_are_refused(content_type):
+    with pytest.raises(InvalidForm):
+        check_form(PATH, content_type, form(MODEL))
+
+
+@pytest.mark.parametrize("kind", ["multipart/mixed", "multipart/related", "multipart/form-data-x"])
+def test_another_multipart_is_no_form(kind):
+    with pytest.raises(UnsupportedMedia):
+        check_form(PATH, f"{kind}; boundary={BOUNDARY}", form(MODEL))
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        named('form-data; name="file"; filename="a; name=b.wav"'),
+        named('form-data; name="file"; filename="C:\\dir\\größe \\"1\\".wav"'),
+        named('form-data; name="file"; filename="x.wav"; filename*=utf-8\'\'%C3%A9.wav'),
+        named("form-data;name=file;filename=a.wav;"),
+        named('FORM-DATA; Name="model_name"', b"--b0un --x"),
+        named('form-data; name="timestamp_granularities[]"\r\nContent-Type: text/plain'),
+        part("models", b"x"),
+        part("", b"x"),
+    ],
+)
+def test_a_part_of_any_other_name_passes(plain):
+    for parts in ((MODEL, plain), (plain, MODEL)):
+        assert check_form(PATH, TYPE, form(*parts)) == Body("whisper", False)
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
 def test_where_openai_takes_json_a_form_is_refused(path):
     with pytest.raises(UnsupportedMedia):

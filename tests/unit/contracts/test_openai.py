@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 import orjson
 import pytest
@@ -198,6 +199,76 @@ def test_with_model_is_what_parsing_and_encoding_again_would_give(more, old, new
     changed = with_model(body, old, new)
     assert json.loads(changed) == document | {"model": new}
     assert with_model(changed, new, old) == with_model(body, old, old)
+
+
+SPELLINGS = (b'"model"', b'"Model"', b'"MODEL"', b'"mOdel"', rb'"\u006dodel"', rb'"m\u006Fdel"', rb'"mode\u004C"')
+
+
+@pytest.mark.parametrize("second", SPELLINGS)
+@pytest.mark.parametrize("first", SPELLINGS)
+def test_a_model_named_twice_in_any_spelling_is_refused_by_its_name(first, second):
+    for space in (b"", b" \t\r\n"):
+        body = b'{"messages":[{"role":"user"}],%b%b:"m","n":{"model":1},%b%b:"other"}' % (first, space, second, space)
+        with pytest.raises(BadRequest) as refused:
+            check_body(CHAT, body)
+        assert (refused.value.status, refused.value.param) == (400, "model")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x": {"model": 1, "Model": 2}, "tools": [{"MODEL": {"model": []}}] * 2},
+        {"x": '"model":"b","Model":"c"', "y": "model", "z": ["model", "model", 'a\\"model":']},
+        {'a"model': 1, "models": 2, "Modell": 3, "\\model": 4, "base_model": 5, "model ": 6},
+        {"x": "{[" * 9, "y": '\\"' * 9, "é": "\u006d \\u006d"},
+    ],
+)
+def test_what_only_looks_like_a_second_model_passes(more):
+    for document in (SMALLEST[CHAT] | more, more | SMALLEST[CHAT]):
+        assert check_body(CHAT, encoded(document)) == Body("m", stream=False)
+    with pytest.raises(BadRequest, match="more than once"):
+        check_body(CHAT, encoded(SMALLEST[CHAT] | more)[:-1] + b',"model":"m"}')
+
+
+class Copied(bytes):
+    """A body that counts the bytes that are copied out of it, and out of what was made of it."""
+
+    count_of_bytes = 0
+
+    def __getitem__(self, index):
+        return Copied.counted(super().__getitem__(index))
+
+    def __add__(self, other):
+        return Copied.counted(bytes(self) + other)
+
+    @classmethod
+    def counted(cls, found):
+        if not isinstance(found, bytes):
+            return found
+        cls.count_of_bytes += len(found)
+        return cls(found)
+
+
+@pytest.mark.parametrize("repeated", [1, 100, 10_000])
+def test_a_model_repeated_often_is_copied_once(repeated):
+    body = Copied(b'{"x":[' + b'{"model":"a"},' * repeated + b"1]," + b'"model":"a",' * repeated + b'"y":1}')
+    Copied.count_of_bytes = 0
+    changed = with_model(body, "a", "b")
+    assert (changed.count(b'"a"'), changed.count(b'"b"')) == (repeated, repeated)
+    assert Copied.count_of_bytes <= len(body)
+
+
+def test_a_full_body_of_repetitions_is_refused_after_the_second():
+    body = b'{"messages":[{"role":"user"}],' + b'"model":"a",' * 290_000 + b'"x":"' + b"a" * 13_000_000 + b'"}'
+    called = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: called.append(event))
+    try:
+        with pytest.raises(BadRequest, match="more than once"):
+            check_body(CHAT, body)
+    finally:
+        sys.setprofile(before)
+    assert len(called) < 200
 
 
 def test_a_model_with_slashes_escaped_by_the_client_is_found():

@@ -64,7 +64,11 @@ class House:
     async def open(self) -> None:
         await self.bus.log_reader(REQUESTS, [0, 1], Start.BEGINNING, self._on_requests)
         await self.bus.log_reader(TOPICS.control, [0, 1], Start.BEGINNING, self._on_controls)
-        await self.bus.send(TOPICS.models, encode(CARD), key=MODEL.encode(), headers=[])
+        await self.announce(CARD)
+
+    async def announce(self, card: ModelCard) -> None:
+        """Writes a model's card, as a worker does at its start."""
+        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
 
     def _on_requests(self, records: Any) -> None:
         self.requests += [Request.decode(record.headers, record.value) for record in records]
@@ -77,6 +81,14 @@ class House:
         await made.start()
         self.gateways.append(made)
         return made
+
+    async def kill(self, gateway: Gateway) -> None:
+        """The gateway does no more, and gives nothing back; the bus and the store are the others' too."""
+        self.gateways.remove(gateway)
+        await gateway._presence.close()
+        await gateway._inbox.close()
+        gateway.limiter.places.close()
+        gateway.limiter.places._store = MemoryStore()  # so that what it still does reaches no other gateway
 
     async def write(self, asked: Request, kind: str, seq: int, value: bytes = b"", **members: Any) -> None:
         reply = Reply(asked.id, members.pop("owner", "w"), kind, seq, value, **members)

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.routing import Router
 
 from app.contracts.address import new_id
 from app.contracts.envelope import Reply, Request
@@ -17,13 +18,16 @@ from app.contracts.fold import CANCELLED, COMPLETED, DATA, EXPIRED, FINAL
 from app.errors import UpstreamUnreachable
 from app.gateway.access_log import AccessLog
 from app.gateway.activity import Activity
-from app.gateway.async_requests import AsyncRequests
+from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequests
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
 from app.gateway.gateway import Gateway
 from app.gateway.overview import Overview
+from app.gateway.places import HELD_SECONDS
 from app.gateway.recent import Recent
 from app.gateway.routes.inference import Inference
+from app.gateway.routes.requests import Requests
+from app.keys import KeyEntry, hash_of
 from app.settings import load
 from tests.unit.gateway.calls import JSON, Fed, async_request
 from tests.unit.gateway.house import House, house
@@ -32,20 +36,32 @@ from tests.unit.scene import MODEL, body, request, turns, until
 Told = tuple[str, int, dict[str, object]]
 CHAT = "/v1/chat/completions"
 ASYNC = {"Prefer": "respond-async"}
+KEY = "sk-one"
 KEPT = 600  # bytes
 NOTES = (("worker", "w"), ("queue-ms", "7.0"), ("upstream-ms", "20.0"), ("usage", '{"prompt_tokens":3,"completion_tokens":2}'))
+
+
+def keys_with(**limits: int) -> Keys:
+    """One key with limits."""
+    keys = Keys(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
+    keys.replace([KeyEntry(id="one", tenant="t", hash=hash_of(KEY.encode()), **limits)])
+    return keys
 
 
 class Site:
     """A gateway behind its edge, a client of it, and what was told of each request's end."""
 
-    def __init__(self, at: House, gateway: Gateway) -> None:
+    def __init__(self, at: House, gateway: Gateway, **limits: int) -> None:
         self.at, self.gateway = at, gateway
         self.told: list[Told] = []
         self.access_log = AccessLog(lambda path, status, line: self.told.append((path, status, line)))
         gateway.asynchronous.ended = self.access_log.ended
-        edge = Edge(Inference(gateway), Keys(load({}).gateway), self.access_log)
-        self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(Entrance(edge, edge)), base_url="http://localhost")
+        keys = keys_with(**limits) if limits else Keys(load({}).gateway)
+        inference = Edge(Inference(gateway), keys, self.access_log)
+        routed = Edge(Router(Requests(gateway).routes()), keys, self.access_log)
+        transport = httpx2.ASGITransport(Entrance(routed, inference))
+        head = {"authorization": f"Bearer {KEY}"}
+        self.client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=head)
 
     async def accepted(self, *, stream: bool = False, **headers: str) -> tuple[Request, str]:
         """A request as it lies in the log, and the id that its client was told."""
@@ -93,6 +109,56 @@ async def test_it_is_told_once_at_its_end_with_all_that_its_reply_says(site):
     }
     await asyncio.sleep(100)
     assert (len(site.told), len(site.gateway.asynchronous)) == (1, 0)
+
+
+@asynccontextmanager
+async def limited() -> AsyncIterator[tuple[House, Site, Site]]:
+    """Two gateways with one store, and one key of which one request may run."""
+    async with house() as at:
+        here, there = [Site(at, await at.gateway(), concurrent=1) for _ in range(2)]
+        async with here.client, there.client:
+            yield at, here, there
+
+
+async def is_full(site: Site) -> bool:
+    answer = await site.client.post(CHAT, content=body(), headers=ASYNC)
+    assert answer.status_code in (202, 429)
+    return answer.status_code == 429
+
+
+async def test_an_accepted_request_keeps_its_place_until_its_end_and_then_gives_it_back() -> None:
+    async with limited() as (_, here, there):
+        asked, _ = await here.accepted()
+        for _ in range(5):
+            await asyncio.sleep(HELD_SECONDS / 4)
+            assert await is_full(here)
+            assert await is_full(there)
+        await here.answer(asked)
+        await until(lambda: len(here.gateway.asynchronous) == 0)
+        assert not await is_full(there)
+
+
+async def test_one_whose_gateway_has_died_keeps_its_place_until_its_end_is_seen() -> None:
+    async with limited() as (at, here, there):
+        asked, public_id = await here.accepted()
+        await at.kill(here.gateway)
+        await asyncio.sleep(HELD_SECONDS * 1.5)
+        assert await is_full(there)
+        assert (await there.client.get(f"/v1/requests/{public_id}")).json()["status"] == "queued"
+        assert await is_full(there)
+        await there.answer(asked)
+        assert (await there.client.get(f"/v1/requests/{public_id}")).json()["status"] == "completed"
+        assert not await is_full(there)
+
+
+async def test_one_whose_gateway_has_died_keeps_its_place_no_longer_than_its_deadline() -> None:
+    async with limited() as (at, here, there):
+        await here.accepted(**{"X-Request-Timeout": "90"})
+        await at.kill(here.gateway)
+        await asyncio.sleep(90)
+        assert await is_full(there)
+        await asyncio.sleep(LEEWAY_SECONDS + 1)
+        assert not await is_full(there)
 
 
 async def test_one_that_failed_has_the_status_that_a_waiting_client_would_have_got(site):

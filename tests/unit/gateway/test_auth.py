@@ -133,13 +133,24 @@ def test_a_wrong_key_is_refused_and_not_repeated(value):
     assert value not in str(refused.value)
 
 
-def test_a_key_may_come_as_anthropics_sdk_sends_it():
+@pytest.mark.parametrize("name", ["x-api-key", "api-key"])
+def test_a_key_may_come_as_anthropics_and_azures_sdk_send_it(name):
     known = keys("sk-one")
-    assert asked(known, **{"x-api-key": "sk-one"}) == asked(known, "Bearer sk-one")
+    assert asked(known, **{name: "sk-one"}) == asked(known, "Bearer sk-one")
+    with pytest.raises(InvalidApiKey, match="Incorrect"):
+        asked(known, **{name: "sk-two"})
+
+
+@pytest.mark.parametrize("dummy", ["Bearer dummy", "Bearer sk-old", "Basic eDp5", "Bearer"])
+def test_a_good_key_counts_beside_a_dummy_in_another_header(dummy):
+    old = entry("sk-old", id="old", expires=datetime.now(UTC) - timedelta(seconds=1))
+    known = filed(entry("sk-one"), entry("sk-two", id="two"), old)
+    for name in ("x-api-key", "api-key"):
+        assert asked(known, dummy, **{name: "sk-one"}).key == "sk-one"
+        assert asked(known, "Bearer sk-two", **{name: "dummy"}).key == "two"
+    assert asked(known, dummy, **{"x-api-key": "dummy", "api-key": "sk-one"}).key == "sk-one"
     with pytest.raises(InvalidApiKey):
-        asked(known, **{"x-api-key": "sk-two"})
-    with pytest.raises(InvalidApiKey):
-        asked(known, "Bearer sk-two", **{"x-api-key": "sk-one"})
+        asked(known, dummy, **{"x-api-key": "dummy", "api-key": "sk-three"})
 
 
 def test_a_hash_is_no_key():

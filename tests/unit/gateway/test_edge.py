@@ -9,11 +9,14 @@ import orjson
 import pytest
 
 from app.contracts.address import Address
+from app.contracts.anthropic import error_type
 from app.errors import BadRequest, GatewayError, InvalidBody
 from app.gateway.access_log import AccessLog
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
+from app.gateway.cors import with_cors
 from app.gateway.edge import Edge, Entrance
+from app.gateway.openapi.failures import SAMPLES
 from app.settings import load
 from tests.unit.gateway.wire import Client
 
@@ -102,6 +105,49 @@ async def test_what_is_no_http_passes_through():
     assert len(seen) == 1
 
 
+async def test_a_preflight_for_a_private_network_is_allowed_to_a_page_that_may_and_to_no_other():
+    served = Served()
+    app = with_cors(served.edge, ["https://app.example"])
+    for origin, allowed in (("https://app.example", True), ("https://elsewhere.example", False)):
+        client = Client()
+        asked = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+            "access-control-request-private-network": "true",
+        }
+        head = [(name.encode(), value.encode()) for name, value in asked.items()]
+        scope = {"type": "http", "method": "OPTIONS", "path": "/v1/chat/completions", "headers": head}
+        await app(scope, _nothing, client.send)
+        assert (client.status == 200) is allowed
+        assert (client.headers.get("access-control-allow-origin") == origin) is allowed
+        if allowed:
+            assert client.headers["access-control-allow-private-network"] == "true"
+    assert served.inference.scopes == served.routed.scopes == []
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime", "/api/v1/realtime", "/else"])
+async def test_a_websocket_is_refused_with_a_404_where_the_server_can_send_one(path):
+    served = Served(keys=("sk-one",))
+    sent: list[Any] = []
+
+    async def connect() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": path, "headers": [], "extensions": {"websocket.http.response": {}}}
+    await served.edge(scope, connect, send)
+    start, body = sent
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
+    assert (body["type"], orjson.loads(body["body"])["error"]["code"]) == ("websocket.http.response.body", "unknown_url")
+    sent.clear()
+    await served.edge({"type": "websocket", "path": path, "headers": []}, connect, send)
+    assert sent == [{"type": "websocket.close"}]
+    assert served.inference.scopes == served.routed.scopes == []
+
+
 async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
     for path in ("/v1/chat/completions", "/v1/models", "/else"):
         served = Served(keys=("sk-one",))
@@ -129,6 +175,38 @@ async def test_our_own_errors_are_openais_bodies():
     client = await Served(Inner(BadRequest("no", param="n"))).ask("POST", "/v1/x")
     assert (client.status, client.headers["content-type"]) == (400, "application/json")
     assert orjson.loads(client.got) == {"error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}}
+
+
+ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens", "/api/v1/messages")
+OF_EACH_STATUS = {type(sample): sample for sample in SAMPLES}.values()
+
+
+@pytest.mark.parametrize("path", ANTHROPIC)
+@pytest.mark.parametrize("error", OF_EACH_STATUS, ids=lambda error: type(error).__name__)
+async def test_on_anthropics_endpoints_our_errors_are_anthropics_bodies(path, error):
+    client = await Served(Inner(error)).ask("POST", path)
+    document = orjson.loads(client.got)
+    assert (client.status, document["type"]) == (error.status, "error")
+    assert document["error"]["type"] == error_type(error.status)
+    assert (document["error"]["message"], document["error"]["code"]) == (error.message, error.code)
+    assert client.headers["request-id"] == client.headers["x-request-id"]
+
+
+async def test_a_refused_key_and_a_fault_are_anthropics_bodies_too():
+    for served in (Served(keys=("sk-one",)), Served(Inner(KeyError("fault")))):
+        assert orjson.loads((await served.ask("POST", "/v1/messages")).got)["type"] == "error"
+
+
+async def test_the_models_answer_in_the_shape_of_the_api_that_asks():
+    served = Served(keys=("sk-one",))
+    assert "type" not in orjson.loads((await served.ask("GET", "/v1/models")).got)
+    served = Served(keys=("sk-one",))
+    client = await served.ask("GET", "/v1/models", anthropic_version="2023-06-01")
+    assert orjson.loads(client.got)["error"]["type"] == "authentication_error"
+    for path in ("/v1/chat/completions", "/v1/messagesx"):
+        client = await Served(Inner(BadRequest("no"))).ask("POST", path, anthropic_version="2023-06-01")
+        assert "type" not in orjson.loads(client.got)
+        assert "request-id" not in client.headers
 
 
 async def test_a_fault_is_a_500_without_its_text_and_the_log_has_the_trace(caplog):

@@ -8,6 +8,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from app import errors
+from app.contracts.endpoints import ENDPOINTS as INFERENCE
 from app.contracts.openai import check_body
 from app.contracts.sse import data_of, split_events
 from app.errors import GatewayError
@@ -18,6 +19,7 @@ from app.gateway.openapi.failures import SAMPLES
 from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
 
 POSTS = [endpoint.path for endpoint in ENDPOINTS if endpoint.request]
+NEVER_WITH_A_BODY = (errors.RequestNotFound, errors.MethodNotAllowed)
 HAD_BY_ALL = ("/v1/chat/completions", "/v1/completions")
 ALL = [(endpoint.path, endpoint.method) for endpoint in ENDPOINTS]
 
@@ -50,6 +52,14 @@ def test_every_reference_leads_somewhere():
 
 def test_the_document_is_json_as_it_stands():
     assert orjson.loads(orjson.dumps(document(["a"]))) == document(["a"])
+
+
+def test_every_path_that_is_served_to_all_models_is_in_the_document():
+    whole = document([])["paths"]
+    (parameter,) = (one for one in whole["/v1/{path}"]["post"]["parameters"] if one["in"] == "path")
+    others = {f"/v1/{path}" for path in parameter["schema"]["enum"]}
+    assert others | {path for path in POSTS if "{" not in path} == {f"/v1{path}" for path in INFERENCE}
+    assert set(parameter["examples"]) <= set(parameter["schema"]["enum"])
 
 
 def test_operation_ids_differ():
@@ -112,7 +122,7 @@ def test_every_error_that_we_raise_has_a_sample():
 def test_each_status_of_the_error_tree_is_described_with_its_bodies(path):
     responses = document([])["paths"][path]["post"]["responses"]
     for sample in SAMPLES:
-        if isinstance(sample, errors.RequestNotFound) or (isinstance(sample, errors.UnknownUrl) and path in HAD_BY_ALL):
+        if isinstance(sample, NEVER_WITH_A_BODY) or (isinstance(sample, errors.UnknownUrl) and path in HAD_BY_ALL):
             continue
         described = responses[str(sample.status)]["content"]["application/json"]["examples"]
         assert described[sample.code or sample.type]["value"] == orjson.loads(sample.body())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.gateway.query import without_keys
+from app.errors import BadRequest
+from app.gateway.query import refuse_model, without_keys
 
 
 @pytest.mark.parametrize("query", ["", "api-version=2&x=a%20b", "beta", "a=1&a=2&&b=", "monkey=1&tokens=3&a=key"])
@@ -16,3 +17,16 @@ def test_a_key_is_left_out_wherever_it_stands(name: str) -> None:
         secret = name + value
         assert without_keys(secret) == ""
         assert without_keys(f"a=1&{secret}&b=2&{secret}") == "a=1&b=2"
+
+
+@pytest.mark.parametrize("named", ["model=x", "Model=x", "mod%65l=x", "model", "+model=", "a=1;model=x"])
+def test_a_model_in_the_query_is_refused_wherever_it_stands(named: str) -> None:
+    for query in (named, f"a=1&{named}", f"{named}&a=1"):
+        with pytest.raises(BadRequest) as refused:
+            refuse_model(query)
+        assert refused.value.param == "model"
+
+
+@pytest.mark.parametrize("query", ["a=model", "models=1", "x%26model=1", "api-version=2"])
+def test_a_query_that_names_no_model_passes(query: str) -> None:
+    refuse_model(query)

@@ -2,20 +2,23 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from app.contracts.endpoints import ENDPOINTS
 from app.contracts.envelope import Reply
 from app.contracts.fold import CANCELLED, COMPLETED, FINAL
-from app.contracts.presence import WorkerBeat
+from app.contracts.presence import ModelCard, WorkerBeat
+from app.errors import BadRequest, BusUnavailable, UnknownUrl
 from app.gateway.access_log import noted
 from app.gateway.asgi import ClientGone
 from app.gateway.auth import Keys
 from app.gateway.gateway import Gateway
 from app.gateway.routes.inference import Inference
 from app.settings import load
-from tests.unit.gateway.house import house
+from tests.unit.gateway.house import CARD, house
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, until
 
@@ -37,14 +40,15 @@ def test_what_a_later_version_notes_beside_them_is_left_alone():
 class Asking:
     """One request at a gateway, and its access line."""
 
-    def __init__(self, gateway: Gateway, *, stream: bool) -> None:
+    def __init__(self, gateway: Gateway, *, stream: bool, sent: bytes = b"", **asked: Any) -> None:
         self.line: dict[str, Any] = {}
         self.client = Client()
-        self._body = [{"type": "http.request", "body": body(stream=stream)}]
+        self._body = [{"type": "http.request", "body": sent or body(stream=stream)}]
         self._left = asyncio.Event()
         keys = Keys(load({}).gateway)
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "client": ("127.0.0.1", 1)}
         scope["headers"] = [(b"host", b"localhost")]
+        scope.update(asked)
         scope["state"] = {"line": self.line, "began": time.monotonic(), "tenant": "t", "caller": keys.caller(scope)}
         self._task = asyncio.create_task(Inference(gateway)(scope, self._receive, self.client.send))
 
@@ -53,6 +57,11 @@ class Asking:
             return self._body.pop()
         await self._left.wait()
         return {"type": "http.disconnect"}
+
+    @property
+    def unread(self) -> bool:
+        """Whether the gateway has not read the request's body."""
+        return bool(self._body)
 
     async def leaves(self) -> dict[str, Any]:
         self._left.set()
@@ -103,3 +112,73 @@ async def test_what_a_gateway_has_cancelled_names_the_worker_that_had_begun_it()
         gateway.dispatcher.end(call, CANCELLED)
         line = await asking.ends()
     assert (line["outcome"], line["worker"]) == (CANCELLED, "w")
+
+
+async def test_a_model_in_the_query_is_refused_and_nothing_is_written() -> None:
+    async with house() as at:
+        asking = Asking(await at.gateway(), stream=False, query_string=b"a=1&Model=other")
+        with pytest.raises(BadRequest) as refused:
+            await asking.ends()
+        assert refused.value.param == "model"
+        assert at.requests == []
+
+
+NOT_SERVED = (
+    "/load_lora_adapter",
+    "/unload_lora_adapter",
+    "/organization/projects",
+    "/realtime/client_secrets",
+    "/Files",
+    "/files",
+    "/Chat/Completions",
+    "/chat/completions/",
+    "//chat/completions",
+    "/chat/../load_lora_adapter",
+    "/responses/resp_1/cancel",
+    "/messages/batches",
+    "/MODELS",
+    "/",
+    "/x\r\ny",
+)
+
+
+@pytest.mark.parametrize("path", NOT_SERVED)
+async def test_a_path_that_no_table_has_reaches_no_model_and_its_body_is_not_read(path: str) -> None:
+    async with house() as at:
+        asking = Asking(await at.gateway(), stream=False, path=f"/v1{path}")
+        with pytest.raises(UnknownUrl):
+            await asking.ends()
+        assert asking.unread
+        assert at.requests == []
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_a_path_of_the_table_reaches_the_model(path: str) -> None:
+    async with house() as at:
+        text = {"prompt": "a", "input": "a"}
+        asking = Asking(await at.gateway(), stream=True, path=f"/v1{path}", sent=body(stream=True, **text))
+        assert (await at.arrived(1)).path == path
+        await asking.leaves()
+
+
+async def test_a_path_that_a_models_card_adds_is_that_models_alone() -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        await at.announce(replace(CARD, paths=("/own/path",)))
+        await at.announce(ModelCard("other", "llm.requests.other", "llm.other"))
+        await until(lambda: gateway.catalog.find("other") is not None)
+        asking = Asking(gateway, stream=True, path="/v1/own/path")
+        assert (await at.arrived(1)).path == "/own/path"
+        await asking.leaves()
+        for path, model in (("/own/path", "other"), ("/own/path/x", MODEL), ("/Own/path", MODEL)):
+            with pytest.raises(UnknownUrl):
+                await Asking(gateway, stream=False, path=f"/v1{path}", sent=body(model=model)).ends()
+        assert len(at.requests) == 1
+
+
+async def test_while_the_models_are_not_known_an_added_path_is_not_said_to_be_unknown() -> None:
+    async with house() as at:
+        gateway = await at.gateway()
+        gateway.admission.unready = "starting"
+        with pytest.raises(BusUnavailable):
+            await Asking(gateway, stream=False, path="/v1/own/path").ends()

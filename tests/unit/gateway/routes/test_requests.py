@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -18,8 +19,10 @@ from app.gateway.access_log import AccessLog
 from app.gateway.asgi import App, Receive, Scope, Send, send_whole
 from app.gateway.auth import Keys
 from app.gateway.edge import Edge, Entrance
+from app.gateway.resources import MOST_WAITING
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
+from app.keys import KeyEntry, hash_of
 from app.settings import load
 from tests.unit.gateway.house import House, house
 from tests.unit.scene import REQUESTS, body, request, send_request, until
@@ -30,9 +33,9 @@ async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def served(at: House, infers: App = to_a_model) -> AsyncIterator[httpx2.AsyncClient]:
+async def served(at: House, infers: App = to_a_model, keys: Keys | None = None) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a gateway whose inference, if nothing else is said, only tells that it was asked."""
-    keys, access_log = Keys(load({}).gateway), AccessLog()
+    keys, access_log = keys or Keys(load({}).gateway), AccessLog()
     inference = Edge(infers, keys, access_log)
     catch_all = Route("/v1/{path:path}", inference, methods=["POST"])
     routed = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -84,6 +87,62 @@ async def test_what_is_there_asks_for_the_request():
         for method, below in (("GET", ""), ("GET", "/result"), ("GET", "/stream"), ("POST", "/cancel")):
             answer = await client.request(method, f"/v1/requests/req_x{below}")
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")
+
+
+def count_readers(at: House) -> list[str]:
+    """The topics of the readers that are opened from now on."""
+    opened: list[str] = []
+    open_reader = at.bus.log_reader
+
+    async def counted(topic: str, *others: Any) -> Any:
+        opened.append(topic)
+        return await open_reader(topic, *others)
+
+    at.bus.log_reader = counted  # type: ignore[method-assign]
+    return opened
+
+
+async def test_an_id_behind_the_end_of_its_partition_is_refused_without_reading():
+    async with house() as at, served(at) as client:
+        _, public_id = await asked(at)
+        address = Address.decode(public_id)
+        assert address is not None
+        opened = count_readers(at)
+        for offset in (address.offset + 1, address.offset + 300, (1 << 48) - 1):
+            forged = replace(address, offset=offset).encode()
+            assert (await client.get(f"/v1/requests/{forged}")).status_code == 404
+        assert opened == []
+        assert (await client.get(f"/v1/requests/{public_id}")).status_code == 200
+        assert opened[0] == REQUESTS
+
+
+async def test_a_tenant_may_have_so_many_look_ups_waiting_and_then_hears_when_to_come_back():
+    async with house() as at, served(at) as client:
+        _, public_id = await asked(at)
+        (gateway,) = at.gateways
+        gateway.resources._waiting["anonymous"] = MOST_WAITING
+        answer = await client.get(f"/v1/requests/{public_id}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert answer.headers["retry-after"] == "1"
+        gateway.resources._waiting["anonymous"] -= 1
+        assert (await client.get(f"/v1/requests/{public_id}")).status_code == 200
+        assert gateway.resources._waiting == {"anonymous": MOST_WAITING - 1}
+
+
+async def test_each_look_counts_as_a_request_of_the_minute_and_a_cancel_does_not():
+    keys = Keys(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
+    keys.replace([KeyEntry(id="one", tenant="anonymous", hash=hash_of(b"sk-one"), rpm=3)])
+    async with house() as at, served(at, keys=keys) as client:
+        client.headers["authorization"] = "Bearer sk-one"
+        _, public_id = await asked(at)
+        statuses = [
+            (await client.get(f"/v1/requests/{public_id}{below}")).status_code for below in ("", "/result", "", "/result")
+        ]
+        assert statuses == [200, 202, 200, 429]
+        refused = await client.get(f"/v1/requests/{public_id}/stream")
+        assert (refused.status_code, refused.headers["x-ratelimit-remaining-requests"]) == (429, "0")
+        assert (await client.post(f"/v1/requests/{public_id}/cancel")).json()["status"] == "cancelled"
+        assert (await client.get("/v1/requests/req_x")).status_code == 404
 
 
 async def test_other_posts_go_to_a_model():
