@@ -9,7 +9,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras \
+PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
 	--no-server-header --no-proxy-headers --no-access-log --timeout-keep-alive 75
@@ -27,12 +27,12 @@ install: .venv/installed ## make .venv with the pinned requirements, and nothing
 	", 3.11 or newer is needed; for example: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv
 	@echo "installing the requirements into .venv"
-	@$(PIP) install -r requirements.txt
+	@$(PIP) install --require-hashes -r requirements.txt
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	@echo "installing the development requirements into .venv"
-	@$(PIP) install -r requirements.txt -r requirements-dev.txt
+	@$(PIP) install --require-hashes -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
 run: .venv/installed ## serve on http://127.0.0.1:8000 (HOST, PORT) with everything in one process: no Kafka, no key
