@@ -7,7 +7,7 @@
 # GATEWAYS (main:8000)            host:port with spaces between; a name is looked up again all the time, for all its
 #                                 addresses (nginx 1.27.3 and later), so gateways may come and go
 # MAX_BODY_BYTES (16777216), REQUEST_TIMEOUT_SECONDS (540)       as the gateways have them
-# CLIENT_CONNECTIONS (256)        requests that one client address may have open at once; 0: any number
+# CLIENT_CONNECTIONS (512)        requests that one client address may have open at once; 0: any number
 # PROXIES_IN_FRONT ()             proxies in front of this one, whose X-Forwarded-For names the client: addresses or
 #                                 networks, with spaces between
 # CHECK_KEY_BEFORE_BODY (0)       1: a body of 100,000 bytes and more, or of unknown length, is only read after a gateway
@@ -31,7 +31,7 @@ if [ -n "$resolver" ]; then
   resolver="resolver ${addresses}valid=2s;"
 fi
 
-connections=${CLIENT_CONNECTIONS:-256} limit=
+connections=${CLIENT_CONNECTIONS:-512} limit=
 [ "$connections" -eq 0 ] || limit="limit_conn clients $connections;"
 key_check=
 [ "${CHECK_KEY_BEFORE_BODY:-0}" = 0 ] || key_check='auth_request /nginx-key-check;'

@@ -22,7 +22,7 @@ def warn_of_loopback_hosts(entries: Iterable[ModelEntry], marks: Iterable[Path] 
     for entry in entries:
         if _is_loopback(name := urlsplit(entry.host).hostname or ""):
             logger.warning(
-                "%s: its host is %s, which is this container itself; the machine that runs it is host.docker.internal",
+                "model %s: its host is %s, which is this container itself; the machine that runs it is host.docker.internal",
                 entry.id,
                 name,
             )

@@ -1,5 +1,6 @@
 """`make env` makes .env for its owner alone, with passwords, and leaves what is set as it is."""
 
+import os
 import shutil
 import stat
 import subprocess
@@ -21,7 +22,13 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make_env(checkout: Path) -> str:
-    return subprocess.run(["make", "env"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    return run_make(checkout, "env")
+
+
+def run_make(checkout: Path, *arguments: str) -> str:
+    """Run make as from a shell: `make test` has set MAKEFLAGS for what it runs."""
+    paths = {"PATH": os.environ["PATH"]}
+    return subprocess.run(["make", *arguments], cwd=checkout, env=paths, capture_output=True, text=True, check=True).stdout
 
 
 def mode(path: Path) -> int:
@@ -65,5 +72,5 @@ def test_no_password_is_printed(checkout: Path) -> None:
 
 @pytest.mark.parametrize("target", ["up", "restart"])
 def test_what_starts_the_containers_makes_it_first(checkout: Path, target: str) -> None:
-    subprocess.run(["make", target, "COMPOSE=true"], cwd=checkout, capture_output=True, check=True)
+    run_make(checkout, target, "COMPOSE=true")
     assert mode(checkout / ".env") == 0o600

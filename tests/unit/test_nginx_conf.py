@@ -40,7 +40,7 @@ def test_nginx_has_the_gateways_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"), [({}, ["256"]), ({"CLIENT_CONNECTIONS": "7"}, ["7"]), ({"CLIENT_CONNECTIONS": "0"}, [])]
+    ("setting", "expected"), [({}, ["512"]), ({"CLIENT_CONNECTIONS": "7"}, ["7"]), ({"CLIENT_CONNECTIONS": "0"}, [])]
 )
 def test_an_address_may_have_so_many_requests_open(tmp_path: Path, setting: dict[str, str], expected: list[str]) -> None:
     assert re.findall(r"limit_conn clients (\d+);", rendered(tmp_path, **setting)) == expected

@@ -16,7 +16,7 @@ def warned(caplog: pytest.LogCaptureFixture, host: str, mark: Path) -> list[str]
 @pytest.mark.parametrize("host", ["http://localhost:8001", "http://127.0.0.1:8001/v1", "http://[::1]:8001"])
 def test_in_a_container_a_loopback_host_is_warned_of(host: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (line,) = warned(caplog, host, tmp_path)
-    assert line.startswith("qwen: ")
+    assert line.startswith("model qwen: ")
     assert "host.docker.internal" in line
 
 
