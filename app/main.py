@@ -34,6 +34,7 @@ from app.gateway.observed import ModelsCollector, Observed
 from app.gateway.openapi import document
 from app.gateway.operator_port import OperatorPort
 from app.gateway.overview import Overview
+from app.gateway.published import with_published_host
 from app.gateway.routes import docs, health, models, operator, ui
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
@@ -160,7 +161,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
 def _application() -> App:
     try:
-        settings = app_settings.load()
+        settings = with_published_host(app_settings.load())
         logs.set_up(settings.logs)  # uvicorn's own lines from here on too
         return make_application(settings)
     except SettingsError as error:
