@@ -26,7 +26,8 @@ class ModelEntry(BaseModel):
     aliases: tuple[Name, ...] = ()
     concurrency: int | None = Field(default=None, ge=1)  # None: WORKER_CONCURRENCY
     connect_timeout: float = Field(default=5, gt=0)  # seconds
-    read_timeout: float = Field(default=300, gt=0)  # seconds without a byte from the upstream
+    # Seconds without a byte from the upstream; None: the request's deadline ends it.
+    read_timeout: float | None = Field(default=None, gt=0)
     continues: bool | Literal["auto"] = "auto"
     ask_usage: bool = True  # for the usage of a stream whose client has not
     paths: tuple[EndpointPath, ...] = ()  # below /v1, beside those of app/contracts/endpoints.py

@@ -26,6 +26,8 @@ GatewayError                      status  type                    code
 ├── InternalError                 500     server_error            internal_error
 ├── DeadLettered                  500     server_error            dead_lettered
 ├── UpstreamUnreachable           502     server_error            upstream_unreachable
+├── UpstreamAuthFailed            502     server_error            upstream_auth_failed
+├── UpstreamRedirected            502     server_error            upstream_redirected
 ├── WorkerLost                    502     server_error            worker_lost
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
 ├── ReplyTooLarge                 502     server_error            reply_too_large
@@ -197,6 +199,15 @@ class DeadLettered(GatewayError):
 
 class UpstreamUnreachable(GatewayError):
     status, type, code = 502, "server_error", "upstream_unreachable"
+
+
+class UpstreamAuthFailed(GatewayError):
+    # The client's own key is good: a 401 would send its user to look for the fault there.
+    status, type, code, should_retry = 502, "server_error", "upstream_auth_failed", False
+
+
+class UpstreamRedirected(GatewayError):
+    status, type, code, should_retry = 502, "server_error", "upstream_redirected", False
 
 
 class WorkerLost(GatewayError):

@@ -58,6 +58,7 @@ def _worker_entry(models: ModelSettings) -> ModelEntry:
         continues="auto" if models.continues == "auto" else models.continues == "1",
         topic=models.request_topic,
         group=models.group,
+        read_timeout=models.read_timeout,
     )
 
 
@@ -69,7 +70,8 @@ def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
         if not value:
             variable = f"{order.upper()}_OPENAI_{part}"
             raise SettingsError(f"{variable}: is not set, its pair is; for example {variable}={example}")
-    return ModelEntry(id=name, host=host, token=SecretStr(getattr(models, f"{order}_token")))
+    token, read_timeout = getattr(models, f"{order}_token"), getattr(models, f"{order}_read_timeout")
+    return ModelEntry(id=name, host=host, token=SecretStr(token), read_timeout=read_timeout)
 
 
 def _from_file(settings: Settings) -> list[ModelEntry]:

@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 from app.weak_keys import weakness
 
+_USERINFO = re.compile(r"//[^/?#\s]*@")
+
 Network: TypeAlias = IPv4Network | IPv6Network
+
+
+def without_userinfo(text: str) -> str:
+    """Return a text without the user and password of the addresses in it, for messages and logs."""
+    return _USERINFO.sub("//***@", text)
 
 
 def seconds(text: str) -> float:
@@ -23,6 +30,20 @@ def positive(text: str) -> float:
     if value == 0:
         raise ValueError("a number of seconds above 0")
     return value
+
+
+def optional_positive(text: str) -> float | None:
+    """Parse a number of seconds above 0; an empty text is None."""
+    return positive(text) if text else None
+
+
+def proxy(text: str) -> str:
+    """Parse a proxy's address; `http://` may be left out."""
+    if text and not _is_address(text if "://" in text else f"http://{text}"):
+        raise ValueError("an http:// address, http://user:password@host:port")
+    if text.startswith("https://"):
+        raise ValueError("an http:// address: proxies that are themselves reached by TLS are not supported")
+    return text
 
 
 def count(text: str) -> int:

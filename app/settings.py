@@ -123,11 +123,15 @@ class GatewaySettings:
 @dataclass(frozen=True)
 class WorkerSettings:
     concurrency: int = var("WORKER_CONCURRENCY", "32", "requests at once in one worker", parse.count)
+    max_reply: int = var("MAX_REPLY_BYTES", "67108864", "largest whole reply of an upstream, bytes", parse.count)
     upstream_retries: int = var("UPSTREAM_RETRIES", "2", "tries more before the first byte", parse.natural)
     upstream_retry: float = var("UPSTREAM_RETRY_SECONDS", "10", "longest wait before a retry", parse.seconds)
     drain: float = var("DRAIN_SECONDS", "120", "how long a stopping process goes on with what runs", parse.seconds)
     heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.positive)
     request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive)
+    http_proxy: str = var("HTTP_PROXY", "", "the proxy for upstreams with http://", parse.proxy, secret=True)
+    https_proxy: str = var("HTTPS_PROXY", "", "the proxy for upstreams with https://", parse.proxy, secret=True)
+    no_proxy: str = var("NO_PROXY", "", "upstreams asked without a proxy: names, domains, addresses, with commas between")
 
 
 @dataclass(frozen=True)
@@ -144,14 +148,26 @@ class ModelSettings:
         "may the upstream continue a text: 1, 0, or auto (it says it is vLLM)",
         parse.one_of("auto", "0", "1"),
     )
+    read_timeout: float | None = var(
+        "OPENAI_READ_TIMEOUT_SECONDS",
+        "",
+        "worker: how long the upstream may be silent; empty: until the request's deadline",
+        parse.optional_positive,
+    )
     request_topic: str = var("KAFKA_REQUEST_TOPIC", "", "worker: its topic; empty: made from the model's name", parse.topic)
     group: str = var("GROUP_ID", "", "worker: its consumer group; empty: made from the model's name")
     first_token: str = var("FIRST_OPENAI_TOKEN", "", "first model: the upstream's bearer token", secret=True)
     first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name", parse.model_name)
     first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", parse.url)
+    first_read_timeout: float | None = var(
+        "FIRST_OPENAI_READ_TIMEOUT_SECONDS", "", "first model: the same for its upstream", parse.optional_positive
+    )
     second_token: str = var("SECOND_OPENAI_TOKEN", "", "second model: the upstream's bearer token", secret=True)
     second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name", parse.model_name)
     second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", parse.url)
+    second_read_timeout: float | None = var(
+        "SECOND_OPENAI_READ_TIMEOUT_SECONDS", "", "second model: the same for its upstream", parse.optional_positive
+    )
 
 
 @dataclass(frozen=True)
@@ -214,6 +230,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     if environment is None:
         from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
         environment = {**from_file, **os.environ}
+    # Programs agree on these three in lower case as well, and some systems set only those.
+    lower = {name: environment.get(name.lower(), "") for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")}
+    environment = {**lower, **environment}
     sections: list[Any] = [_read(section, environment) for section in SECTIONS]
     return Settings(*[*sections, environment])
 
@@ -229,5 +248,7 @@ def _value(item: Field[Any], environment: Mapping[str, str]) -> Any:
         return item.metadata["parser"](text)
     except ValueError as error:
         example = f"{name}={default}" if default else f"leave {name} empty"
-        shown = repr(text) if item.repr else "its value"
-        raise SettingsError(f"{name}: {shown} does not work ({error}); for example {example}") from None
+        shown = repr(parse.without_userinfo(text)) if item.repr else "its value"
+        raise SettingsError(
+            f"{name}: {shown} does not work ({parse.without_userinfo(str(error))}); for example {example}"
+        ) from None

@@ -27,7 +27,7 @@ class JobContext:
     upstream: UpstreamWatch
     retries: int  # of an upstream that breaks off
     most_event: int  # bytes of the largest event of a stream: a larger one fits into no record
-    most_body: int = 64 * 1024 * 1024  # bytes of the largest whole reply
+    most_body: int  # bytes of the largest whole reply
     continues: bool = False  # the upstream can go on from a text
     usage_refused_until: float = 0.0  # monotonic: until then the upstream is not asked with `stream_options`
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
+
 TAIL_BYTES = 4096  # that are enough
 
 _TRIES = 8  # of a reply whose text is full of the word
@@ -29,7 +31,16 @@ def _object(data: bytes) -> dict[str, Any]:
         found, _ = _DECODER.raw_decode(data.decode(errors="replace").lstrip())
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and _is_storable(found) else {}
+
+
+def _is_storable(found: dict[str, Any]) -> bool:
+    """Return whether it can be written as JSON again: numbers beyond 64 bits cannot."""
+    try:
+        orjson.dumps(found)
+    except TypeError:
+        return False
+    return True
 
 
 def _refuse(constant: str) -> None:

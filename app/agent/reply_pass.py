@@ -1,5 +1,7 @@
 """Passes one answer of an upstream into the reply: as events, or as a whole body."""
 
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +20,14 @@ from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.openai import is_text, rename_model
 from app.contracts.sse import data_of, split_events
-from app.errors import WorkerLost
+from app.errors import UpstreamAuthFailed, UpstreamRedirected, WorkerLost
+from app.telemetry.logs import Throttle
 
+logger = logging.getLogger("app.agent.job")
+logger.addFilter(Throttle())
+
+_SHOWN = 300  # characters of an upstream's words in a log
+_LIKE_A_KEY = re.compile(r"\b(?:(?:sk|pk|key|gsk|hf|xai)[-_]|Bearer\s+)[\w*.\-]{4,}")  # OpenAI quotes "sk-abc***xyz"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 Notes = Callable[[dict[str, Any]], tuple[tuple[str, str], ...]]
@@ -58,8 +66,12 @@ class ReplyPass:
         `strip_usage`: the worker asked for the usage, so it is not for the client. Raises
         UsageRefused, EngineBroken, WorkerLost, ReplyTooLarge.
         """
+        if 300 <= answer.status < 400:
+            raise UpstreamRedirected(f"the server of {self._model} answers with a redirect ({answer.status})")
+        if answer.status in (401, 403):
+            await self._refuse_token(answer)
         if answer.status >= 400 or not self._request.stream:
-            return await self._pass_body(answer, await answer.read(), strip_usage=strip_usage)
+            return await self._pass_body(answer, await answer.read(self._context.most_body), strip_usage=strip_usage)
         relay = EventRelay(
             self._writer,
             self._planned.joiner,
@@ -72,6 +84,16 @@ class ReplyPass:
             return await self._pass_events(answer, relay, relay.take)
         detector = StreamDetector(relay, lambda: self._begin_stream(answer), self._context.most_body)
         await self._pass_events(answer, relay, detector.take, detector)
+
+    @property
+    def _model(self) -> str:
+        return f"model {self._context.entry.id!r}"
+
+    async def _refuse_token(self, answer: Answer) -> None:
+        """Raise UpstreamAuthFailed. The upstream's words are for the worker's log: they may quote the token."""
+        words = redacted(await answer.read(self._context.most_body), self._context.entry.token.get_secret_value())
+        logger.error("%s: its server refuses the token (%d): %s", self._model, answer.status, words)
+        raise UpstreamAuthFailed(f"the server of {self._model} refuses this gateway's token ({answer.status})")
 
     async def _pass_events(
         self, answer: Answer, relay: EventRelay, take: Callable[[bytes], Any], detector: StreamDetector | None = None
@@ -146,6 +168,12 @@ class ReplyPass:
 
 def _with_content_type(head: Head, content_type: str) -> Head:
     return (("content-type", content_type), *(pair for pair in head if pair[0] != "content-type"))
+
+
+def redacted(words: bytes, token: str) -> str:
+    """Return an upstream's words for a log, cut, without the token or what looks like a part of one."""
+    text = " ".join(words.decode(errors="replace").split())[:_SHOWN]
+    return _LIKE_A_KEY.sub("***", text.replace(token, "***") if token else text)
 
 
 def _is_json(body: bytes) -> bool:

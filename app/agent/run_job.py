@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from app.agent.context import JobContext
-from app.agent.engines.base import JSON, Answer, EngineBroken, EngineUnreachable, Job
+from app.agent.engines.base import JSON, Answer, EngineBroken, EngineSilent, EngineUnreachable, Job
 from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
 from app.agent.reply_pass import EndedEarly, ReplyPass, UsageRefused
@@ -60,12 +60,18 @@ class JobRun:
         except TimeoutError:
             await self._fail(DeadlineExceeded("the request was not done before its deadline"), EXPIRED)
         except EngineUnreachable as error:
-            await self._fail(UpstreamUnreachable(str(error)))
+            await self._fail(self._unreachable(error))
         except GatewayError as error:
             await self._fail(error)
         except Exception:  # a fault of ours: the caller hears of it, and the log has the trace
             logger.exception("a job failed", extra={"request_id": self._request.id})
             await self._fail(InternalError("the worker failed; its log says why"))
+
+    def _unreachable(self, error: EngineUnreachable) -> UpstreamUnreachable:
+        failed = UpstreamUnreachable(f"the server of model {self._context.entry.id!r} did not answer: {error}")
+        if error.is_silent:  # a generation of that length is not to be begun once more
+            failed.should_retry = False
+        return failed
 
     @property
     def final(self) -> Reply | None:
@@ -92,9 +98,13 @@ class JobRun:
             self._writer = self._new_writer(self._seen)
 
     def _lost(self, error: EngineBroken) -> WorkerLost:
-        """Return the client's error. A stream that is empty at each try would be so for the client's tries, too."""
+        """Return the client's error.
+
+        A stream that is empty at each try would be so for the client's tries, too; and a generation that took the
+        whole read timeout is not to be begun once more.
+        """
         lost = WorkerLost(f"the model's reply broke off: {error}")
-        if isinstance(error, EndedEarly) and error.is_empty:
+        if (isinstance(error, EndedEarly) and error.is_empty) or isinstance(error, EngineSilent):
             lost.should_retry = False
         return lost
 

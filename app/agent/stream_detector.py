@@ -37,7 +37,7 @@ class StreamDetector:
             if found:
                 return self._become_stream()
         if self._size > self._most_body:
-            raise ReplyTooLarge(f"the model's reply is larger than {self._most_body} bytes")
+            raise ReplyTooLarge(f"the model's reply is larger than {self._most_body} bytes (MAX_REPLY_BYTES)")
         return None
 
     def _become_stream(self) -> Awaitable[None] | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from app.agent.engines.base import Answer, Engine, EngineBroken, EngineUnreachable, Job, Take
+from app.agent.engines.base import MOST_READ, Answer, Engine, EngineBroken, EngineUnreachable, Job, Take
 from app.agent.reply_end import TAIL_BYTES, members, usage
 from app.agent.run_job import JobRun
 from app.bus.base import Record
@@ -134,10 +134,10 @@ class TracedAnswer:
         self._head = b""
         self._latest: deque[bytes] = deque(maxlen=_LATEST)
 
-    async def read(self) -> bytes:
-        """Raises EngineBroken."""
+    async def read(self, most: int = MOST_READ) -> bytes:
+        """Raises EngineBroken, ReplyTooLarge."""
         try:
-            body = await self._answer.read()
+            body = await self._answer.read(most)
         except EngineBroken:
             self._error = "broken"
             raise

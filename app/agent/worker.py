@@ -82,6 +82,7 @@ class Worker:
             self._upstream,
             settings.upstream_retries,
             largest_record(bus_settings),
+            settings.max_reply,
         )
         self._control = ControlReader(
             bus, topics.control, settings.request_timeout, lambda control: self._scheduler.on_control(control)

@@ -111,7 +111,8 @@ def raw(pairs: Iterable[tuple[str, str]]) -> RawHeaders:
 
 
 async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
+    if status not in (204, 304):  # RFC 9110 section 8.6
+        headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from app.parsers import without_userinfo
 from app.settings import TraceSettings
 
 Attributes: TypeAlias = Mapping[str, str | int | float | bool | tuple[str, ...]]
@@ -77,7 +78,7 @@ class Tracer:
             from app.telemetry.otlp import OtlpExporter
 
             exporter = OtlpExporter(self._settings, self._service)
-            logger.info("traces go to %s", self._settings.endpoint)
+            logger.info("traces go to %s", without_userinfo(self._settings.endpoint))
         self._exporter = exporter
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 # Not ours: docker compose reads them itself.
 OF_COMPOSE = {"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"}
 # Kafka's words, no settings.
+OF_PYTHON = {"SSL_CERT_FILE"}
 OF_KAFKA = {"SASL_PLAINTEXT", "SASL_SSL"}
 # Behind "=" it is a value.
 _VARIABLE = re.compile(r"(?<![=\w])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(_\*)?")
@@ -53,7 +54,7 @@ def settings() -> set[str]:
     names |= set(re.findall(r"^#?([A-Z_]+)=", read(".env.example"), re.MULTILINE))
     scripts = "".join(read(name) for name in ("nginx/start.sh", "scripts/kafka.sh", "scripts/test_servers.sh"))
     names |= set(re.findall(r'environ\.get\("(\w+)"', read("bench/__main__.py")))
-    return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA
+    return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA | OF_PYTHON
 
 
 def anchors(page: Path) -> set[str]:

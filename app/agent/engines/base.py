@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 JSON = "application/json"
+MOST_READ = 64 * 1024 * 1024  # bytes of a whole reply, where no setting says otherwise
 
 Take = Callable[[bytes], Awaitable[None] | None]
 
@@ -23,11 +24,22 @@ class Job:
 
 
 class EngineUnreachable(Exception):
-    """Nobody answered, after all retries; no byte of a reply was seen."""
+    """The upstream did not answer, after all retries; no byte of a reply was seen.
+
+    `is_silent`: it took the request and was silent for the read timeout, so it may still be at work on it.
+    """
+
+    def __init__(self, words: str, *, is_silent: bool = False) -> None:
+        super().__init__(words)
+        self.is_silent = is_silent
 
 
 class EngineBroken(Exception):
     """The reply stopped in its middle: a reset, a stall, an end that no length or last chunk announced."""
+
+
+class EngineSilent(EngineBroken):
+    """No byte of the reply came for the whole read timeout."""
 
 
 class Answer(Protocol):
@@ -37,8 +49,8 @@ class Answer(Protocol):
     headers: tuple[tuple[str, str], ...]
     is_stream: bool  # server-sent events
 
-    async def read(self) -> bytes:
-        """The whole body, decompressed. Raises EngineBroken."""
+    async def read(self, most: int = MOST_READ) -> bytes:
+        """Return the whole body, decompressed, of at most `most` bytes. Raises EngineBroken, ReplyTooLarge."""
 
     async def relay(self, take: Take) -> None:
         """Hands each piece of the body to `take` as it comes, decompressed, cut anywhere; returns at the end.

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.agent.engines.base import EngineBroken, Job, Take
+from app.agent.engines.base import MOST_READ, EngineBroken, Job, Take
 from app.agent.engines.echo_reply import Choice, Reply
 from app.catalog import ModelEntry
 from app.contracts.endpoints import endpoint_of
@@ -16,6 +16,7 @@ from app.settings import WorkerSettings
 
 BETWEEN_WORDS = 0.02  # seconds
 MAX_CHOICES = 128
+MAX_WORDS = 100_000  # of all choices
 
 _WORD = re.compile(r"\s*\S+|\s+")  # a word takes the space before it along, as most tokenizers do
 
@@ -36,7 +37,7 @@ class EchoAnswer:
         self._pause = pause
         self._closed = False
 
-    async def read(self) -> bytes:
+    async def read(self, most: int = MOST_READ) -> bytes:
         pieces: list[bytes] = []
         await self.relay(pieces.append)
         return b"".join(pieces)
@@ -98,7 +99,7 @@ def _reply(job: Job) -> Reply:
         id=f"{'chatcmpl' if chat else 'cmpl'}-{job.id}",
         model=str(body.get("model", "echo")),
         chat=chat,
-        choices=[_cut(text, stops, limit) for text in texts for _ in range(n)],
+        choices=_bounded([choice for text in texts for choice in [_cut(text, stops, limit)] * n]),
         prompt_tokens=sum(len(prompt.split()) for prompt in prompts),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
@@ -163,6 +164,17 @@ def _cut(text: str, stops: list[str], limit: int | None) -> Choice:
     ends = [at for stop in stops if (at := text.find(stop)) >= 0]
     words = _WORD.findall(text[: min(ends)] if ends else text)
     return Choice(words, "stop") if limit is None or len(words) <= limit else Choice(words[:limit], "length")
+
+
+def _bounded(choices: list[Choice]) -> list[Choice]:
+    """Return the choices if they are not too many words for one process. Raises BadRequest.
+
+    64 choices of a prompt of 1 MB held the event loop for 16 s.
+    """
+    words = sum(len(choice.words) for choice in choices)
+    if words > MAX_WORDS:
+        raise BadRequest(f"the demonstration model writes at most {MAX_WORDS} words, not {words}", param="n")
+    return choices
 
 
 def _limit(body: dict[str, Any]) -> int | None:

@@ -9,8 +9,9 @@ import orjson
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
 from app.agent.engines.http_answer import HttpAnswer
-from app.agent.engines.http_errors import NO_BYTE, Silent, Stale, UpstreamError
+from app.agent.engines.http_errors import NO_BYTE, Silent, Stale, Unreadable, UpstreamError
 from app.agent.engines.http_pool import Pool
+from app.agent.engines.http_proxy import proxy_for
 from app.agent.engines.http_request import Address, common_head, own_head, request_line
 from app.agent.engines.retry import RETRIED, asked_wait, wait_before_retry
 from app.catalog import ModelEntry
@@ -22,6 +23,7 @@ ROOT_PATHS = frozenset(
     {"/tokenize", "/detokenize", "/apply-template", "/rerank", "/score", "/pooling", "/classify", "/embed", "/infill"}
 )
 CHECK_SECONDS = 5
+_DEADLINE_LEEWAY = 10.0  # seconds beyond a request's own deadline, so that the deadline is what ends it
 
 
 class HttpEngine:
@@ -36,10 +38,17 @@ class HttpEngine:
         self._pause = pause
         address = Address.of(entry.host)
         self._name = address.name  # for messages: without credentials
-        self._base = address.path
+        self._query = address.query
+        proxy = proxy_for(address, settings.http_proxy, settings.https_proxy, settings.no_proxy)
+        # A proxy is told the whole address, unless it only makes a tunnel (RFC 9112 section 3.2.2).
+        origin = f"http://{address.authority}" if proxy is not None and not address.tls else ""
+        self._base = origin + address.path
         self._root = self._base.removesuffix("/v1")
         self._head = common_head(address, entry.token.get_secret_value())
-        self._pool = Pool(address, entry.connect_timeout, entry.read_timeout)
+        if origin and proxy is not None:
+            self._head += proxy.authorization
+        read_timeout = entry.read_timeout or settings.request_timeout + _DEADLINE_LEEWAY
+        self._pool = Pool(address, entry.connect_timeout, read_timeout, proxy)
         self._answering: dict[str, str] = {}  # of ROOT_PATHS: base or root, whichever was not 404
 
     async def start(self) -> None:
@@ -60,14 +69,16 @@ class HttpEngine:
         return self._check_status(answer.status)
 
     def _check_status(self, status: int) -> str:
-        if status < 300 or status in (403, 404, 405, 429):  # up, but it lists no models, or not to this token
-            return ""
+        """Return why the upstream serves nothing; empty where any answer of HTTP shows that it is there.
+
+        The list of models is optional: servers exist that answer 400, 403, 404 or 501 there, and serve well.
+        """
         if status == 401:
             verb = "refuses the" if self._entry.token.get_secret_value() else "wants a"
             return f"{self._name} {verb} token (401)"
-        if status < 400:
+        if 300 <= status < 400:
             return f"{self._name} redirects ({status}): the host must be its final address"
-        return f"{self._name} answers {status}"
+        return f"{self._name} answers {status}" if status == 503 else ""
 
     async def continues(self) -> bool:
         if isinstance(self._entry.continues, bool):
@@ -80,7 +91,7 @@ class HttpEngine:
             return False
 
     async def _models(self) -> HttpAnswer:
-        return await self._ask(request_line("GET", self._base, "/models") + self._head + b"\r\n")
+        return await self._ask(request_line("GET", self._base, "/models", self._query) + self._head + b"\r\n")
 
     async def call(self, job: Job) -> HttpAnswer:
         """The reply's head. No retry is begun that would end past the job's deadline; ending a call there is the caller's."""
@@ -101,7 +112,7 @@ class HttpEngine:
         return answer
 
     async def _with_retries(self, base: str, job: Job) -> HttpAnswer:
-        line = request_line("POST", base, job.path)
+        line = request_line("POST", base, job.path, self._query)
         head = b"%b%b%bContent-Length: %d\r\n\r\n" % (
             line,
             self._head,
@@ -113,9 +124,10 @@ class HttpEngine:
             try:
                 answer = await self._ask(head, job.body)
             except UpstreamError as error:
-                wait = None if isinstance(error, Silent) else self._wait(done, job)
+                wait = None if isinstance(error, Silent | Unreadable) else self._wait(done, job)
                 if wait is None:
-                    raise EngineUnreachable(f"{self._name}: {error}") from error
+                    silent = isinstance(error, Silent)
+                    raise EngineUnreachable(f"{self._name}: {error}", is_silent=silent) from error
             else:
                 wait = self._wait_after(answer, done, job) if answer.status in RETRIED else None
                 if wait is None:

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Iterable, Iterator
 from functools import lru_cache
-from math import inf
 from typing import Protocol
 
-from app.agent.engines.base import EngineBroken, Take
-from app.agent.engines.http_errors import UpstreamError
-from app.agent.engines.http_unpack import Unpacker
+from app.agent.engines.base import MOST_READ, EngineBroken, EngineSilent, Take
+from app.agent.engines.http_errors import Silent, Unreadable, UpstreamError
+from app.agent.engines.http_unpack import CODINGS, UNSUPPORTED, Unpacker
+from app.errors import ReplyTooLarge
 
 PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
 PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
+OF_THE_ACCOUNT = frozenset({"openai-organization", "openai-project"})  # the operator's, not the client's
+MOST_PASSED_LINES, MOST_PASSED_BYTES = 50, 8 * 1024  # of an upstream's limits and versions, for one client
 MOST_KEPT = 256 * 1024  # bytes that wait for a reader before the upstream has to
-MOST_UNPACKED = 256 * 1024 * 1024  # of a reply that is read whole and came compressed
+TURN_BYTES = 256 * 1024  # unpacked before other requests of this process have their turn
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -37,7 +39,7 @@ class HttpAnswer:
     )  # fmt: skip
 
     def __init__(self, source: Source, status: int, fields: Fields) -> None:
-        """Raises UpstreamError for a coding of the body that is not known."""
+        """Raises Unreadable for a body whose coding cannot be undone."""
         self.status = status
         self.is_stream = self.is_framed = False
         self._unpacker: Unpacker | None = None
@@ -54,23 +56,32 @@ class HttpAnswer:
         self._waiter: asyncio.Future[None] | None = None
 
     def _passed_on(self, fields: Fields) -> tuple[tuple[str, str], ...]:
-        """The headers that a client is to see; notes what the others say of the body."""
-        passed = []
+        """Return the headers for the client, as many as are bounded; note what the others say of the body."""
+        passed: list[tuple[str, str]] = []
+        lines, room = 0, MOST_PASSED_BYTES
         for raw_name, raw_value in fields:
             name = _wanted(raw_name)
             if name:
                 value = raw_value.decode("latin-1").strip()
                 if name in _FRAMING:
                     self._read_framing(name, value.lower())
-                elif value.isascii():
+                elif value.isascii() and name in PASSED_ON:
                     passed.append((name, value))
                     if name == "content-type":
                         self.is_stream = value.lower().startswith("text/event-stream")
+                elif value.isascii() and lines < MOST_PASSED_LINES and len(name) + len(value) <= room:
+                    passed.append((name, value))
+                    lines, room = lines + 1, room - len(name) - len(value)
         return tuple(passed)
 
     def _read_framing(self, name: str, value: str) -> None:
         if name == "content-encoding":
-            self._unpacker = Unpacker(value) if value not in ("", "identity") else None
+            # A value that names no coding ("none", "utf-8") is about nothing: the bytes are as they are.
+            codings = list(map(str.strip, value.split(",")))
+            known = [coding for coding in codings if coding in CODINGS]
+            if len(known) > 1 or not UNSUPPORTED.isdisjoint(codings):
+                raise Unreadable(f"its reply's content-encoding is not supported ({value})")
+            self._unpacker = Unpacker(known[0]) if known else None
         elif name == "transfer-encoding" and value not in ("chunked", "identity"):
             raise UpstreamError(f"its reply's transfer-encoding is not known ({value})")
         else:
@@ -95,9 +106,10 @@ class HttpAnswer:
     def _keep(self, data: bytes) -> bool:
         self._kept.append(data)
         self._kept_bytes += len(data)
-        if self._unpacker is not None:
+        is_full = self._kept_bytes > self._most_kept
+        if is_full or self._unpacker is not None:
             self._wake()
-        return self._kept_bytes > self._most_kept
+        return is_full
 
     def end(self, error: UpstreamError | None) -> None:
         """The connection's: nothing comes any more, because all is here or because of the error."""
@@ -106,33 +118,41 @@ class HttpAnswer:
         self._error = error
         self._wake()
 
-    async def read(self) -> bytes:
+    async def read(self, most: int = MOST_READ) -> bytes:
         if self._unpacker is not None:
-            return await self._read_unpacked()
-        self._most_kept = inf
-        if not self._ended:
+            return await self._read_unpacked(most)
+        self._most_kept = most
+        while not self._ended and self._kept_bytes <= most:
             await self._more()
+        if self._kept_bytes > most:
+            self.abort()
+            raise too_large(most)
         self._check()
         return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
 
-    async def _read_unpacked(self) -> bytes:
+    async def _read_unpacked(self, most: int) -> bytes:
         pieces, size = [], 0
 
         def keep(piece: bytes) -> None:
             nonlocal size
             pieces.append(piece)
             size += len(piece)
-            if size > MOST_UNPACKED:
-                raise EngineBroken(f"its reply unpacks to more than {MOST_UNPACKED} bytes")
+            if size > most:
+                raise too_large(most)
 
         await self.relay(keep)
         return b"".join(pieces)
 
     async def relay(self, take: Take) -> None:
+        taken = 0  # since the last turn of others
         try:
             while True:
                 while self._kept:  # more may come in a pause
                     for piece in self._kept_so_far():
+                        taken += len(piece)
+                        if self._unpacker is not None and taken > TURN_BYTES:
+                            await asyncio.sleep(0)
+                            taken = 0
                         if (pause := take(piece)) is not None:
                             if self._source is not None:
                                 self._source.pause()
@@ -142,7 +162,7 @@ class HttpAnswer:
                 await self._more(take if self._unpacker is None else None)
         except UpstreamError as error:
             self.abort()
-            raise EngineBroken(str(error)) from error
+            raise _broken(error) from error
         except BaseException:  # cancelled, or of `take`: nobody reads on
             self.abort()
             raise
@@ -181,7 +201,7 @@ class HttpAnswer:
     def _check(self) -> None:
         """Raises EngineBroken where the end was none."""
         if self._error is not None:
-            raise EngineBroken(str(self._error)) from self._error
+            raise _broken(self._error) from self._error
         if self._unpacker is not None:
             self._unpacker.end()
 
@@ -196,11 +216,21 @@ class HttpAnswer:
             source.abort()
 
 
+def _broken(error: UpstreamError) -> EngineBroken:
+    return EngineSilent(str(error)) if isinstance(error, Silent) else EngineBroken(str(error))
+
+
+def too_large(most: int) -> ReplyTooLarge:
+    return ReplyTooLarge(f"the model's reply is larger than {most} bytes (MAX_REPLY_BYTES)")
+
+
 _FRAMING = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
 @lru_cache(maxsize=512)
 def _wanted(raw: bytes) -> str:
-    """A header's name in lower case; empty for those that nobody reads."""
+    """Return a header's name in lower case; empty for those that are not read."""
     name = raw.decode("latin-1").lower()
+    if name in OF_THE_ACCOUNT:
+        return ""
     return name if name in _FRAMING or name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES) else ""

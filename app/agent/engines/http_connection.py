@@ -1,6 +1,7 @@
 """One connection to an upstream: HTTP/1.1, one request after the other, parsed by llhttp."""
 
 import asyncio
+import select
 from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -36,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._used = False
         self._head_bytes = 0
+        self._framing_bytes = 0  # since the last byte of the body
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []  # of the body, in what just came
         self.on_body = self._pieces.append  # the parser's callback, without a frame of ours per piece
@@ -48,13 +50,17 @@ class Connection(asyncio.Protocol):
     def is_idle(self) -> bool:
         return self._waiter is None and self._answer is None
 
+    def has_unread(self) -> bool:
+        """Return whether the system has bytes for an idle connection: a reply too many, or the end."""
+        return bool(self._unread.poll(0))
+
     @property
     def is_open(self) -> bool:
         return not self._transport.is_closing()
 
     async def ask(self, *parts: bytes) -> HttpAnswer:
         """Sends a request; its reply once the head is there. Raises UpstreamError."""
-        self.quiet = self._head_bytes = 0
+        self.quiet = self._head_bytes = self._framing_bytes = 0
         if not self.is_open:
             raise self._nothing(NO_REPLY)
         waiter = self._waiter = asyncio.get_running_loop().create_future()
@@ -102,6 +108,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._unread = select.poll()
+        if (sock := transport.get_extra_info("socket")) is not None:
+            self._unread.register(sock.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
@@ -112,7 +121,12 @@ class Connection(asyncio.Protocol):
             self._parse(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             fault = self._in_words(error)
+        if not self._pieces and self._answer is not None and not self._is_whole:
+            self._framing_bytes += len(data)  # of chunks and trailers
+            if self._framing_bytes > HEAD_BYTES:
+                fault = fault or UpstreamError(f"its reply has more than {HEAD_BYTES} bytes of chunk extensions or trailers")
         if self._pieces and self._answer is not None:
+            self._framing_bytes = 0
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             if self._answer.feed(body) and not self._is_whole:
@@ -140,7 +154,8 @@ class Connection(asyncio.Protocol):
             raise UpstreamError("it sent more than a reply")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        if self._answer is None:  # else it is a trailer's
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -149,6 +164,8 @@ class Connection(asyncio.Protocol):
             raise UpstreamError("it switched protocols, which nobody asked for")
         if status < 200:  # the reply itself is still to come
             return
+        if status > 599:
+            raise UpstreamError(f"its reply has the status {status}, which is none of HTTP")
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
             raise UpstreamError(_TOO_LARGE)
         answer, waiter = HttpAnswer(self, status, fields), self._waiter
@@ -158,7 +175,6 @@ class Connection(asyncio.Protocol):
         waiter.set_result(answer)
 
     def on_message_complete(self) -> None:
-        self._fields = []  # of a trailer
         if self._answer is not None:
             self._is_whole, self._keep_alive = True, self._parser.should_keep_alive()
 

@@ -17,6 +17,10 @@ class Silent(UpstreamError):
     """No byte came for as long as the model's entry allows."""
 
 
+class Unreadable(UpstreamError):
+    """The reply is coded in a way that this worker cannot undo: another try would be coded so, too."""
+
+
 class Stale(UpstreamError):
     """The upstream had closed a kept-alive connection: the request may be sent again on another."""
 

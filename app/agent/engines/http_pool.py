@@ -10,6 +10,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from app.agent.engines.http_connection import Connection
 from app.agent.engines.http_errors import NO_BYTE, NO_CONNECTION, Silent, UpstreamError, no_tls, reason
+from app.agent.engines.http_proxy import Proxy
 from app.agent.engines.http_request import Address
 
 KEEP_ALIVE_SECONDS = 60  # a TLS handshake costs more than an idle socket; what the upstream closes meanwhile is noticed
@@ -21,9 +22,10 @@ _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, 5: the delay before the next address i
 class Pool:
     """One timer looks now and then at all connections: one per connection, set anew for each byte, is dearer than the bytes."""
 
-    def __init__(self, address: Address, connect_timeout: float, read_timeout: float) -> None:
+    def __init__(self, address: Address, connect_timeout: float, read_timeout: float, proxy: Proxy | None = None) -> None:
         self._address = address
-        self._names = Names(address)
+        self._proxy = proxy
+        self._names = Names(proxy.address if proxy else address)
         self._connect_timeout = connect_timeout
         self._interval = min(read_timeout, KEEP_ALIVE_SECONDS) / _LOOKS  # seconds
         self._quiet_at_most = ceil(read_timeout / self._interval)  # looks; so it is that time, or one look longer
@@ -51,11 +53,12 @@ class Pool:
             await self._empty.wait()
 
     def take(self) -> Connection | None:
-        """An idle connection."""
+        """Return an idle connection; None if there is none. One with unread bytes is no use for another request."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open:
+            if connection.is_open and not connection.has_unread():
                 return connection
+            connection.abort()
         return None
 
     async def connect(self) -> Connection:
@@ -86,6 +89,8 @@ class Pool:
 
     async def _opened(self, sock: socket.socket) -> Connection:
         loop = asyncio.get_running_loop()
+        if self._tls is not None and self._proxy is not None:
+            await self._proxy.connect(sock, self._address)
         if self._tls is None:
             return (await loop.create_connection(lambda: Connection(self), sock=sock))[1]
         name = self._address.host.rstrip(".")

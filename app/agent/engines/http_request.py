@@ -26,6 +26,7 @@ class Address:
     port: int
     tls: bool
     path: str  # where the API begins, encoded, without a slash at its end
+    query: str  # that every request has, as Azure's `api-version=...`; encoded
     credentials: str = field(repr=False)  # user:password
 
     @classmethod
@@ -40,6 +41,7 @@ class Address:
             port=parts.port or (443 if tls else 80),
             tls=tls,
             path=quote(parts.path, safe="/%:@!$&'()*+,;=~").rstrip("/") or "/v1",
+            query=quote(parts.query, safe=string.punctuation),
             credentials=f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else "",
         )
 
@@ -64,9 +66,14 @@ def common_head(address: Address, token: str) -> bytes:
     if token:
         head.append(("Authorization", f"Bearer {token}"))
     elif address.credentials:
-        head.append(("Authorization", f"Basic {b64encode(address.credentials.encode()).decode()}"))
+        head.append(("Authorization", basic_credentials(address.credentials)))
     lines = "".join([f"{name}: {value}\r\n" for name, value in head])
     return _checked(lines, len(head)).encode()
+
+
+def basic_credentials(credentials: str) -> str:
+    """Return `user:password` as an Authorization value (RFC 7617); empty where there are none."""
+    return f"Basic {b64encode(credentials.encode()).decode()}" if credentials else ""
 
 
 def own_head(id_: str, content_type: str, head: Iterable[tuple[str, str]]) -> bytes:
@@ -93,8 +100,12 @@ def _name(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def request_line(method: str, base: str, target: str) -> bytes:
-    """What a request asks for. Behind a `?` of the target stands the client's query, which is encoded already."""
-    path, mark, query = target.partition("?")
-    encoded = base + quote(path, safe="/:@~") + mark + quote(query, safe=string.punctuation)
+def request_line(method: str, base: str, target: str, query: str = "") -> bytes:
+    """Return the first line of a request.
+
+    `query` is the configured one. Behind a `?` of the target is the client's, which is encoded already.
+    """
+    path, _, asked = target.partition("?")
+    joined = "&".join(filter(None, (query, quote(asked, safe=string.punctuation))))
+    encoded = base + quote(path, safe="/:@~") + ("?" + joined if joined else "")
     return f"{method} {encoded} HTTP/1.1\r\n".encode()

@@ -4,25 +4,32 @@ import zlib
 from collections.abc import Iterator
 
 from app.agent.engines.http_errors import CUT_SHORT, UpstreamError
+from app.errors import ReplyTooLarge
 
 STEP_BYTES = 64 * 1024  # given out at once: a few bytes may unpack to a thousand times as many
-_KNOWN = frozenset({"gzip", "x-gzip", "deflate"})
+CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress"})
+MOST_RATIO = 200  # of the unpacked bytes to the packed ones; JSON has up to 50, and gzip can reach 1,000
+_FREE_BYTES = 1024 * 1024  # unpacked before the ratio counts
 _ZLIB_OR_GZIP, _RAW = 47, -15  # zlib's window bits: the header says which of the two, or there is none
 _ZLIB_METHOD = 8  # the low half of a zlib stream's first byte; of a raw one it would be a stored block with wrong padding
 
 
 class Unpacker:
-    """Raises UpstreamError for a coding that it does not know."""
+    """Unpacks one body of one of the `CODINGS`."""
 
     def __init__(self, coding: str) -> None:
-        if coding not in _KNOWN:
-            raise UpstreamError(f"its reply's content-encoding is not known ({coding})")
+        self._packed = self._unpacked = 0  # bytes so far
         self._may_be_raw = coding == "deflate"
         self._zlib: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the bytes unpack to, piece by piece. Raises UpstreamError where they are not what they are said to be."""
+        """Unpack bytes, piece by piece.
+
+        Raises UpstreamError where they are not so coded, ReplyTooLarge where they unpack to too many.
+        """
         piece = b""
+        self._packed += len(data)
         while data or len(piece) == STEP_BYTES:  # a full step may have left some of its output inside
             if self._zlib is None or (self._zlib.eof and data):  # gzip may have several members
                 self._zlib = zlib.decompressobj(self._window_bits(data))
@@ -30,6 +37,9 @@ class Unpacker:
                 piece = self._zlib.decompress(data, STEP_BYTES)
             except zlib.error:
                 raise UpstreamError(CUT_SHORT) from None
+            self._unpacked += len(piece)
+            if self._unpacked > _FREE_BYTES and self._unpacked > MOST_RATIO * self._packed:
+                raise ReplyTooLarge(f"the model's reply unpacks to more than {MOST_RATIO} times its bytes")
             if piece:
                 yield piece
             data = self._zlib.unconsumed_tail or self._zlib.unused_data

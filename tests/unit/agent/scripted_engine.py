@@ -41,7 +41,7 @@ class ScriptedAnswer:
     def is_stream(self) -> bool:
         return self.headers == EVENT_STREAM
 
-    async def read(self) -> bytes:
+    async def read(self, most: int = 1_000_000) -> bytes:
         pieces: list[bytes] = []
         await self.relay(pieces.append)
         return b"".join(pieces)

@@ -49,6 +49,7 @@ class Shop:
             upstream=UpstreamWatch(engine, MODEL, lambda: None),
             retries=retries,
             most_event=1_000_000,
+            most_body=1_000_000,
         )
 
     async def run(self, asked: Request, seen: Seen | None = None) -> Seen:

@@ -4,8 +4,10 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
-from app.agent.reply_pass import EVENT_STREAM
+from app.agent.engines.base import EngineSilent, EngineUnreachable
+from app.agent.reply_pass import EVENT_STREAM, redacted
 from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.seen import Seen
 from app.contracts.sse import DONE, as_event
@@ -201,3 +203,42 @@ async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, una
     seen = await at.run(asked())
     assert seen.text == chat(content="a") + b"".join(as_event(orjson.dumps(chunk)) for chunk in unasked) + DONE
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == USAGE["usage"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_token_that_is_refused_is_no_fault_of_the_clients(status, streamed, caplog):
+    body = b'{"error":{"message":"Incorrect API key provided: sk-abcd***wxyz. Bearer secret-token"}}'
+    at = await shop(ScriptedAnswer([body], status=status, headers=JSON), token=SecretStr("secret-token"))
+    (part,) = (await at.run(asked(stream=streamed))).parts
+    assert (part.status, part.code, dict(part.head)["x-should-retry"]) == (502, "upstream_auth_failed", "false")
+    assert b"Incorrect" not in part.value
+    assert redacted(body, "secret-token") == '{"error":{"message":"Incorrect API key provided: *** Bearer ***"}}'
+    assert "secret-token" not in caplog.text
+    assert "wxyz" not in caplog.text
+
+
+@pytest.mark.parametrize("status", [301, 307, 308])
+async def test_a_redirect_of_an_upstream_is_said_without_its_address(status):
+    head = (("location", "http://10.0.0.1/"), *JSON)
+    (part,) = (await (await shop(ScriptedAnswer([b""], status=status, headers=head))).run(asked())).parts
+    assert (part.status, part.code) == (502, "upstream_redirected")
+    assert b"10.0.0.1" not in part.value
+
+
+async def test_a_usage_beyond_64_bits_is_ignored():
+    reply = b'{"choices":[],"usage":{"total_tokens":%d}}' % (1 << 80)
+    seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
+    assert (seen.text, seen.fold.outcome, seen.parts[-1].usage) == (reply, COMPLETED, {})
+
+
+async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_to_be_asked_again():
+    for error in (EngineUnreachable("no byte", is_silent=True), ScriptedAnswer([EngineSilent("no byte")], headers=JSON)):
+        answers = [error] if isinstance(error, EngineUnreachable) else [error] * 3
+        (part,) = (await (await shop(*answers)).run(asked(stream=False))).parts
+        assert (part.status, dict(part.head)["x-should-retry"]) == (502, "false")
+
+
+async def test_an_upstream_that_is_not_there_is_named_by_its_model():
+    (part,) = (await (await shop(EngineUnreachable("up:80: Connection refused"))).run(asked())).parts
+    assert b"the server of model 'm' did not answer: up:80: Connection refused" in part.value

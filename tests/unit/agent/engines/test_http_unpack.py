@@ -1,5 +1,6 @@
 """Compressed replies: whatever the coding and the cuts, in bounded pieces, and none that is cut short."""
 
+import asyncio
 import gzip
 import zlib
 
@@ -8,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.agent.engines import http_answer
-from app.agent.engines.base import EngineBroken
 from app.agent.engines.http_errors import UpstreamError
-from app.agent.engines.http_unpack import STEP_BYTES, Unpacker
+from app.agent.engines.http_unpack import MOST_RATIO, STEP_BYTES, Unpacker
+from app.errors import ReplyTooLarge
 from tests.unit.agent.engines.wire import Wire
 
+# Every byte of the steps is another's, so that the ratio is one that JSON has.
+LARGE = gzip.compress(b"".join(b"%d," % number for number in range(2_000_000)))
 BOMB = gzip.compress(bytes(200 * STEP_BYTES))
 
 
@@ -70,12 +73,12 @@ def test_a_body_of_no_bytes_is_empty_whatever_its_coding() -> None:
     Unpacker("gzip").end()
 
 
-async def bomb() -> http_answer.HttpAnswer:
-    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB)
-    return await Wire().answered(head + BOMB)
+async def packed(body: bytes) -> http_answer.HttpAnswer:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return await Wire().answered(head + body)
 
 
-async def test_a_few_bytes_that_unpack_to_many_are_handed_on_in_steps_that_the_reader_sets() -> None:
+async def test_bytes_that_unpack_to_many_are_handed_on_in_steps_that_the_reader_sets() -> None:
     sizes, pauses = list[int](), 0
 
     async def pause() -> None:
@@ -87,11 +90,43 @@ async def test_a_few_bytes_that_unpack_to_many_are_handed_on_in_steps_that_the_r
         assert pauses == len(sizes) - 1, "the next piece is unpacked when the last one is done with"
         return pause()
 
-    await (await bomb()).relay(take)  # type: ignore[arg-type]
-    assert (max(sizes), sum(sizes)) == (STEP_BYTES, 200 * STEP_BYTES)
+    await (await packed(LARGE)).relay(take)  # type: ignore[arg-type]
+    assert max(sizes) == STEP_BYTES
+    assert sum(sizes) == len(gzip.decompress(LARGE))
 
 
-async def test_a_reply_that_unpacks_to_more_than_can_be_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_answer, "MOST_UNPACKED", 100 * STEP_BYTES)
-    with pytest.raises(EngineBroken, match="unpacks to more than"):
-        await (await bomb()).read()
+async def test_others_have_their_turn_while_a_reply_is_unpacked() -> None:
+    """Another model's request in the same process goes on meanwhile: one turn at least for each 256 KiB."""
+    turns, size = 0, 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+
+    counting = asyncio.create_task(count())
+    await (await packed(LARGE)).relay(take)
+    counting.cancel()
+    assert turns >= size // (http_answer.TURN_BYTES + STEP_BYTES)
+
+
+async def test_a_reply_that_unpacks_to_too_many_times_its_bytes_is_refused_early() -> None:
+    size = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+
+    with pytest.raises(ReplyTooLarge, match="unpacks to more than 200 times"):
+        await (await packed(BOMB)).relay(take)
+    assert size <= max(1024 * 1024, MOST_RATIO * len(BOMB)) + STEP_BYTES
+
+
+async def test_a_reply_that_unpacks_to_more_than_the_limit_is_not_read_whole() -> None:
+    with pytest.raises(ReplyTooLarge, match="MAX_REPLY_BYTES"):
+        await (await packed(LARGE)).read(1_000_000)
