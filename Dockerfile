@@ -2,7 +2,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /build
 COPY requirements.txt .
-RUN pip install --no-cache-dir --prefix=/install -r requirements.txt
+RUN pip install --no-cache-dir --require-hashes --prefix=/install -r requirements.txt
 COPY app app
 RUN python -m compileall -q --invalidation-mode unchecked-hash app
 

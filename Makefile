@@ -9,12 +9,12 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras \
+PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
 	--no-server-header --no-proxy-headers --no-access-log --timeout-keep-alive 75
 
-.PHONY: help install run run-kafka test test-all chaos bench bench-compare check format deps up down logs restart build clean
+.PHONY: help install run run-kafka test test-all chaos bench bench-compare check format deps env up down logs restart build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -27,12 +27,12 @@ install: .venv/installed ## make .venv with the pinned requirements, and nothing
 	", 3.11 or newer is needed; for example: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv
 	@echo "installing the requirements into .venv"
-	@$(PIP) install -r requirements.txt
+	@$(PIP) install --require-hashes -r requirements.txt
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	@echo "installing the development requirements into .venv"
-	@$(PIP) install -r requirements.txt -r requirements-dev.txt
+	@$(PIP) install --require-hashes -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
 run: .venv/installed ## serve on http://127.0.0.1:8000 (HOST, PORT) with everything in one process: no Kafka, no key
@@ -76,7 +76,10 @@ deps: .venv/installed-dev ## pin requirements*.in to requirements*.txt and insta
 	$(BIN)/pip-sync --quiet requirements.txt requirements-dev.txt
 	@touch .venv/installed .venv/installed-dev
 
-up: ## start everything in containers (COMPOSE_FILE=docker-compose.llm.yml: only that file's services)
+env: ## make .env (mode 600) where there is none, and the passwords that compose asks for
+	@scripts/env.sh
+
+up: env ## start everything in containers (COMPOSE_FILE=docker-compose.llm.yml: only that file's services)
 	$(COMPOSE) up --detach --build
 
 down: ## stop and remove the containers; the volumes stay
@@ -85,7 +88,7 @@ down: ## stop and remove the containers; the volumes stay
 logs: ## follow the containers' logs
 	$(COMPOSE) logs --follow --tail 100
 
-restart: ## make the containers anew, with the code and .env as they are now
+restart: env ## make the containers anew, with the code and .env as they are now
 	$(COMPOSE) up --detach --build --force-recreate
 
 build: ## build the images

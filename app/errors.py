@@ -4,6 +4,7 @@ GatewayError                      status  type                    code
 ├── BadRequest                    400     invalid_request_error   (none)
 │   ├── InvalidBody               400     invalid_request_error   invalid_json
 │   ├── InvalidForm               400     invalid_request_error   invalid_form
+│   ├── UpgradeRefused            400     invalid_request_error   upgrade_refused
 │   └── UpstreamLoop              400     invalid_request_error   upstream_loop
 ├── InvalidApiKey                 401     invalid_request_error   invalid_api_key
 ├── AnonymousRefused              403     invalid_request_error   anonymous_refused
@@ -17,6 +18,7 @@ GatewayError                      status  type                    code
 ├── IdempotencyConflict           409     invalid_request_error   idempotency_key_reused
 ├── BodyTooLarge                  413     invalid_request_error   body_too_large
 ├── UnsupportedMedia              415     invalid_request_error   unsupported_media_type
+├── UnsupportedCoding             415     invalid_request_error   unsupported_content_encoding
 ├── QueueFull                     429     rate_limit_error        queue_full
 ├── TenantQueueFull               429     rate_limit_error        tenant_queue_full
 ├── RateLimited                   429     rate_limit_error        rate_limit_exceeded
@@ -96,6 +98,13 @@ class InvalidForm(BadRequest):
     code = "invalid_form"
 
 
+class UpgradeRefused(BadRequest):
+    code = "upgrade_refused"
+
+    def head(self) -> tuple[tuple[str, str], ...]:
+        return (*super().head(), ("connection", "close"))  # what comes next may be this request's body
+
+
 class UpstreamLoop(BadRequest):
     code = "upstream_loop"
 
@@ -152,6 +161,13 @@ class BodyTooLarge(GatewayError):
 
 class UnsupportedMedia(GatewayError):
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class UnsupportedCoding(GatewayError):
+    status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
+
+    def head(self) -> tuple[tuple[str, str], ...]:
+        return (*super().head(), ("accept-encoding", "gzip, deflate"))  # RFC 9110 section 15.5.16
 
 
 class QueueFull(GatewayError):

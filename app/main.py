@@ -24,6 +24,7 @@ from app.gateway.access_log import AccessLog
 from app.gateway.activity import Activity
 from app.gateway.asgi import App
 from app.gateway.auth import Keys
+from app.gateway.connection import Connection
 from app.gateway.cors import with_cors
 from app.gateway.dialect import error_body
 from app.gateway.edge import Edge, Entrance, id_of
@@ -33,6 +34,7 @@ from app.gateway.observed import ModelsCollector, Observed
 from app.gateway.openapi import document
 from app.gateway.operator_port import OperatorPort
 from app.gateway.overview import Overview
+from app.gateway.published import with_published_host
 from app.gateway.routes import docs, health, models, operator, ui
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
@@ -55,6 +57,7 @@ def make_application(settings: Settings) -> App:
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
+    Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
     gateway = Gateway(bus, *make_stores(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
@@ -158,7 +161,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
 def _application() -> App:
     try:
-        settings = app_settings.load()
+        settings = with_published_host(app_settings.load())
         logs.set_up(settings.logs)  # uvicorn's own lines from here on too
         return make_application(settings)
     except SettingsError as error:

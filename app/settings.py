@@ -55,6 +55,7 @@ class BusSettings:
     )
     admit_timeout: float = var("BUS_ADMIT_TIMEOUT_SECONDS", "3", "longest wait for a broker's acknowledgement", parse.positive)
     max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", parse.count)
+    max_queue_depth: int = var("MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", parse.count)
     request_timeout: float = var("REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive)
 
     @property
@@ -81,6 +82,9 @@ class GatewaySettings:
         "SSE_HEAD_AFTER_SECONDS", "15", "a stream's head is sent at the latest after this; 0: never early", parse.seconds
     )
     sse_keepalive: float = var("SSE_KEEPALIVE_SECONDS", "15", "a comment line after this much silence in a stream", parse.seconds)
+    client_stall: float = var(
+        "CLIENT_STALL_SECONDS", "60", "a client that takes no byte of its reply for so long is cut off", parse.positive
+    )
     heartbeat: float = var("HEARTBEAT_SECONDS", "1", "between two heartbeats of a process", parse.positive)
     cancel_grace: float = var(
         "CANCEL_GRACE_SECONDS",
@@ -113,6 +117,7 @@ class GatewaySettings:
         secret=True,
     )
     allow_anonymous: bool = var("ALLOW_ANONYMOUS", "0", "1: where there are no keys, serve other machines too", parse.switch)
+    published_host: str = var("PUBLISHED_HOST", "", "where another container's proxy publishes the gateway")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@
 # GATEWAYS (main:8000)            host:port with spaces between; a name is looked up again all the time, for all its
 #                                 addresses (nginx 1.27.3 and later), so gateways may come and go
 # MAX_BODY_BYTES (16777216), REQUEST_TIMEOUT_SECONDS (540)       as the gateways have them
-# CLIENT_CONNECTIONS (2048)       requests that one client address may have open at once; 0: any number
+# CLIENT_CONNECTIONS (512)        requests that one client address may have open at once; 0: any number
+# PROXIES_IN_FRONT ()             proxies in front of this one, whose X-Forwarded-For names the client: addresses or
+#                                 networks, with spaces between
+# CHECK_KEY_BEFORE_BODY (0)       1: a body of 100,000 bytes and more, or of unknown length, is only read after a gateway
+#                                 has accepted the request's key
 # RUN_DIR (/tmp/nginx)            rendered configuration, pid, bodies on their way
 set -eu
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -27,8 +31,14 @@ if [ -n "$resolver" ]; then
   resolver="resolver ${addresses}valid=2s;"
 fi
 
-connections=${CLIENT_CONNECTIONS:-2048} limit=
+connections=${CLIENT_CONNECTIONS:-512} limit=
 [ "$connections" -eq 0 ] || limit="limit_conn clients $connections;"
+key_check=
+[ "${CHECK_KEY_BEFORE_BODY:-0}" = 0 ] || key_check='auth_request /nginx-key-check;'
+
+real_ip=
+for proxy in ${PROXIES_IN_FRONT:-}; do real_ip="$real_ip set_real_ip_from $proxy;"; done
+[ -z "$real_ip" ] || real_ip="$real_ip real_ip_header X-Forwarded-For; real_ip_recursive on;"
 
 timeout=${REQUEST_TIMEOUT_SECONDS:-540} # nginx takes whole seconds
 mkdir -p "$RUN_DIR"
@@ -39,6 +49,8 @@ sed -e "s|\${LISTEN}|${LISTEN:-8080}|" \
     -e "s|\${MAX_BODY_BYTES}|${MAX_BODY_BYTES:-16777216}|" \
     -e "s|\${CLIENT_CONNECTIONS}|$connections|" \
     -e "s|\${CLIENT_LIMIT}|$limit|" \
+    -e "s|\${KEY_CHECK}|$key_check|" \
+    -e "s|\${REAL_IP}|$real_ip|" \
     -e "s|\${REQUEST_TIMEOUT_SECONDS}|${timeout%.*}|" \
     "$HERE/nginx.conf.template" >"$RUN_DIR/nginx.conf"
 exec nginx -p "$RUN_DIR" -e stderr -c nginx.conf "$@"

@@ -24,6 +24,35 @@ _NEEDED = {
     ResourceType.GROUP: "READ DESCRIBE ALTER_CONFIGS",
     ResourceType.BROKER: "DESCRIBE_CONFIGS",  # the cluster
 }
+# Of each role, what docs/operating/kafka-security.md says. {} is TOPIC_PREFIX; a name that ends in a star is a prefix.
+ROLES: dict[str, dict[ResourceType, dict[str, str]]] = {
+    "gateway": {
+        ResourceType.TOPIC: {
+            "{}.requests.*": "READ WRITE",
+            "{}.replies": "READ WRITE",
+            "{}.control": "WRITE",
+            "{}.workers": "READ WRITE",
+            "{}.models": "READ",
+            "{}.dlq": "READ",
+            "{}.*": "CREATE DESCRIBE_CONFIGS",
+        },
+        ResourceType.GROUP: {"{}.*": "DESCRIBE"},
+        ResourceType.BROKER: {"kafka-cluster": "DESCRIBE_CONFIGS"},
+    },
+    "worker": {
+        ResourceType.TOPIC: {
+            "{}.requests.*": "READ",
+            "{}.replies": "READ WRITE",
+            "{}.control": "READ WRITE",
+            "{}.workers": "READ WRITE",
+            "{}.models": "WRITE",
+            "{}.dlq": "WRITE",
+            "{}.*": "CREATE DESCRIBE_CONFIGS",
+        },
+        ResourceType.GROUP: {"{}.*": "READ ALTER_CONFIGS"},
+        ResourceType.BROKER: {"kafka-cluster": "DESCRIBE_CONFIGS"},
+    },
+}
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
 
 
@@ -76,7 +105,19 @@ class SecureBroker(Broker):
 
     def allow(self, principal: str, prefix: str) -> None:
         """What a deployment needs whose topics and groups begin so: User:name, User:CN=name."""
-        bindings = [_binding(principal, prefix, kind, name) for kind, names in _NEEDED.items() for name in names.split()]
+        self._create([_binding(principal, prefix, kind, name) for kind, names in _NEEDED.items() for name in names.split()])
+
+    def allow_role(self, principal: str, prefix: str, role: str) -> None:
+        """Give a user what its role needs in the deployment with that prefix, and nothing else."""
+        rules = [
+            (kind, pattern.format(prefix), operation)
+            for kind, patterns in ROLES[role].items()
+            for pattern, operations in patterns.items()
+            for operation in operations.split()
+        ]
+        self._create([_rule(principal, *rule) for rule in rules])
+
+    def _create(self, bindings: list[AclBinding]) -> None:
         client = AdminClient({"bootstrap.servers": self.servers})
         for future in client.create_acls(bindings).values():
             future.result(30)
@@ -87,6 +128,11 @@ class SecureBroker(Broker):
         change = UserScramCredentialUpsertion(user, info, password.encode())
         client = AdminClient({"bootstrap.servers": self.servers})
         client.alter_user_scram_credentials([change])[user].result(30)
+
+
+def _rule(principal: str, kind: ResourceType, name: str, operation: str) -> AclBinding:
+    pattern = ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL
+    return AclBinding(kind, name.removesuffix("*"), pattern, principal, "*", AclOperation[operation], AclPermissionType.ALLOW)
 
 
 def _binding(principal: str, prefix: str, kind: ResourceType, operation: str) -> AclBinding:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from app.agent.engines import make_engine
+from app.agent.loopback_hosts import warn_of_loopback_hosts
 from app.agent.worker import Worker
 from app.bus.base import Bus
 from app.catalog import ModelEntry
@@ -18,6 +19,7 @@ logger = logging.getLogger("app.agent")
 class Fleet:
     def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry], tracer: Tracer | None = None) -> None:
         self._bus = bus
+        self._entries = entries
         self._drain_seconds = settings.worker.drain
         self._workers = [
             Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker), tracer) for entry in entries
@@ -25,10 +27,11 @@ class Fleet:
         self._starting: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Each worker begins by itself, as soon as its upstream is there.
+        """Start each worker in the background; it takes requests as soon as its upstream answers.
 
-        A fault that nobody has thought of ends the process of a single worker; beside others it makes that one unready.
+        An unexpected error ends the process of a single worker; beside others it makes that worker unready.
         """
+        warn_of_loopback_hosts(self._entries)
         if len(self._workers) == 1:
             self._starting = [start_or_end(worker.start()) for worker in self._workers]
         else:

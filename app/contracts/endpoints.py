@@ -43,6 +43,7 @@ class Endpoint:
     `ends_by_finish_reason`: a choice with a `finish_reason` completes that choice.
     `is_done_sent`: `data: [DONE]` is the stream's last event.
     `is_anthropic`: errors have Anthropic's shape, https://docs.anthropic.com/en/api/errors .
+    `is_responses`: errors are events of the Responses API.
     `is_usage_optional`: the stream has its usage only where `stream_options.include_usage` asks for it.
     """
 
@@ -52,6 +53,7 @@ class Endpoint:
     ends_by_finish_reason: bool = False
     is_done_sent: bool = False
     is_anthropic: bool = False
+    is_responses: bool = False
     is_usage_optional: bool = False
 
     def is_complete(self, block: bytes) -> bool:
@@ -96,8 +98,12 @@ class Endpoint:
         """Return an error's body as an event of this endpoint's stream.
 
         The Anthropic SDK takes only `event: error` for an error:
-        https://docs.anthropic.com/en/api/messages-streaming#error-events
+        https://docs.anthropic.com/en/api/messages-streaming#error-events . OpenAI's SDKs raise for a member
+        `error`; other clients of the Responses API read the members beside it:
+        https://platform.openai.com/docs/api-reference/responses-streaming/error
         """
+        if self.is_responses:
+            return b"event: error\n" + as_event(_responses_error(body))
         if not self.is_anthropic:
             return as_event(body)
         typed = b'{"type":"error",' + body[1:] if body.startswith(b'{"error":') else body
@@ -113,7 +119,7 @@ ENDPOINTS = {
         _of_choices("/chat/completions", is_usage_optional=True),
         _of_choices("/completions", is_usage_optional=True),
         _of_choices("/fim/completions"),
-        Endpoint("/responses", _RESPONSE_ENDS, requires_end=True),
+        Endpoint("/responses", _RESPONSE_ENDS, requires_end=True, is_responses=True),
         Endpoint("/responses/compact"),
         Endpoint("/responses/input_tokens"),
         Endpoint("/messages", frozenset({"message_stop"}), requires_end=True, is_anthropic=True),
@@ -138,6 +144,15 @@ ENDPOINTS = {
         Endpoint("/embed"),
     )
 }
+
+
+def _responses_error(body: bytes) -> bytes:
+    document = parse_event(body)
+    error = document.get("error")
+    if not isinstance(error, dict):
+        return body
+    members = {name: error.get(name) for name in ("code", "message", "param")}
+    return orjson.dumps({"type": "error", "sequence_number": 0, **members, "error": error})
 
 
 def endpoint_of(path: str) -> Endpoint:

@@ -109,7 +109,8 @@ def split_events(block: bytes) -> list[bytes]:
 
 
 def as_event(data: bytes) -> bytes:
-    """The data, of one line or several, as one event."""
+    """Return the data, of one line or several, as one event."""
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
     return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
@@ -140,14 +141,25 @@ def field_of(event: bytes, name: bytes) -> bytes:
     return values[-1].removeprefix(b" ") if values else b""
 
 
+def without_blank_line(comment: bytes) -> bytes:
+    """Return a comment as a line of the event behind it, for a stream whose events have ids: see `with_ids`."""
+    return comment.rstrip(b"\r\n") + b"\n"
+
+
 def with_ids(block: bytes, first: int) -> bytes:
-    """The block with an `id:` line before each `data:` event, counting from `first`."""
+    """Return the block with an `id:` line before each `data:` event, counting from `first`.
+
+    What has no data loses all but its comment lines, and its blank line: the openai SDK dispatches an
+    empty event at a blank line once an id has come, and fails to parse it.
+    """
     out = []
     for event in split_events(block):
         if has_data(event):
             out.append(b"id: %d\n" % first)
+            out.append(event)
             first += 1
-        out.append(event)
+        else:
+            out.extend(line + b"\n" for line in event.splitlines() if line.startswith(b":"))
     return b"".join(out)
 
 

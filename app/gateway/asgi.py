@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypedDict
 
-from app.errors import BodyTooLarge, BodyTooSlow, GatewayError
+from app.errors import BodyTooLarge, BodyTooSlow, GatewayError, UpgradeRefused
+from app.gateway.request_coding import unpack
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -38,15 +39,23 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body. Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone."""
+    """Return the whole request body, unpacked.
+
+    Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone, and what `unpack` raises. A server other than
+    ours loses the body of a request that asks for an upgrade and takes it for the next one, so the connection is closed.
+    """
+    if header(scope, b"upgrade") and extension(scope) is None:
+        raise UpgradeRefused("this server reads no body of a request that asks for an upgrade; send it without")
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _read_parts(receive, limit)
+            body = await _read_parts(receive, limit)
     except TimeoutError:
         raise BodyTooSlow(f"the request body did not come within {BODY_SECONDS:g} s") from None
+    coding = header(scope, b"content-encoding")
+    return await unpack(body, coding, limit) if coding else body
 
 
 async def _read_parts(receive: Receive, limit: int) -> bytes:

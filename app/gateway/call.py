@@ -116,6 +116,13 @@ class Call:
         self._stop_timer()
         return list(self._parts)
 
+    async def until_ended(self) -> Reply:
+        """Wait for the last record although the client has gone. Returns it."""
+        self.gone = False
+        while (part := await self.next(None)) is None or not part.outcome:
+            continue
+        return part
+
     async def next(self, timeout: float | None) -> Reply | None:
         """The next part of the reply; None if none came within `timeout` seconds. Raises ClientGone."""
         if not self._parts and self.behind and self.refill is not None:

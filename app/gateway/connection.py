@@ -8,25 +8,28 @@ answers what is no HTTP, or is beyond --limit-concurrency, with a plain text.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.contracts.address import refused_id
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
-from app.gateway.asgi import BODY_SECONDS, CONNECTION, Extension, Receive, Scope, Send, raw, send_error
-from app.gateway.dialect import error_body
+from app.gateway.asgi import BODY_SECONDS, CONNECTION, App, Extension, raw
+from app.gateway.http_protocol import HttpProtocol, refusal
+from app.gateway.write_stall import WriteStall
 
 HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_BYTES = 64 * 1024  # of request line and headers
 
 
-class Connection(HttpToolsProtocol):
+class Connection(HttpProtocol):
     """Between two requests uvicorn's keep-alive timeout counts, within a body the application's own.
 
     A request that is answered before its body has come is read on, so that a client which first sends and then reads has its
     answer. Nobody reads what comes then, so nobody else counts its time.
     """
+
+    stall_seconds: ClassVar[float] = 60.0  # CLIENT_STALL_SECONDS
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -36,17 +39,18 @@ class Connection(HttpToolsProtocol):
         self._left: Callable[[], None] | None = None  # hears that the client has closed
         self._ended = False  # our side of it
         self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
-        self._served = self.app
         self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._line = _Line(transport, self._end)
+        self._stall = WriteStall(transport, self.stall_seconds, transport.abort)
         self._in_head = True
         self._begin_time(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_time()
+        self._stall.stop()
         super().connection_lost(exc)
         if self._left is not None:
             self._left()
@@ -85,10 +89,27 @@ class Connection(HttpToolsProtocol):
         self._end_time()
         self._unset_keepalive_if_required()
         self.scope["extensions"] = self._extensions
-        self.app = _refuse_for_room if self._is_full() else self._served
         super().on_headers_complete()
         if self.app is self._served and self.cycle is not None:
             self.cycle.transport = self._line
+
+    def _application(self) -> App:
+        if self._is_full():
+            return refusal(ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1))
+        return super()._application()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.start()
+
+    def resume_writing(self) -> None:
+        self._stall.stop()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # not even a small reply was taken
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -147,9 +168,6 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _is_over(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
 
@@ -177,9 +195,3 @@ class _Line(asyncio.Transport):
         self.write = transport.write  # type: ignore[method-assign]
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
         self.close = close  # type: ignore[method-assign]
-
-
-async def _refuse_for_room(scope: Scope, _receive: Receive, send: Send) -> None:
-    """An application that serves nobody."""
-    error = ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1)
-    await send_error(send, error, refused_id(), [("connection", "close")], body=error_body(scope, error))

@@ -2,19 +2,23 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Reply
 from app.contracts.openai import is_text
-from app.contracts.sse import DONE, after, as_event, count_events, with_ids
+from app.contracts.sse import DONE, after, as_event, count_events, with_ids, without_blank_line
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
+from app.gateway.stream_body import body_as_events
 from app.settings import GatewaySettings
 
 KEEPALIVE = b": keep-alive\n\n"
+
+_LATEST_PARTS = 4  # of a stream, which tell whether the answer is complete
 
 _EVENT_NUMBER = re.compile(r"[0-9]{1,18}")
 _QUEUE_SECONDS = 1.0  # between two comments that tell a client's place
@@ -35,8 +39,8 @@ class Body(NamedTuple):
 
 def whole_body(parts: Sequence[Reply], *, stream: bool, path: str = "") -> Body:
     """What a client that waited got: the last writer's body, or all events of a stream."""
-    if stream and _is_events(parts[0]):
-        return Body(parts[0].status or 200, parts[0].head, b"".join(as_events(part, path) for part in parts))
+    if stream and is_event_stream(parts[0].head):
+        return Body(parts[0].status or 200, parts[0].head, events_of(parts, path))
     begin = max((index for index, part in enumerate(parts) if part.status), default=0)
     first = parts[begin]
     return Body(first.status or 500, first.head, b"".join(part.value for part in parts[begin:]))
@@ -50,9 +54,26 @@ def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
         raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
 
 
-def as_events(part: Reply, path: str) -> bytes:
-    """A record's bytes inside a stream whose head is gone: an error that came as a body becomes an event."""
-    return endpoint_of(path).error_event(part.value) if part.status >= 400 else part.value
+def is_event_stream(head: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a reply with this head is a stream. Media types are case-insensitive (RFC 9110 section 8.3.1)."""
+    return any(name == "content-type" and value.lower().startswith("text/event-stream") for name, value in head)
+
+
+def events_of(parts: Iterable[Reply], path: str) -> bytes:
+    """Return a stream's records as events. Those of a writer that wrote a body are one body, and become events together."""
+    events: list[bytes] = []
+    body: list[Reply] = []
+    for part in parts:
+        if part.status:  # a writer begins: what is left of a body before it was shown to no client
+            body = []
+        if body or (part.status and not is_event_stream(part.head)):
+            body.append(part)
+        else:
+            events.append(part.value)
+    if body:
+        first, value = body[0], b"".join(part.value for part in body)
+        events.append(body_as_events(endpoint_of(path), first.status, dict(first.head).get("content-type", ""), value))
+    return b"".join(events)
 
 
 def event_number(text: str, param: str) -> int:
@@ -104,6 +125,8 @@ class EventStream:
         self._head_after = settings.sse_head_after or None
         self._keepalive = settings.sse_keepalive or None
         self._ids = ids
+        self._comment = without_blank_line(KEEPALIVE) if ids else KEEPALIVE
+        self._latest = deque[bytes](maxlen=_LATEST_PARTS)
         self._seen = seen
         self._at_once = at_once
         self._place = place
@@ -116,34 +139,50 @@ class EventStream:
         """Returns the reply's last record. Raises ClientGone."""
         part = await self._first()
         if not self._begun:
-            if part is not None and not _is_events(part):
+            if part is not None and not is_event_stream(part.head):
                 return await self._whole(part)
             await self._begin(part)
         if not self._call.request.stream:
             return await self._end(await self._body_as_events())
         try:
-            part = await self._parts(part)
+            *body, final = await self._parts(part)
         finally:
             self._call.sink = None
-        if part is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
-            await self._body(as_events(part, self._path))
+        events = events_of([*body, final], self._path)
+        if final is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
+            await self._body(events)
         else:
-            await self._write(as_events(part, self._path))
-        return await self._end(part)
+            await self._write(events)
+        return await self._end(final)
 
-    async def _parts(self, part: Reply | None) -> Reply:
-        """Sends what comes, from `part` on, up to the last, which it returns."""
+    @property
+    def is_answered(self) -> bool:
+        """Whether the client has been sent the event that completes the answer."""
+        return endpoint_of(self._path).is_complete(b"".join(self._latest))
+
+    async def _parts(self, part: Reply | None) -> list[Reply]:
+        """Send the records of the stream as they come. Return those that were not sent: the final, behind those of a body."""
+        body: list[Reply] = []
         while part is None or not part.outcome:
-            if part is not None:
-                await self._write(as_events(part, self._path))
+            if part is not None and part.status:
+                body = []
+            if part is not None and (body or (part.status and not is_event_stream(part.head))):
+                self._call.sink = None
+                body.append(part)
+            elif part is not None:
+                await self._write(part.value)
+                self._latest.append(part.value)
                 self._call.sink = self._sink
             part = await self._call.next(self._keepalive)
             if part is None:
-                await self._body(KEEPALIVE)
-        return part
+                await self._body(self._comment)
+        return [part] if part.status else [*body, part]
 
     def _sink(self, part: Reply) -> bool:
-        return self._write_chunk is not None and bool(part.value) and self._write_chunk(as_events(part, self._path))
+        written = self._write_chunk is not None and not part.status and bool(part.value) and self._write_chunk(part.value)
+        if written:
+            self._latest.append(part.value)
+        return written
 
     async def _first(self) -> Reply | None:
         if not self._call.request.stream or self._at_once:
@@ -153,7 +192,7 @@ class EventStream:
             return await self._call.next(self._head_after)
         await self._begin(None)
         while (part := await self._call.next(_QUEUE_SECONDS)) is None and not self._call.answered:
-            await self._body(self._place())
+            await self._body(without_blank_line(self._place()) if self._ids else self._place())
         return part
 
     async def _begin(self, first: Reply | None) -> None:
@@ -175,13 +214,17 @@ class EventStream:
     async def _body_as_events(self) -> Reply:
         """A whole reply as one event and the end; one that is no text as an error."""
         while (parts := await self._call.whole(self._keepalive)) is None:
-            await self._body(KEEPALIVE)
+            await self._body(self._comment)
         body = whole_body(parts, stream=False)
         try:
             refuse_binary(body.head, self._call.public_id)
         except BadRequest as error:
             body = Body(error.status, error.head(), error.body())
-        await self._write(endpoint_of(self._path).error_event(body.value) if body.status >= 400 else as_event(body.value) + DONE)
+        if body.status >= 400:
+            kind = dict(body.head).get("content-type", "")
+            await self._write(body_as_events(endpoint_of(self._path), body.status, kind, body.value))
+        else:
+            await self._write(as_event(body.value) + DONE)
         return parts[-1]
 
     async def _write(self, events: bytes) -> None:
@@ -200,10 +243,6 @@ class EventStream:
     async def _end(self, final: Reply) -> Reply:
         await self._send({"type": "http.response.body", "body": b""})
         return final
-
-
-def _is_events(part: Reply) -> bool:
-    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in part.head)
 
 
 def _server_timing(final: Reply) -> bytes:

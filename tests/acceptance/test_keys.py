@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,21 @@ async def test_without_keys_everybody_is_served_if_the_operator_says_so(memory_s
     assert "whoever reaches this gateway" in gateway.log
 
 
-def test_the_examples_settings_serve_everybody_and_say_so() -> None:
+async def test_behind_a_proxy_published_on_loopback_no_key_is_needed(memory_stack: Stack) -> None:
+    gateway = await memory_stack.gateway(PUBLISHED_HOST="127.0.0.1")
+    async with gateway.http() as http:
+        assert (await http.get("/v1/models", headers=ELSEWHERE)).status_code == 200
+
+
+def test_behind_a_proxy_that_others_reach_it_ends_at_once_without_a_key(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:application", "--port", "0"]
+    environment = {"PYTHONPATH": str(ROOT), "BUS": "memory", "PUBLISHED_HOST": "0.0.0.0"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("llm-gateway: GATEWAY_HOST: 0.0.0.0 is open to other machines")
+
+
+def test_the_examples_settings_serve_nobody_else_without_a_key() -> None:
     lines = [line for line in (ROOT / ".env.example").read_text().splitlines() if line and not line.startswith("#")]
-    assert load(dict(line.split("=", 1) for line in lines)).gateway.allow_anonymous
+    assert not load(dict(line.split("=", 1) for line in lines)).gateway.allow_anonymous

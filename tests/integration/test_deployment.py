@@ -4,9 +4,11 @@ Debian's docker-compose is version 1, so what passes here is understood by versi
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from redis.asyncio.connection import parse_url
+
+from tests.nginx import free_port, listens
 
 pytestmark = pytest.mark.servers
 TOP = Path(__file__).parents[2]
@@ -51,6 +56,7 @@ def fill(folder: Path) -> Path:
     for name in COMPOSE_FILES:
         shutil.copy(TOP / name, folder)
     shutil.copytree(TOP / "nginx", folder / "nginx")
+    shutil.copy(TOP / "models.example.yaml", folder)
     return folder
 
 
@@ -120,6 +126,61 @@ def test_settings_in_dot_env_reach_the_containers(folder: Path) -> None:
 def test_a_setting_that_is_not_set_is_left_to_the_application(services: Services) -> None:
     environment = services("docker-compose.yml")["main"]["environment"]
     assert environment["MAX_QUEUE_DEPTH"] is None
+
+
+@pytest.mark.parametrize("path", ["./models.yaml", "/etc/llm-gateway/models.yaml"])
+def test_a_models_file_is_found_beside_the_compose_file_or_anywhere(folder: Path, path: str) -> None:
+    (folder / ".env").write_text(f"MODELS_FILE={path}\n")
+    worker = resolved(folder, "docker-compose.yml")["services"]["models-worker"]
+    (volume,) = worker["volumes"]
+    assert (volume["source"], volume["target"]) == (str(folder / path), "/srv/models.yaml")
+    assert worker["environment"]["MODEL_IS_SET"] == path
+
+
+@pytest.mark.parametrize("password", ["", "0a1b2c3d"])
+def test_redis_starts_as_compose_starts_it_and_is_healthy(folder: Path, password: str) -> None:
+    redis = resolved(folder, "docker-compose.yml", REDIS_PASSWORD=password)["services"]["redis"]
+    port = free_port()
+    here = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    with subprocess.Popen([*redis["command"], *here], stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not listens(port):
+                assert process.poll() is None, "redis-server ended"
+                assert time.monotonic() < deadline, "redis-server does not listen"
+                time.sleep(0.02)
+            _, check = redis["healthcheck"]["test"]
+            check = check.replace("redis-cli", f"redis-cli -p {port}")
+            asked = {"PATH": os.environ["PATH"], **redis["environment"]}
+            assert subprocess.run(["sh", "-c", check], env=asked, check=False).returncode == 0
+            wrong = subprocess.run(["sh", "-c", check], env=asked | {"REDISCLI_AUTH": "x"}, check=False)
+            assert wrong.returncode == (1 if password else 0)
+        finally:
+            process.terminate()
+
+
+def test_the_gateways_address_of_redis_is_one_that_redis_py_takes(folder: Path) -> None:
+    for password in ("", "0a1b2c3d"):
+        main = resolved(folder, "docker-compose.yml", REDIS_PASSWORD=password)["services"]["main"]
+        known = parse_url(main["environment"]["REDIS_URL"])
+        assert (known["host"], known.get("password", "")) == ("redis", password)
+
+
+def test_profiles_say_what_starts_only_when_asked_for(services: Services) -> None:
+    profiles = {name: service.get("profiles") for name, service in services("docker-compose.yml").items()}
+    assert {name: found for name, found in profiles.items() if found} == {
+        "main-2": ["second-gateway"],
+        "admin": ["admin"],
+        "vllm": ["vllm"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+    }
+
+
+def test_what_a_container_starts_by_has_no_variable_of_compose_left_in_it(services: Services) -> None:
+    for service in services("docker-compose.yml").values():
+        words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
+        assert not [word for word in words if re.search(r"\$\{", str(word))]
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile", "app/agent/Dockerfile", "nginx/Dockerfile"])

@@ -53,6 +53,12 @@ tests:
         values: 1x10 0x30
       - series: llm_gateway_keys_file_in_force{{job="gateway", instance="b"}}
         values: 1x40
+      - series: up{{job="worker", instance="never-up"}}
+        values: 0x40
+      - series: up{{job="worker", instance="gone"}}
+        values: 1x10 0x30
+      - series: up{{job="gateway", instance="never-up"}}
+        values: 0x40
     alert_rule_test:
       - {{alertname: NoWorker, eval_time: 5m}}
       - alertname: NoWorker
@@ -75,6 +81,13 @@ tests:
         exp_alerts:
           - exp_labels: {{model: m, severity: warning}}
             exp_annotations: {{summary: "Requests for m lie in the dead letters (docs/operating/dead-letters.md)."}}
+      - alertname: Unreachable
+        eval_time: 8m
+        exp_alerts:
+          - exp_labels: {{job: worker, instance: gone, severity: warning}}
+            exp_annotations: {{summary: "worker gone does not answer."}}
+          - exp_labels: {{job: gateway, instance: never-up, severity: warning}}
+            exp_annotations: {{summary: "gateway never-up does not answer."}}
       - alertname: KeysFileNotInForce
         eval_time: 8m
         exp_alerts:

@@ -114,6 +114,8 @@ NO_HTTP = {
     "a header too long": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40000 + b"\r\n\r\n", 431, "headers_too_large"),
     "a line too long": (b"GET /" + b"a" * 40000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers_too_large"),
     "a wrong length": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"),
+    "a transfer coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented"),
+    "a version to come": (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "http_version_not_supported"),
     "a wrong chunk": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "bad_request"),
 }
 
@@ -125,6 +127,7 @@ def test_what_is_not_http_gets_an_openai_error_and_reaches_no_gateway(name: str)
         raw.sendall(request)
         response = http.client.HTTPResponse(raw)
         response.begin()
+        assert response.getheader("Content-Type") == "application/json"
         assert (response.status, json.loads(response.read())["error"]["code"]) == (status, code)
     assert there.request_ids == []
 

@@ -18,8 +18,9 @@ TOP = Path(__file__).parents[2]
 ALL, KAFKA, LLM = "docker-compose.yml", "docker-compose.k8s.yml", "docker-compose.llm.yml"
 FROM_KAFKA = {"kafka", "kafka-ui"}
 MONITORING = {"prometheus", "grafana"}
-FROM_LLM = {"nginx", "main", "redis", "qwen-worker", "chatgpt-worker", "vllm", *MONITORING}
 WORKERS = ["qwen-worker", "chatgpt-worker"]
+GATEWAYS = ["main", "main-2"]
+FROM_LLM = {"nginx", *GATEWAYS, "admin", "redis", *WORKERS, "models-worker", "vllm", *MONITORING}
 
 
 def compose(file: str) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def test_what_is_extended_depends_on_nothing_because_docker_compose_1_refuses_th
     assert not [name for file in (KAFKA, LLM) for name, service in compose(file)["services"].items() if "depends_on" in service]
 
 
-@pytest.mark.parametrize("name", ["main", "kafka-ui", *WORKERS])
+@pytest.mark.parametrize("name", [*GATEWAYS, "kafka-ui", *WORKERS, "models-worker"])
 def test_what_needs_the_broker_waits_until_it_is_healthy(name: str) -> None:
     assert compose(ALL)["services"][name]["depends_on"]["kafka"] == {"condition": "service_healthy"}
 
@@ -72,17 +73,15 @@ def test_what_needs_the_broker_waits_until_it_is_healthy(name: str) -> None:
 def test_containers_are_named_where_there_is_one_of_them() -> None:
     services = compose(KAFKA)["services"] | compose(LLM)["services"]
     named = {name: service["container_name"] for name, service in services.items() if "container_name" in service}
-    assert named == {"kafka": "llm_api_gw_kafka", "kafka-ui": "llm_api_gw_kafka_ui", "main": "llm_api_gw"}
-
-
-@pytest.mark.parametrize("file", [KAFKA, LLM])
-def test_every_service_is_on_the_one_network(file: str) -> None:
-    assert all(service["networks"] == ["kafka_network"] for service in compose(file)["services"].values())
+    gateways = {"main": "llm_api_gw", "main-2": "llm_api_gw_2"}
+    assert named == {"kafka": "llm_api_gw_kafka", "kafka-ui": "llm_api_gw_kafka_ui", **gateways}
 
 
 def test_the_network_is_kafkas_and_the_application_joins_it() -> None:
-    assert compose(KAFKA)["networks"] == compose(ALL)["networks"] == {"kafka_network": {"name": "kafka_network"}}
-    assert compose(LLM)["networks"] == {"kafka_network": {"name": "kafka_network", "external": True}}
+    own = {"name": "kafka_network"}
+    assert compose(KAFKA)["networks"] == {"kafka_network": own}
+    assert compose(ALL)["networks"]["kafka_network"] == own
+    assert compose(LLM)["networks"]["kafka_network"] == own | {"external": True}
 
 
 def test_the_broker_is_kafka_9092_inside_and_localhost_9093_outside() -> None:
@@ -115,7 +114,7 @@ def test_the_page_of_the_broker_is_at_port_8080_of_this_machine() -> None:
 def test_only_nginx_is_published_for_others_and_only_if_it_is_told_to() -> None:
     published = {name: service["ports"] for name, service in compose(LLM)["services"].items() if "ports" in service}
     assert [default_of(port) for port in published.pop("nginx")] == ["127.0.0.1:8000:8080"]
-    assert set(published) == {"main", *MONITORING}  # these only with their profile
+    assert set(published) == {*GATEWAYS, *MONITORING}  # all but main only with their profile
     assert published["main"] == [f"127.0.0.1:{llm('main')['environment']['ADMIN_PORT']}:9464"]
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
@@ -123,7 +122,8 @@ def test_only_nginx_is_published_for_others_and_only_if_it_is_told_to() -> None:
 def test_prometheus_asks_the_gateway_and_every_worker_at_the_port_where_their_metrics_are() -> None:
     scraped = yaml.safe_load((TOP / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
     asked = {(name, dns["port"]) for job in scraped for dns in job["dns_sd_configs"] for name in dns["names"]}
-    assert asked == {(name, llm(name)["environment"]["ADMIN_PORT"]) for name in ("main", *WORKERS)}
+    served = ("main", *WORKERS, "models-worker")
+    assert asked == {(name, llm(name)["environment"]["ADMIN_PORT"]) for name in served}
 
 
 def test_what_monitoring_mounts_is_there() -> None:
@@ -152,9 +152,15 @@ def test_a_worker_is_defined_as_people_define_theirs(name: str) -> None:
     assert default_of(worker["environment"]["BOOTSTRAP_SERVERS"]) == "kafka:9092"
 
 
+def test_each_file_says_in_its_first_line_what_it_holds() -> None:
+    for file, words in {ALL: "everything", KAFKA: "Kafka infrastructure", LLM: "the application"}.items():
+        assert (TOP / file).read_text().startswith(f"# {file}: {words}")
+
+
 def test_each_worker_has_a_model_a_topic_and_a_group_of_its_own() -> None:
     for name in ("OPENAI_MODEL_NAME", "KAFKA_REQUEST_TOPIC", "GROUP_ID"):
         assert len({llm(worker)["environment"][name] for worker in WORKERS}) == len(WORKERS)
+    assert not {"OPENAI_MODEL_NAME", "KAFKA_REQUEST_TOPIC", "GROUP_ID"} & set(llm("models-worker")["environment"])
 
 
 @pytest.mark.parametrize(("worker", "prefix"), [("qwen-worker", "FIRST"), ("chatgpt-worker", "SECOND")])
@@ -189,8 +195,11 @@ def names_of(*sections: type) -> set[str]:
 @pytest.mark.parametrize(
     ("service", "sections"),
     [
-        ("main", (BusSettings, GatewaySettings, LogSettings, AdminSettings, TraceSettings)),
-        *((name, (BusSettings, WorkerSettings, LogSettings, AdminSettings, TraceSettings)) for name in WORKERS),
+        *((name, (BusSettings, GatewaySettings, LogSettings, AdminSettings, TraceSettings)) for name in GATEWAYS),
+        *(
+            (name, (BusSettings, WorkerSettings, LogSettings, AdminSettings, TraceSettings))
+            for name in (*WORKERS, "models-worker")
+        ),
     ],
 )
 def test_every_setting_reaches_the_container_that_reads_it(service: str, sections: tuple[type, ...]) -> None:
@@ -198,7 +207,7 @@ def test_every_setting_reaches_the_container_that_reads_it(service: str, section
     assert names_of(*sections) - chosen_by_compose <= set(llm(service)["environment"])
 
 
-@pytest.mark.parametrize("name", ["main", "nginx", *WORKERS])
+@pytest.mark.parametrize("name", [*GATEWAYS, "nginx", *WORKERS, "models-worker"])
 def test_a_container_is_given_a_minute_more_than_its_drain(name: str) -> None:
     drain = {item.metadata["name"]: item.metadata["default"] for item in fields(GatewaySettings)}["DRAIN_SECONDS"]
     assert llm(name)["stop_grace_period"] == f"1m${{DRAIN_SECONDS:-{drain}}}s"

@@ -19,7 +19,7 @@ from app.telemetry.metrics import DECLARED
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 # Not ours: docker compose reads them itself.
-OF_COMPOSE = {"COMPOSE_FILE", "COMPOSE_PROJECT_NAME"}
+OF_COMPOSE = {"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"}
 # Kafka's words, no settings.
 OF_KAFKA = {"SASL_PLAINTEXT", "SASL_SSL"}
 # Behind "=" it is a value.

@@ -40,7 +40,7 @@ def test_nginx_has_the_gateways_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"), [({}, ["2048"]), ({"CLIENT_CONNECTIONS": "7"}, ["7"]), ({"CLIENT_CONNECTIONS": "0"}, [])]
+    ("setting", "expected"), [({}, ["512"]), ({"CLIENT_CONNECTIONS": "7"}, ["7"]), ({"CLIENT_CONNECTIONS": "0"}, [])]
 )
 def test_an_address_may_have_so_many_requests_open(tmp_path: Path, setting: dict[str, str], expected: list[str]) -> None:
     assert re.findall(r"limit_conn clients (\d+);", rendered(tmp_path, **setting)) == expected
@@ -58,6 +58,13 @@ def test_a_gateway_by_name_is_looked_up_again_all_the_time(tmp_path: Path) -> No
     text = rendered(tmp_path)
     assert "server main:8000 resolve max_fails=0;" in text
     assert re.search(r"resolver .*valid=2s;", text)
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("", []), ("10.0.0.1 172.16.0.0/12", ["10.0.0.1", "172.16.0.0/12"])])
+def test_only_named_proxies_in_front_say_who_the_client_is(tmp_path: Path, setting: str, expected: list[str]) -> None:
+    text = rendered(tmp_path, PROXIES_IN_FRONT=setting)
+    assert re.findall(r"set_real_ip_from ([^;]+);", text) == expected
+    assert ("real_ip_header X-Forwarded-For;" in text) == bool(expected)
 
 
 def test_nothing_is_left_to_put_in(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.contracts.openai import check_body
 from app.contracts.seen import Seen
 from app.errors import BadRequest, UnknownUrl
 from app.gateway.access_log import noted
-from app.gateway.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
+from app.gateway.asgi import ClientGone, Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
 from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequest
 from app.gateway.call import Call
 from app.gateway.client import is_trusted, peer_of
@@ -160,6 +160,10 @@ class Inference:
         stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope))
         try:
             return await stream.run()
+        except ClientGone:
+            if not stream.is_answered:
+                raise
+            return await call.until_ended()  # the client has all that it wants
         finally:  # its client may have left
             if stream.first_at:
                 state = scope["state"]

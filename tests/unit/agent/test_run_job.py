@@ -122,7 +122,8 @@ async def test_each_api_has_its_own_ends_which_pass_as_they_are(path, end, outco
 
 
 async def test_a_stream_of_another_api_that_just_stops_ends_with_an_error_in_its_own_words():
-    for path, kind in (("/messages", b'event: error\ndata: {"type":"error","error":{'), ("/responses", b'data: {"error":{')):
+    begin = b'event: error\ndata: {"type":"error",'
+    for path, kind in (("/messages", begin + b'"error":{'), ("/responses", begin + b'"sequence_number":0,')):
         seen = await (await shop(ScriptedAnswer([BEGUN]))).run(asked(path=path))
         assert (seen.text.startswith(BEGUN + kind), seen.fold.outcome) == (True, FAILED)
         assert b'"code":"worker_lost"' in seen.text

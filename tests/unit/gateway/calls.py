@@ -11,6 +11,7 @@ from app.gateway.async_requests import AsyncRequest, Owing
 from app.gateway.call import Call
 from tests.unit.scene import MODEL, REQUESTS, request
 
+CANCELLED_BODY = b'{"error":{"message":"cancelled"}}'
 EVENTS = (("content-type", "text/event-stream"),)
 JSON = (("content-type", "application/json"),)
 WORKER, GATEWAY = "w", "g"
@@ -64,7 +65,9 @@ class Fed:
         return self.feed(Reply(self.call.id, owner, CLAIM, supersedes=supersedes))
 
     def cancelled(self) -> Step:
-        return self.feed(Reply(self.call.id, GATEWAY, FINAL, 0, b"{}", status=409, head=JSON, outcome=CANCELLED, by_gateway=True))
+        return self.feed(
+            Reply(self.call.id, GATEWAY, FINAL, 0, CANCELLED_BODY, status=409, head=JSON, outcome=CANCELLED, by_gateway=True)
+        )
 
     def _write(self, kind: str, value: bytes, **members: Any) -> Step:
         reply = Reply(self.call.id, members.pop("owner", WORKER), kind, self.seq, value, **members)

@@ -267,7 +267,7 @@ async def test_the_body_of_a_request_that_is_refused_is_nobodys() -> None:
 
 async def test_a_full_gateway_says_that_it_lives() -> None:
     client = Client(limit_concurrency=1)
-    await client.send(b"GET /healthz HTTP/1.1\r\n\r\n")
+    await client.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
     assert client.asked == ["/healthz"]
 
 

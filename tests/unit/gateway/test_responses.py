@@ -13,7 +13,7 @@ from app.contracts.sse import DONE
 from app.errors import UpstreamUnreachable, WorkerLost
 from app.gateway.asgi import ClientGone
 from app.gateway.responses import KEEPALIVE, EventStream, send_reply, whole_body
-from tests.unit.gateway.calls import Fed
+from tests.unit.gateway.calls import CANCELLED_BODY, Fed
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import settings, turns
 
@@ -67,7 +67,7 @@ async def test_a_cancel_behind_half_a_body_is_what_the_client_gets():
     fed.data(b'{"half', status=200, head=(("content-type", "application/json"),))
     fed.cancelled()
     await send_reply(fed.call, client.send)
-    assert (client.status, client.got) == (409, b"{}")
+    assert (client.status, client.got) == (409, CANCELLED_BODY)
 
 
 async def test_of_a_reply_that_turns_out_to_be_no_text_the_stream_that_waited_says_where_it_is():
@@ -222,7 +222,7 @@ async def test_a_cancel_in_the_middle_is_an_event_too():
     at = Streaming(Fed())
     at.fed.data(event(1))
     at.fed.cancelled()
-    assert (await at.ended()).got == event(1) + b"data: {}\n\n"
+    assert (await at.ended()).got == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
 
 
 @given(
@@ -252,7 +252,7 @@ async def test_a_whole_reply_as_a_stream_is_one_event_and_done(at_once):
     await asyncio.sleep(6)
     at.fed.whole(b'{"a":1,\n', b'"b":2}')
     client = await at.ended()
-    assert client.pieces[0] == KEEPALIVE
+    assert client.pieces[0] == KEEPALIVE[:-1], "no blank line where there are ids"
     assert client.seen_by_eventsource() == [("1", '{"a":1,\n"b":2}'), ("2", "[DONE]")]
 
 
@@ -311,5 +311,7 @@ def test_the_result_of_a_stream_that_was_cancelled_tells_it_as_an_event():
     fed = Fed()
     fed.data(event(1))
     fed.cancelled()
-    assert whole_body(fed.parts, stream=True).value == event(1) + b"data: {}\n\n"
-    assert whole_body(fed.parts, stream=True, path="/messages").value == event(1) + b"event: error\ndata: {}\n\n"
+    assert whole_body(fed.parts, stream=True).value == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
+    assert whole_body(fed.parts, stream=True, path="/messages").value == (
+        event(1) + b'event: error\ndata: {"type":"error",' + CANCELLED_BODY[1:] + b"\n\n"
+    )
