@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -106,7 +107,7 @@ def make_application(settings: Settings) -> App:
         *operator.routes(settings, overview),
         Route("/", ui.home),
         *ui.routes(),
-        *docs.routes(lambda: document([known.card.model for known in gateway.catalog.all()])),
+        *docs.routes(partial(keys.visible_models, catalog=gateway.catalog), document),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.

@@ -78,6 +78,15 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def host_names(text: str) -> tuple[str, ...]:
+    """Parse names of hosts, without ports."""
+    found = tuple(name.lower() for name in names(text))
+    for name in found:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError("names such as gpu-box.example.com, without a port or a path")
+    return found
+
+
 def switch(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")

@@ -106,6 +106,9 @@ class GatewaySettings:
         "web pages that may call from a browser: https://a.example, with commas between; *: any",
         parse.origins,
     )
+    allowed_hosts: tuple[str, ...] = var(
+        "ALLOWED_HOSTS", "", "without keys: names besides localhost by which this gateway may be asked", parse.host_names
+    )
     limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", parse.switch)
     api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", parse.own_keys, secret=True)
     api_keys_file: str = var("API_KEYS_FILE", "", "keys with tenants and limits, as YAML (docs/operating/keys.md)")
@@ -185,6 +188,9 @@ class LogSettings:
 @dataclass(frozen=True)
 class AdminSettings:
     host: str = var("ADMIN_HOST", "127.0.0.1", "the address that ADMIN_PORT is opened on")
+    hosts: tuple[str, ...] = var(
+        "ADMIN_HOSTS", "", "names besides localhost by which that port may be asked, with commas between", parse.host_names
+    )
     port: int = var(
         "ADMIN_PORT",
         "0",

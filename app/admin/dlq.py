@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from app.admin.models import known_cards
+from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts import dead_letters
@@ -73,13 +75,6 @@ def _shown(value: bytes, whole: bool, *, kept: str) -> str:
     return text if len(begin) == len(value) else f"{text}\n({len(begin)} of {len(value)} bytes; --whole shows all)"
 
 
-def escaped(text: str, *, kept: str) -> str:
-    """Without what a terminal would obey instead of showing it; `kept`: control characters that stay."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace) -> int:
     """A new request with the old one's body, for the same tenant: the old one has had its outcome.
 
@@ -93,6 +88,9 @@ async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argpar
         print(f"dead letter {arguments.offset} was cut, as it was too large for its topic: there is nothing whole to send again")
         return 1
     topic = said[dead_letters.ORIGIN].split("/")[0]
+    if topic not in {card.topic for card in (await known_cards(bus, topics)).values()}:
+        print(f"{escaped(topic, kept='')} is no topic of a known model (models list), so nothing is sent there")
+        return 1
     try:
         request = Request.decode(own, record.value)
     except UndecodableRecord:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
@@ -14,7 +15,7 @@ from app.errors import UndecodableRecord
 from app.settings import Settings
 
 
-async def _cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
+async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
     """By their keys: the models' names."""
     cards: dict[bytes, ModelCard] = {}
     if not await bus.partitions(topics.models):
@@ -35,9 +36,9 @@ async def _cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
 
 
 async def show(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
-    for card in (await _cards(bus, topics)).values():
+    for card in (await known_cards(bus, topics)).values():
         aliases = f" aliases={','.join(card.aliases)}" if card.aliases else ""
-        print(f"{card.model} topic={card.topic} group={card.group}{aliases}")
+        print(escaped(f"{card.model} topic={card.topic} group={card.group}{aliases}"))
     return 0
 
 
@@ -59,12 +60,12 @@ async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerBeat]:
 
 async def forget(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
     """A tombstone for its card, which a worker writes only when it starts. Its topic and what waits there are left alone."""
-    if arguments.model.encode() not in await _cards(bus, topics):
+    if arguments.model.encode() not in await known_cards(bus, topics):
         print(f"{arguments.model} is not known")
         return 1
     workers = await _workers(bus, topics, arguments.model)
     if workers and not arguments.force:
-        hosts = ", ".join(sorted({beat.host for beat in workers}))
+        hosts = escaped(", ".join(sorted({beat.host for beat in workers})))
         print(f"{arguments.model} has {len(workers)} at work ({hosts}): stop them first; with --force it is 404 from now on")
         return 1
     await bus.send(topics.models, None, key=arguments.model.encode(), headers=[("v", b"1")])

@@ -5,6 +5,7 @@ partitions (app/contracts/halves.py) and is refused where the queue is full; all
 """
 
 import math
+from collections.abc import Callable, Iterable
 
 from app.catalog import Catalog, Known
 from app.errors import BusUnavailable, Draining, ModelNotFound, QueueFull, TenantQueueFull, UpstreamLoop
@@ -60,6 +61,10 @@ class Admission:
             shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
             raise ModelNotFound(f"The model {shown!r} does not exist; GET /v1/models lists those that do.", param="model")
         return known
+
+    def models_of(self, may_use: Callable[[Iterable[str]], bool]) -> list[str]:
+        """Return the ids of the models of whose names a caller may use one."""
+        return [known.card.model for known in self._catalog.all() if may_use(known.card.names)]
 
     def worker_of(self, model: str, id_: str) -> str:
         """The worker whose heartbeat lists the request; empty if none does, or the model has been forgotten."""

@@ -13,6 +13,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Drain: TypeAlias = Callable[[], Awaitable[None]]
 WriteChunk: TypeAlias = Callable[[bytes], bool]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -23,6 +24,7 @@ BODY_SECONDS = 60.0  # for a whole request body
 class Extension(TypedDict):
     write: WriteChunk  # a part of a streamed body; false where `send` has to be awaited for it
     watch: Callable[[Callable[[], None] | None], None]  # whom to tell when the client closes its connection
+    drain: Drain  # waits until the client has taken most of what was written, or has gone
 
 
 class ClientGone(Exception):

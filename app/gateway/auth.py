@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
+from app.catalog import Catalog
+from app.errors import AnonymousRefused, GatewayError, InvalidApiKey, ModelNotAllowed
 from app.gateway.asgi import Scope, header
-from app.gateway.client import is_local
+from app.gateway.client import peer_of
 from app.keys import KeyEntry
+from app.locality import Policy
 from app.settings import GatewaySettings
-from app.web_pages import is_own_page, names_this_machine
 
 logger = logging.getLogger("app.gateway.auth")
 
@@ -67,6 +68,12 @@ class Keys:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._policy = Policy(
+            is_for_this_machine=not settings.allow_anonymous,
+            trusted=settings.trusted_proxies,
+            hosts=settings.allowed_hosts,
+            origins=settings.cors_origins,
+        )
         self._plain = {_digest(key.encode()): _of_its_own(key) for key in settings.api_keys}
         self._callers: Mapping[bytes, Caller] = self._plain
         self._anonymous = Caller(ANONYMOUS)
@@ -80,34 +87,29 @@ class Keys:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
         if self._required:
             return self._known(scope)
-        if not self._settings.allow_anonymous:
-            self._refuse_unless_ours(scope)
+        if why := self._policy.why_refused(peer_of(scope), scope["headers"]):
+            raise AnonymousRefused(
+                f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or API_KEYS, or ALLOWED_HOSTS for"
+                " a name, CORS_ORIGINS for a web page, ALLOW_ANONYMOUS=1 for other machines."
+            )
         return self._anonymous
+
+    def visible_models(self, scope: Scope, catalog: Catalog) -> tuple[str, ...]:
+        """Return the ids of the models that a request's sender may see: none without a good key, where keys are asked for."""
+        try:
+            caller = self.caller(scope)
+        except GatewayError:
+            return ()
+        return tuple(known.card.model for known in catalog.all() if caller.may_use(known.card.names))
 
     def warn(self) -> None:
         """Says at the start what it means that there are no keys."""
         if self._required:
             return
         if self._settings.allow_anonymous:
-            logger.warning("no API keys, and ALLOW_ANONYMOUS: whoever reaches this gateway may use its models")
+            logger.warning("no API keys, and ALLOW_ANONYMOUS: every machine that reaches this gateway may use its models")
         else:
             logger.warning("no API keys: clients on this machine are served, others get 403 (API_KEYS_FILE, API_KEYS)")
-
-    def _refuse_unless_ours(self, scope: Scope) -> None:
-        """Raises AnonymousRefused unless the client is on this machine, and is no web page of somebody else's."""
-        host = header(scope, b"host")
-        if not is_local(scope, self._settings.trusted_proxies):
-            why = "it serves only clients on its own machine"
-        elif not names_this_machine(host):
-            why = "it is to be asked by its address or as localhost, not by another name: any web page can make a name lead here"
-        elif not is_own_page(header(scope, b"origin"), host, self._settings.cors_origins):
-            why = "it serves no web pages but its own and those of CORS_ORIGINS"
-        else:
-            return
-        raise AnonymousRefused(
-            f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or API_KEYS, or ALLOW_ANONYMOUS=1 to serve"
-            " everybody."
-        )
 
     def _known(self, scope: Scope) -> Caller:
         """Return the first caller whose key is good. A client may also send a dummy key in another header."""

@@ -38,7 +38,7 @@ class Connection(HttpProtocol):
         self._head_bytes = 0
         self._left: Callable[[], None] | None = None  # hears that the client has closed
         self._ended = False  # our side of it
-        self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch)}
+        self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch, drain=self.drain)}
         self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -125,6 +125,10 @@ class Connection(HttpProtocol):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written, or has gone."""
+        await self.flow.drain()
 
     def watch(self, left: Callable[[], None] | None) -> None:
         """`left` is called when the client closes its connection; None ends that."""

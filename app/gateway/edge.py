@@ -15,7 +15,9 @@ logger = logging.getLogger("app.gateway")
 
 # No key of a caller's asked. What is the operator's asks by itself who comes.
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
-_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # a model may write HTML; no browser is to take a reply for a page
+# A model may write HTML, and an upstream may send it: no browser is to take a reply for a page of this origin.
+_NO_SNIFFING = ((b"x-content-type-options", b"nosniff"),)
+_NO_PAGE = (*_NO_SNIFFING, (b"content-security-policy", b"sandbox; default-src 'none'"))
 
 
 class Entrance:
@@ -65,6 +67,7 @@ class Edge:
         line: dict[str, object] = {}
         state["line"] = line
         status = 0
+        guards = _NO_PAGE if scope["path"].startswith("/v1") else _NO_SNIFFING
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -75,7 +78,7 @@ class Edge:
                     headers = with_request_id(headers)
                 if "grant" in state:
                     headers = state["grant"].headed(headers)
-                message = {**message, "headers": [*headers, _NO_SNIFFING]}
+                message = {**message, "headers": [*headers, *guards]}
             await send(message)
 
         try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from app.bus.base import Place, Sender
 from app.contracts.envelope import Headers
+from app.errors import AnonymousRefused, InvalidApiKey
 from app.gateway.asgi import App, Message, Receive, Scope, Send, header
 from app.gateway.observed import ENDPOINTS
 from app.telemetry.tracing import PRODUCER, SERVER, Attributes, Span, Tracer, operation
@@ -12,6 +13,7 @@ from app.telemetry.tracing import PRODUCER, SERVER, Attributes, Span, Tracer, op
 _HEADER = "traceparent"
 _ROUTES = frozenset(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
 _SHOWN = 300  # characters of a path
+_UNAUTHENTICATED = frozenset({InvalidApiKey.code, AnonymousRefused.code})
 
 
 class Traced:
@@ -48,6 +50,8 @@ class Traced:
             self._served(span, scope, status, state.get("line", {}))
 
     def _served(self, span: Span, scope: Scope, status: int, line: Mapping[str, object]) -> None:
+        if line.get("code") in _UNAUTHENTICATED:
+            return  # anybody may send as many as they like
         path, route = scope["path"], _route(scope)
         attributes: dict[str, str | int] = {
             "http.request.method": scope["method"],

@@ -5,18 +5,18 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from errno import EADDRINUSE
-from ipaddress import ip_address
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app
 from prometheus_client.registry import Collector
 
+from app.locality import Policy
 from app.runtime import shares_its_port
 from app.settings import AdminSettings
 from app.telemetry.metrics import REGISTRY
 from app.telemetry.siblings import Siblings
-from app.web_pages import is_own_page, names_this_machine
+from app.telemetry.wsgi_server import start_server
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -66,7 +66,7 @@ async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> 
     app = make_wsgi_app(REGISTRY)
     if others is not None:
         app = _beside(app, others)
-    server.set_app(_without_foreign_pages(app) if _is_loopback(settings.host) else app)
+    server.set_app(_guarded(app, Policy(is_for_this_machine=False, hosts=settings.hosts)))
     try:
         yield
     finally:
@@ -82,7 +82,7 @@ def _started(settings: AdminSettings) -> "tuple[WSGIServer, Thread] | None":
     why = ""
     for port in range(settings.port, min(settings.port + _MOST_PROCESSES, 65536)):
         try:
-            started = start_http_server(port, settings.host, REGISTRY)
+            started = start_server(settings.host, port)
         except OSError as error:
             why = why or str(error)
             if error.errno != EADDRINUSE:
@@ -101,21 +101,15 @@ def _beside(metrics: "WSGIApplication", others: "WSGIApplication") -> "WSGIAppli
     return chosen
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _without_foreign_pages(app: "WSGIApplication") -> "WSGIApplication":
-    """On loopback a browser on this machine is the one way in for others; elsewhere names are what this port is asked by."""
+def _guarded(app: "WSGIApplication", policy: Policy) -> "WSGIApplication":
+    """Refuse web pages of others in a browser, and names that a web page may have made to lead here."""
 
     def chosen(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        host = environ.get("HTTP_HOST", "")
-        if names_this_machine(host) and is_own_page(environ.get("HTTP_ORIGIN", ""), host):
-            return app(environ, start_response)
-        start_response("404 Not Found", [("content-type", "text/plain; charset=utf-8")])
-        return [b"Not Found"]
+        named = {b"host": "HTTP_HOST", b"origin": "HTTP_ORIGIN"}
+        headers = [(name, environ[key].encode("latin-1")) for name, key in named.items() if key in environ]
+        if why := policy.why_refused(environ.get("REMOTE_ADDR", ""), headers):
+            start_response("403 Forbidden", [("content-type", "text/plain; charset=utf-8")])
+            return [f"This port is the operator's, so {why} (ADMIN_HOSTS).\n".encode()]
+        return app(environ, start_response)
 
     return chosen

@@ -10,7 +10,10 @@ import orjson
 
 from app.settings import LogSettings
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What a terminal obeys, and what reverses or hides text on it (Unicode's bidirectional and format controls).
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -43,7 +46,8 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)  # what a client sends makes no line of its own
+        # What a client sends makes no line of its own, and looks like what it is.
+        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

@@ -16,13 +16,14 @@ from app.gateway.access_log import noted
 from app.gateway.asgi import ClientGone, Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
 from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequest
 from app.gateway.call import Call
-from app.gateway.client import is_trusted, peer_of
+from app.gateway.client import peer_of
 from app.gateway.gateway import Gateway
 from app.gateway.query import refuse_model, without_keys
 from app.gateway.resources import Resource
 from app.gateway.responses import EventStream, event_number, headers_of, send_reply
 from app.gateway.submission import Submission
 from app.gateway.unknown import unknown_url
+from app.locality import is_trusted
 
 _HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
@@ -38,6 +39,8 @@ class Inference:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["state"]["caller"].restricted:
+            self._gateway.limiter.refuse_if_used_up(scope["state"])
         submission = await self._submission(scope, receive)
         seen = event_number(header(scope, b"last-event-id"), "Last-Event-ID")
         if not header(scope, b"idempotency-key"):
@@ -46,7 +49,9 @@ class Inference:
         line["model"] = submission.model[:_SHOWN]
         unlimited = send
         if scope["state"]["caller"].restricted:
-            send = await self._gateway.limiter.admit(scope["state"], submission, send)
+            ours = extension(scope)
+            drain = ours["drain"] if ours else None
+            send = await self._gateway.limiter.admit(scope["state"], submission, send, drain)
         async with self._opened(scope, submission) as call:
             del submission  # its body may be large and the wait long
             line["request_id"] = call.public_id

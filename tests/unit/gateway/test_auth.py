@@ -83,9 +83,15 @@ def test_without_keys_no_web_page_of_somebody_elses_is_served(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_where_everybody_is_served_and_where_there_is_a_key_pages_are_too(page):
-    headers, _ = PAGES[page]
-    assert asked(keys(ALLOW_ANONYMOUS="1"), **headers).tenant == ANONYMOUS
+def test_a_key_serves_any_page_and_anonymous_means_other_machines_alone(page):
+    headers, why = PAGES[page]
+    for client in ("127.0.0.1", "192.0.2.7"):
+        known = keys(ALLOW_ANONYMOUS="1", CORS_ORIGINS="https://app.example")
+        if not why:
+            assert asked(known, client=client, **headers).tenant == ANONYMOUS
+        else:
+            with pytest.raises(AnonymousRefused, match=why):
+                asked(known, client=client, **headers)
     assert asked(keys("sk-one"), "Bearer sk-one", **headers).tenant.startswith("key-")
 
 
@@ -105,7 +111,7 @@ def test_with_keys_nobody_is_anonymous(client):
 
 @pytest.mark.parametrize(
     ("environment", "said"),
-    [({}, "others get 403"), ({"ALLOW_ANONYMOUS": "1"}, "whoever reaches"), ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "")],
+    [({}, "others get 403"), ({"ALLOW_ANONYMOUS": "1"}, "every machine that reaches"), ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "")],
 )
 def test_the_start_says_what_it_means_to_have_no_keys(environment, said, caplog):
     Keys(load(environment).gateway).warn()

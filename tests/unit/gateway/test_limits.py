@@ -65,6 +65,7 @@ class Door:
 
     def __init__(self, fail_open: bool = True) -> None:
         self.now = START
+        self.drain: Any = None  # waits for the client to read
         catalog = Catalog()
         catalog.learn(ModelCard("m", "t1", "g1", aliases=("nickname",)))
         catalog.learn(ModelCard("other", "t2", "g2"))
@@ -82,7 +83,7 @@ class Door:
         client = Client()
         submission = Submission("/chat/completions", body, model, False, tenant, 60)
         try:
-            return Request(state, client, await self.limiter.admit(state, submission, client.send))
+            return Request(state, client, await self.limiter.admit(state, submission, client.send, self.drain))
         except GatewayError:
             self.refused = Request(state, client, None)
             await self.refused.ends(429)

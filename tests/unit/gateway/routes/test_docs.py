@@ -18,7 +18,7 @@ def models():
 
 @pytest.fixture
 async def client(models):
-    application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes(lambda: document(models)))
+    application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes(lambda _: tuple(models), document))
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://gateway") as client:
         yield client
 
@@ -64,6 +64,25 @@ async def test_the_document_names_the_models_of_the_moment(client, models):
     reply = await client.get("/openapi.json")
     assert reply.headers["content-type"] == "application/json"
     assert "`new-one`" in reply.json()["info"]["description"]
+
+
+async def test_the_document_is_made_once_for_each_set_of_models():
+    made = []
+
+    def make(names):
+        made.append(tuple(names))
+        return document(names)
+
+    shown = {"models": ("a",)}
+    application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes(lambda _: shown["models"], make))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://gateway") as client:
+        first = await client.get("/openapi.json")
+        assert (await client.get("/openapi.json", headers={"if-none-match": first.headers["etag"]})).status_code == 304
+        shown["models"] = ()
+        other = await client.get("/openapi.json")
+        assert other.headers["etag"] != first.headers["etag"]
+        assert "`a`" not in other.text
+    assert made == [("a",), ()]
 
 
 async def test_only_get_is_taken(client):
