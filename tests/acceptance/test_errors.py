@@ -153,8 +153,6 @@ async def test_a_timeout_that_is_none_is_refused(http: httpx2.AsyncClient, wante
 
 UPSTREAMS: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
-    401: openai.AuthenticationError,
-    403: openai.PermissionDeniedError,
     404: openai.NotFoundError,
     409: openai.ConflictError,
     418: openai.APIStatusError,
@@ -179,6 +177,14 @@ async def test_an_upstream_s_own_error_arrives_as_it_is(sdk: AsyncOpenAI, status
         "code": "scripted",
     }
     assert {name: refused.value.response.headers[name] for name in HEADERS} == HEADERS
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_upstream_s_refusal_of_its_token_is_not_the_client_s(sdk: AsyncOpenAI, status: int, stream: bool) -> None:
+    with pytest.raises(openai.InternalServerError) as refused:
+        await ask(stream=stream, extra_body={"x_status": status})(sdk)
+    assert (refused.value.status_code, error_of(refused.value.response)["code"]) == (502, "upstream_auth_failed")
 
 
 async def test_an_upstream_that_fails_for_a_moment_is_asked_again(site: Site, http: httpx2.AsyncClient) -> None:

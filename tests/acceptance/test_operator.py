@@ -1,9 +1,13 @@
 """The operator's views over HTTP: who sees them at the gateway's own port, and what is at ADMIN_PORT."""
 
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
 import httpx2
 import pytest
 from confluent_kafka import Producer
 
+from app.telemetry.wsgi_server import MOST_CONNECTIONS
 from tests.acceptance.asking import CHAT, chat, error_of
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway
@@ -90,7 +94,7 @@ async def test_the_admin_port_has_the_page_and_the_view_and_the_gateways_own_has
     assert [model["id"] for model in view.json()["models"]] == ["echo"]
     for foreign in ({"origin": "https://elsewhere.example"}, {"host": f"elsewhere.example:{port}"}):
         for path in (*VIEWS, "/ui"):
-            assert (await asked(port, path, **foreign)).status_code == 404
+            assert (await asked(port, path, **foreign)).status_code == 403
     page = await asked(port, "/ui")
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.content == (await asked(gateway.port, "/ui")).content
@@ -105,10 +109,32 @@ async def test_the_admin_port_has_nothing_else(memory_stack: Stack) -> None:
     assert found == dict.fromkeys(NOTHING, 404)
 
 
-async def test_on_an_address_of_the_network_the_admin_port_is_asked_by_any_name(memory_stack: Stack) -> None:
+async def test_on_an_address_of_the_network_the_admin_port_is_asked_by_the_names_that_are_listed(memory_stack: Stack) -> None:
     port = free_port()
-    await memory_stack.gateway(ADMIN_PORT=str(port), ADMIN_HOST="0.0.0.0")
+    await memory_stack.gateway(ADMIN_PORT=str(port), ADMIN_HOST="0.0.0.0", ADMIN_HOSTS="main")
     assert (await asked(port, "/metrics", host=f"main:{port}")).status_code == 200
+    refused = await asked(port, "/metrics", host=f"elsewhere.example:{port}")
+    assert (refused.status_code, "ADMIN_HOSTS" in refused.text) == (403, True)
+    assert (await asked(port, "/metrics", origin="https://elsewhere.example")).status_code == 403
+
+
+async def test_more_connections_than_the_admin_port_has_threads_are_closed_and_the_others_are_served(memory_stack: Stack) -> None:
+    port = free_port()
+    await memory_stack.gateway(ADMIN_PORT=str(port))
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_CONNECTIONS):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+
+    async def served() -> bool:
+        with suppress(httpx2.TransportError):
+            return (await asked(port, "/metrics")).status_code == 200
+        return False
+
+    await until(served, "a thread that is free again")
 
 
 @pytest.mark.servers
