@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from openai import AsyncOpenAI, OpenAI, OpenAIError
+from openai import APIConnectionError, AsyncOpenAI, OpenAI, OpenAIError
 from openai.types.chat import ChatCompletionUserMessageParam
 
 PROMPT = "Count to ten."
@@ -81,6 +81,13 @@ async def attempt(name: str, request: Callable[[], str | Awaitable[str]]) -> boo
 async def run(base_url: str, model: str, api_key: str) -> bool:
     """Runs all examples; whether all were good."""
     client = OpenAI(base_url=base_url, api_key=api_key)
+    try:
+        client.with_options(max_retries=0).models.list()
+    except APIConnectionError as error:
+        print(f"test.py: no server answers at {base_url} ({error.__cause__ or error}); start one, or name it with --base-url")
+        return False
+    except OpenAIError:
+        pass  # its line comes below
     good = [await attempt("OpenAI, model list", lambda: list_models(client))]
     if good == [True]:
         model = model or client.models.list().data[0].id

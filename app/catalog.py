@@ -20,7 +20,7 @@ class ModelEntry(BaseModel):
 
     id: Name
     engine: Literal["http", "echo"] = "http"
-    host: Annotated[str, AfterValidator(parse.url)] = ""
+    host: Annotated[str, AfterValidator(parse.upstream)] = ""
     token: SecretStr = SecretStr("")
     upstream_model: str = ""  # where the upstream calls it otherwise
     aliases: tuple[Name, ...] = ()
@@ -75,6 +75,14 @@ class Known:
     def serving(self) -> list[WorkerBeat]:
         """The workers that take requests: ready, not only started."""
         return [beat for beat in self.workers.values() if beat.ready]
+
+    @property
+    def why_unserved(self) -> str:
+        """Why no worker takes the model's requests; empty where one does."""
+        if self.serving:
+            return ""
+        reasons = sorted({beat.reason for beat in self.workers.values() if beat.reason})
+        return "; ".join(reasons) or ("its workers are starting" if self.workers else "no worker of it is running")
 
     @property
     def capacity(self) -> int:

@@ -20,7 +20,7 @@ from app import settings as app_settings
 from app.agent.fleet import Fleet
 from app.bus.base import Bus
 from app.bus.make import make_bus
-from app.errors import GatewayError, MethodNotAllowed, SettingsError, UnknownUrl
+from app.errors import GatewayError, MethodNotAllowed, SettingsError
 from app.gateway.access_log import AccessLog
 from app.gateway.activity import Activity
 from app.gateway.asgi import App
@@ -41,9 +41,10 @@ from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.gateway.traced import Traced
-from app.gateway.unknown import unknown_url
+from app.gateway.unknown import unknown_url, without_base
 from app.models_config import configured
 from app.runtime import shares_its_port, start_or_end, tune_collector
+from app.setting_typos import misspelt
 from app.settings import BusSettings, Settings
 from app.stores.make import make_stores
 from app.telemetry import logs
@@ -143,7 +144,7 @@ def _refusal(request: Request, allowed: str) -> GatewayError:
     if f"{path}/".startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
         return unknown_url(method, path)
     if not allowed:
-        return UnknownUrl(f"Unknown request URL: {method} {path}")
+        return without_base(method, path)
     return MethodNotAllowed(f"{method} is not allowed on {path}; allowed: {allowed}")
 
 
@@ -164,6 +165,8 @@ def _application() -> App:
     try:
         settings = with_published_host(app_settings.load())
         logs.set_up(settings.logs)  # uvicorn's own lines from here on too
+        for line in misspelt(settings.environment):
+            logger.warning("%s", line)
         return make_application(settings)
     except SettingsError as error:
         print(f"llm-gateway: {error}", file=sys.stderr)

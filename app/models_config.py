@@ -35,8 +35,6 @@ def for_worker(settings: Settings) -> list[ModelEntry]:
     models = settings.models
     if models.file:
         described = _from_file(settings)
-        if not described:
-            raise _wrong(models.file, "it has no models")
         entries = [entry for entry in described if models.name in ("", entry.id)]
         if not entries:
             raise SettingsError(f"OPENAI_MODEL_NAME: {models.name!r} is not in MODELS_FILE; name one of its ids")
@@ -64,13 +62,19 @@ def _worker_entry(models: ModelSettings) -> ModelEntry:
 
 def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
     name, host = getattr(models, f"{order}_name"), getattr(models, f"{order}_host")
-    if not name and not host:
+    token = getattr(models, f"{order}_token")
+    if not (name or host) and (not token or models.file):  # an entry of the file may name that variable
         return None
     for part, value, example in (("MODEL_NAME", name, "gpt-4o-mini"), ("HOST", host, "https://api.openai.com")):
         if not value:
             variable = f"{order.upper()}_OPENAI_{part}"
-            raise SettingsError(f"{variable}: is not set, its pair is; for example {variable}={example}")
-    token, read_timeout = getattr(models, f"{order}_token"), getattr(models, f"{order}_read_timeout")
+            set_ = " and ".join(
+                f"{order.upper()}_OPENAI_{other}"
+                for other, text in (("TOKEN", token), ("MODEL_NAME", name), ("HOST", host))
+                if text
+            )
+            raise SettingsError(f"{variable}: is not set, and {set_} is; for example {variable}={example}")
+    read_timeout = getattr(models, f"{order}_read_timeout")
     return ModelEntry(id=name, host=host, token=SecretStr(token), read_timeout=read_timeout)
 
 
@@ -82,6 +86,8 @@ def _from_file(settings: Settings) -> list[ModelEntry]:
         raise _wrong(path, f"it cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise _wrong(path, str(error)) from None
+    if not described:
+        raise _wrong(path, "it has no models")
     entries = [_entry(entry, number, settings) for number, entry in enumerate(described, 1)]
     _refuse_repeats(entries, "MODELS_FILE")
     return entries
@@ -116,4 +122,6 @@ def _refuse_repeats(entries: Iterable[ModelEntry], setting: str) -> None:
 
 
 def _wrong(path: Path | str, fault: str) -> SettingsError:
-    return SettingsError(f"MODELS_FILE: {path}: {fault}; for example {EXAMPLE}")
+    """Return the error; where the file as a whole is wrong, with an example of one."""
+    example = "" if fault.startswith("model ") else f"; for example {EXAMPLE}"
+    return SettingsError(f"MODELS_FILE: {path}: {fault}{example}")

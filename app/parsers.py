@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from app.weak_keys import weakness
 
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -116,6 +117,14 @@ def networks(text: str) -> tuple[Network, ...]:
 def url(text: str) -> str:
     if text and not _is_address(text):
         raise ValueError("an http:// or https:// address; its port, if it has one, is 1 to 65535")
+    return text
+
+
+def upstream(text: str) -> str:
+    """Parse the address where an upstream's API begins."""
+    path = urlsplit(url(text)).path.rstrip("/")
+    if path.endswith(_ENDPOINTS):
+        raise ValueError("the address where the API begins, such as https://host/v1, not that of one endpoint")
     return text
 
 

@@ -109,6 +109,9 @@ class GatewaySettings:
     allowed_hosts: tuple[str, ...] = var(
         "ALLOWED_HOSTS", "", "without keys: names besides localhost by which this gateway may be asked", parse.host_names
     )
+    ready_requires_workers: bool = var(
+        "READY_REQUIRES_WORKERS", "0", "1: /readyz is 503 while a known model has no ready worker", parse.switch
+    )
     limits_fail_open: bool = var("LIMITS_FAIL_OPEN", "1", "1: while Redis is away limited keys are served; 0: 503", parse.switch)
     api_keys: tuple[str, ...] = var("API_KEYS", "", "keys that clients send, with commas between", parse.own_keys, secret=True)
     api_keys_file: str = var("API_KEYS_FILE", "", "keys with tenants and limits, as YAML (docs/operating/keys.md)")
@@ -144,7 +147,7 @@ class ModelSettings:
     file: str = var("MODELS_FILE", "", "the models, as YAML (docs/models.md)")
     token: str = var("OPENAI_TOKEN", "", "worker: the upstream's bearer token", secret=True)
     name: str = var("OPENAI_MODEL_NAME", "", "worker: the model it serves", parse.model_name)
-    host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", parse.url)
+    host: str = var("OPENAI_HOST", "", "worker: the upstream, http://host:port; /v1 is added if it has no path", parse.upstream)
     continues: str = var(
         "OPENAI_CONTINUES",
         "auto",
@@ -161,13 +164,13 @@ class ModelSettings:
     group: str = var("GROUP_ID", "", "worker: its consumer group; empty: made from the model's name")
     first_token: str = var("FIRST_OPENAI_TOKEN", "", "first model: the upstream's bearer token", secret=True)
     first_name: str = var("FIRST_OPENAI_MODEL_NAME", "", "first model: its name", parse.model_name)
-    first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", parse.url)
+    first_host: str = var("FIRST_OPENAI_HOST", "", "first model: its upstream", parse.upstream)
     first_read_timeout: float | None = var(
         "FIRST_OPENAI_READ_TIMEOUT_SECONDS", "", "first model: the same for its upstream", parse.optional_positive
     )
     second_token: str = var("SECOND_OPENAI_TOKEN", "", "second model: the upstream's bearer token", secret=True)
     second_name: str = var("SECOND_OPENAI_MODEL_NAME", "", "second model: its name", parse.model_name)
-    second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", parse.url)
+    second_host: str = var("SECOND_OPENAI_HOST", "", "second model: its upstream", parse.upstream)
     second_read_timeout: float | None = var(
         "SECOND_OPENAI_READ_TIMEOUT_SECONDS", "", "second model: the same for its upstream", parse.optional_positive
     )

@@ -1,5 +1,6 @@
 """YAML of a person's making: read safely; what is wrong with it is said in one line that shows nothing else of it than ids."""
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -16,7 +17,13 @@ _CANNOT_BE = "a value that cannot be, such as a date that there is not"
 _TWICE = "a name that its entry has already"
 _SHOWN = 64  # characters of a field's or an entry's name
 _LIST = "expected a list, such as [one, two]"
-_SENTENCES = {"tuple_type": _LIST, "list_type": _LIST, "model_type": "expected fields and their values, such as {id: one}"}
+_TAB = "a tab stands there, and only spaces may indent"
+_SENTENCES = {
+    "extra_forbidden": "there is no such field",
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "model_type": "expected fields and their values, such as {id: one}",
+}
 
 
 class _Loader(_Base):
@@ -54,7 +61,7 @@ def _entry(raw: Any, number: int, kind: str, model: type[Entry]) -> Entry:
     except ValidationError as error:
         id_ = raw.get("id") if isinstance(raw, dict) else None
         which = named(kind, number, id_) if isinstance(id_, str) else f"{kind} {number}"
-        raise ValueError(f"{which}: {_fault_of(error)}") from None
+        raise ValueError(f"{which}: {_fault_of(error)}{_meant(error, model)}") from None
 
 
 def _parse(content: bytes) -> Any:
@@ -62,8 +69,26 @@ def _parse(content: bytes) -> Any:
         return yaml.load(content, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        fault = f"has {problem}" if problem in (_CANNOT_BE, _TWICE) else "is no YAML"
-        raise ValueError(f"line {mark.line + 1} {fault}" if mark else f"it {fault}") from None
+        if mark is None:
+            raise ValueError("it is no YAML") from None
+        if problem in (_CANNOT_BE, _TWICE):
+            raise ValueError(f"line {mark.line + 1} has {problem}") from None
+        cause = _TAB if _is_tab(content, mark.line, mark.column) else problem
+        raise ValueError(f"line {mark.line + 1}, column {mark.column + 1}: it is no YAML: {cause}") from None
+
+
+def _is_tab(content: bytes, line: int, column: int) -> bool:
+    lines = content.decode(errors="replace").splitlines()
+    return line < len(lines) and "\t" in lines[line][: column + 1]
+
+
+def _meant(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return a hint for the first fault, where it is a field's name that resembles another's."""
+    first = error.errors(include_input=False)[0]
+    if first["type"] != "extra_forbidden":
+        return ""
+    close = get_close_matches(str(first["loc"][-1])[:_SHOWN], model.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(model.model_fields)}"
 
 
 def _fault_of(error: ValidationError) -> str:

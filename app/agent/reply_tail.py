@@ -85,7 +85,7 @@ class _Tail:
 
     def _watch(self, id_: bytes, record: Record) -> None:
         try:
-            self.watched[id_].read(record.headers, record.value, id_)
+            self.watched[id_].read(record.headers, record.value, id_, record.timestamp)
         except Exception:
             logger.exception("a reply cannot be read at %s[%d]@%d", *record[:3])
             del self.watched[id_]  # whoever asks hears of it from a look-up in full; the others' replies are read on

@@ -41,7 +41,8 @@ class JobRun:
         self._endpoint = endpoint_of(request.path)
         self._broken: EngineBroken | None = None  # how the upstream's last answer ended
         self._writer = self._new_writer(seen)
-        self._queued = max(0.0, time.time() - request.created / 1000)  # seconds
+        # Seconds until the first worker began: of a reply that is taken over, until its first record at the latest.
+        self._queued = max(0.0, (seen.began / 1000 or time.time()) - request.created / 1000)
         self._begun = time.monotonic()
         self._traceparent = request.traceparent
 

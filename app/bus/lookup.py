@@ -16,7 +16,7 @@ class ReplyLookup:
         seen, id_ = Seen(), request.id.encode()
 
         def visit(record: Record) -> bool:
-            seen.read(record.headers, record.value, id_)
+            seen.read(record.headers, record.value, id_, record.timestamp)
             return bool(seen.fold.outcome)  # nothing behind it counts
 
         where = self._topic, request.reply_partition, request.id, request.reply_offset

@@ -15,6 +15,7 @@ class Seen:
     deaths: int = 0  # as the last claim that counts has it
     dead: tuple[str, ...] = ()  # the same: those of them that have a name
     progressed: bool = False  # something was written since that claim
+    began: int = 0  # when its first record was written: by the log's clock, milliseconds; 0: not known
     truncated: bool = False  # its first records may be gone from the log
 
     def add(self, reply: Reply) -> Step:
@@ -28,11 +29,12 @@ class Seen:
             self.parts.append(reply)
         return step
 
-    def read(self, headers: Headers, value: bytes | None, id_: bytes) -> None:
-        """Takes what a record says of this reply; one that is not in our format is not there for a reader."""
+    def read(self, headers: Headers, value: bytes | None, id_: bytes, timestamp: int = 0) -> None:
+        """Take what a record says of this reply; one that is not in our format is not there for a reader."""
         try:
             for reply in replies_of(headers, value, (id_,)):
-                self.add(reply)
+                if self.add(reply) is not Step.IGNORED:
+                    self.began = self.began or timestamp
         except UndecodableRecord:
             return
 

@@ -66,6 +66,11 @@ class Admission:
         """Return the ids of the models of whose names a caller may use one."""
         return [known.card.model for known in self._catalog.all() if may_use(known.card.names)]
 
+    def why_unserved(self, model: str) -> str:
+        """Return why no worker takes a model's requests; empty where one does, or the model has been forgotten."""
+        known = self._catalog.find(model)
+        return known.why_unserved if known else ""
+
     def worker_of(self, model: str, id_: str) -> str:
         """The worker whose heartbeat lists the request; empty if none does, or the model has been forgotten."""
         known = self._catalog.find(model)

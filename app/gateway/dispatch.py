@@ -210,7 +210,8 @@ class Dispatcher:
         elif self._admission.worker_of(call.model, call.id):
             state = "was with its model's server, which had not answered yet"
         else:
-            state = "was waiting for a free worker"
+            why = self._admission.why_unserved(call.model)
+            state = f"was waiting for a worker: {why}" if why else "was waiting for a free worker"
         return DeadlineExceeded(f"the request was not done within its {waited:.1f} s; it {state}")
 
 

@@ -22,6 +22,14 @@ def unknown_url(method: str, path: str) -> UnknownUrl:
     return UnknownUrl(f"Unknown request URL: {method} {shown[:_SHOWN]}. {why}.")
 
 
+def without_base(method: str, path: str) -> UnknownUrl:
+    """Return the error for any other address: with a hint where only the API's base is missing."""
+    bare = path.rstrip("/")
+    known = bare in ENDPOINTS or bare == "/models" or bare.startswith(("/models/", "/requests/"))
+    hint = f". Did you mean /v1{bare}? A client's base_url ends with /v1" if known else ""
+    return UnknownUrl(f"Unknown request URL: {method} {path[:_SHOWN]}{hint}")
+
+
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a WebSocket's opening handshake: a 404 with a body where the server can send one, else a bare refusal."""
     await receive()  # websocket.connect

@@ -1,5 +1,6 @@
 """The models as configured: what does not work is told in one line, which shows no secret."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from app.catalog import ModelEntry
 from app.errors import SettingsError
 from app.models_config import configured, for_worker
+from app.setting_typos import misspelt
 from app.settings import load
 
 SECRET = "sk-real-secret"
@@ -72,7 +74,7 @@ def test_an_entry_is_read_with_the_value_of_the_variable_that_its_token_names(fi
         ("id", "a\nb", "without control characters"),
         ("id", "", "at least 1 character"),
         ("concurrency", 0, "greater than or equal to 1"),
-        ("nowhere\nto be found", 1, "not permitted"),
+        ("nowhere\nto be found", 1, "there is no such field"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_entry_and_its_name(file, member, value, said):
@@ -105,7 +107,7 @@ def test_a_token_that_is_no_variables_name_is_not_shown(file):
     [
         (b"\xff\xfe\xff", "it is no YAML"),
         (b"models: [{id: \xe4}]", "it is no YAML"),
-        (b"models:\n  - id: a\n   host: [\n", "line 3 is no YAML"),
+        (b"models:\n  - id: a\n   host: [\n", "line 3, column 4: it is no YAML: did not find expected"),
         (b"models: [{id: 2026-02-30}]", "line 1 has a value that cannot be"),
         (b"models: [{id: !!bool x}]", "line 1 has a value that cannot be"),
         (b"models: [{id: !!timestamp x}]", "line 1 has a value that cannot be"),
@@ -141,3 +143,55 @@ def test_no_name_stands_for_two_models(file):
 
 def test_a_model_that_the_file_does_not_have_is_refused(file):
     assert "OPENAI_MODEL_NAME: 'two' is not in MODELS_FILE" in fault(written(file, entry()), OPENAI_MODEL_NAME="two")
+
+
+def test_the_cause_of_a_fault_comes_first_with_its_place_and_what_was_meant(file):
+    file.write_bytes(b"models:\n  - id: a\n\thost: http://a\n")
+    assert "line 3, column 1: it is no YAML: a tab stands there" in fault(file)
+    file.write_bytes(b"models:\n  - id: 'a\n")
+    assert "it is no YAML: found unexpected end of stream" in fault(file)
+    assert "hosts: there is no such field; did you mean host?" in fault(written(file, {"id": "one", "hosts": "http://a"}))
+    assert "for example models:" not in fault(written(file, {"id": "one", "hosts": "http://a"}))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/completions/", "/openai/v1/responses?a=b"])
+def test_the_address_of_an_endpoint_is_no_upstreams(file, path):
+    assert "not that of one endpoint" in fault(written(file, entry(host=f"http://up{path}")))
+    with pytest.raises(SettingsError, match=r"FIRST_OPENAI_HOST: .* not that of one endpoint"):
+        load({"FIRST_OPENAI_HOST": f"http://up{path}"})
+
+
+def test_a_token_alone_and_a_file_without_models_stop_the_start(file):
+    with pytest.raises(SettingsError, match="FIRST_OPENAI_MODEL_NAME: is not set, and FIRST_OPENAI_TOKEN is"):
+        configured(load({"FIRST_OPENAI_TOKEN": "t"}))
+    file.write_bytes(b"models: []")
+    with pytest.raises(SettingsError, match="it has no models"):
+        configured(load({"MODELS_FILE": str(file)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FIRST_OPENAI_MODEL", "FIRST_OPENAI_MODEL_NAME"),
+        ("REQUEST_TIMEOUT", "REQUEST_TIMEOUT_SECONDS"),
+        ("SECOND_OPENAI_URL", "SECOND_OPENAI_"),
+        ("API_KEY", ""),
+        ("ALLOW_ANONYMUS", "ALLOW_ANONYMOUS"),
+        ("MAX_QUEUE_DEPHT", "MAX_QUEUE_DEPTH"),
+        ("OPENAI_API_KEY", ""),
+        ("OPENAI_BASE_URL", ""),
+        ("PATH", ""),
+        ("KAFKA_UI_PASSWORD", ""),
+        ("API_KEYS", ""),
+    ],
+)
+def test_a_variable_that_is_no_setting_and_resembles_one_is_named(name, meant):
+    lines = misspelt({name: "x", "HOME": "/", "LC_ALL": "C"})
+    assert len(lines) == bool(meant)
+    if meant:
+        assert lines[0].startswith(f"{name}: there is no such setting; did you mean {meant}")
+
+
+def test_no_variable_of_the_example_is_taken_for_a_mistake():
+    names = re.findall(r"^#?([A-Z_]+)=", (Path(__file__).parents[2] / ".env.example").read_text(), re.MULTILINE)
+    assert misspelt(dict.fromkeys(names, "x")) == []

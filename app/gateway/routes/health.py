@@ -12,8 +12,16 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         return JSONResponse({"status": "alive"})
 
     async def readyz(_request: Request) -> JSONResponse:
+        unserved = {known.card.model: known.why_unserved for known in gateway.catalog.all() if not known.serving}
         reasons = gateway.unready()
-        document = {"ready": not reasons, "reasons": reasons, "dependencies": await gateway.dependencies()}
+        if gateway.settings.ready_requires_workers:
+            reasons += [f"model {model}: {why}" for model, why in unserved.items()]
+        document = {
+            "ready": not reasons,
+            "reasons": reasons,
+            "unserved_models": unserved,
+            "dependencies": await gateway.dependencies(),
+        }
         return JSONResponse(document, status_code=503 if reasons else 200)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]

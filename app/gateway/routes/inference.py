@@ -181,7 +181,8 @@ class Inference:
             address = call.address
             position = known.position(address.partition, address.offset) if address else 0
             wait = known.estimated_wait(position)
-            return b": queue position=%d%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait)
+            why = f" reason={known.why_unserved}".encode() if not known.serving else b""
+            return b": queue position=%d%s%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait, why)
 
         return told
 

@@ -47,6 +47,7 @@ def described(known: Known) -> dict[str, Any]:
         "owned_by": known.card.owned_by,
         "aliases": list(known.card.aliases),
         "workers": len(known.serving),
+        "reason": known.why_unserved or None,
         "capacity": known.capacity,
         "in_flight": known.in_flight,
         "queue_depth": known.queue_depth,

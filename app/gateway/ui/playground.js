@@ -25,10 +25,24 @@ export async function startPlayground() {
   byId("model").addEventListener("change", nameChosen);
   byId("key").addEventListener("change", loadModels);
   byId("more").addEventListener("input", () => byId("more").setCustomValidity(""));
-  byId("as-curl").addEventListener("click", () => copy(asCurl(address("v1/chat/completions"), request(), hasKey())));
-  byId("as-python").addEventListener("click", () => copy(asPython(address("v1"), request(), more(), hasKey())));
+  onClick("as-curl", () => copy(asCurl(address("v1/chat/completions"), request(), hasKey())));
+  onClick("as-python", () => copy(asPython(address("v1"), request(), more(), hasKey())));
   document.addEventListener("keydown", onKey);
   return (await loadModels()) !== 404;
+}
+
+/** Runs the action, unless the extra fields are no JSON: then the field says so. */
+function unlessFaulty(action) {
+  try {
+    return action();
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return undefined;
+  }
+}
+
+function onClick(id, action) {
+  byId(id).addEventListener("click", () => unlessFaulty(action));
 }
 
 const hasKey = () => byId("key").value !== "";
@@ -107,7 +121,8 @@ function request() {
 
 async function send() {
   if (running) return;
-  const body = request();
+  const body = unlessFaulty(request);
+  if (!body) return;
   const mine = (running = new AbortController());
   byId("stop").disabled = false;
   byId("send").disabled = true;

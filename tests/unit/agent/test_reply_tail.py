@@ -171,10 +171,10 @@ async def test_one_that_cannot_be_read_holds_up_nobody_else(log, monkeypatch):
         await log.tails.look(log.asked(id_))
     read = Seen.read
 
-    def faulty(seen: Seen, headers: Any, value: Any, id_: bytes) -> None:
+    def faulty(seen: Seen, headers: Any, value: Any, id_: bytes, timestamp: int) -> None:
         if id_ == IDS[0].encode():
             raise ValueError("of ours")
-        read(seen, headers, value, id_)
+        read(seen, headers, value, id_, timestamp)
 
     monkeypatch.setattr(Seen, "read", faulty)
     waiting = [asyncio.create_task(log.tails.look_past(log.asked(id_), 1)) for id_ in IDS[:2]]

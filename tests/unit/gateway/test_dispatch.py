@@ -48,7 +48,7 @@ async def test_what_was_refused_is_not_written_again_and_its_end_is() -> None:
         assert [control.kind for control in at.controls] == ["cancel"]
 
 
-@pytest.mark.parametrize(("runs", "said"), [(True, "its model's server"), (False, "a free worker")])
+@pytest.mark.parametrize(("runs", "said"), [(True, "its model's server"), (False, "a worker: no worker of it is running")])
 async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -> None:
     async with house() as at:
         gateway = await at.gateway()
