@@ -16,7 +16,7 @@ from app.settings import Settings
 
 
 async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
-    """By their keys: the models' names."""
+    """Return the cards by their keys, which are the models' names."""
     cards: dict[bytes, ModelCard] = {}
     if not await bus.partitions(topics.models):
         print(f"there is no topic {topics.models}: no worker has been started here yet")
@@ -29,7 +29,7 @@ async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
                 try:
                     cards[record.key or b""] = decode_card(record.value)
                 except UndecodableRecord as error:
-                    print(f"undecodable model card at offset {record.offset}: {error}", file=sys.stderr)
+                    print(escaped(f"undecodable model card at offset {record.offset}: {error}"), file=sys.stderr)
 
     await read_stretch(bus, topics.models, 0, 0, None, on_records)
     return cards
