@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.admin.models import known_cards
-from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts import dead_letters
@@ -16,6 +15,7 @@ from app.contracts.envelope import Request
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
+from app.telemetry.printable import escaped
 
 _SHOWN_BYTES = 16 * 1024  # of a body, and of each header, unless all of it is asked for
 

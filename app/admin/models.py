@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
+from app.telemetry.printable import escaped
 
 
 async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
