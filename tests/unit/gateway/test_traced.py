@@ -114,7 +114,7 @@ class Admitted:
     ("environment", "client", "spans"),
     [
         ({"API_KEYS": SECRET}, "192.0.2.7", 1),
-        ({"API_KEYS": "another-secret-key"}, "192.0.2.7", 0),
+        ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "192.0.2.7", 0),
         ({}, "127.0.0.1", 1),
         ({}, "192.0.2.7", 0),
     ],
