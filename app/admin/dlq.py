@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.admin.models import known_cards
-from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts import dead_letters
@@ -16,6 +15,7 @@ from app.contracts.envelope import Request
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
+from app.telemetry.printable import escaped
 
 _SHOWN_BYTES = 16 * 1024  # of a body, and of each header, unless all of it is asked for
 
@@ -46,7 +46,7 @@ def _line(record: Record) -> str:
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
     origin, reason = said.get(dead_letters.ORIGIN), said.get(dead_letters.REASON)
     cut = f" cut from {said[dead_letters.CUT]} bytes" if dead_letters.CUT in said else ""
-    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}", kept="")
+    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}")
 
 
 async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ async def show_one(bus: Bus, topics: Topics, _settings: Settings, arguments: arg
         return 1
     print(_line(record))
     for name, value in dead_letters.split(record.headers)[1]:
-        print(f"  {escaped(name, kept='')}: {_shown(value, arguments.whole, kept='')}")
+        print(f"  {escaped(name)}: {_shown(value, arguments.whole, kept='')}")
     print(_shown(record.value or b"", arguments.whole, kept="\n\t"))
     return 0
 
@@ -76,9 +76,10 @@ def _shown(value: bytes, whole: bool, *, kept: str) -> str:
 
 
 async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace) -> int:
-    """A new request with the old one's body, for the same tenant: the old one has had its outcome.
+    """Send a new request with the old one's body, for the same tenant: the old one has had its outcome.
 
-    One that is not in our format goes back to its topic as it was.
+    One that is not in our format goes back to its topic as it was. Anyone who can write to the dead letters can name a
+    topic in their headers, so nothing is sent but to the topic of a known model.
     """
     record = await _letter(bus, topics, arguments.offset)
     if record is None:
@@ -87,9 +88,9 @@ async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argpar
     if dead_letters.CUT in said:
         print(f"dead letter {arguments.offset} was cut, as it was too large for its topic: there is nothing whole to send again")
         return 1
-    topic = said[dead_letters.ORIGIN].split("/")[0]
+    topic = said.get(dead_letters.ORIGIN, "").split("/")[0]
     if topic not in {card.topic for card in (await known_cards(bus, topics)).values()}:
-        print(f"{escaped(topic, kept='')} is no topic of a known model (models list), so nothing is sent there")
+        print(f"{escaped(topic) or 'its origin'} is no topic of a known model (models list), so nothing is sent there")
         return 1
     try:
         request = Request.decode(own, record.value)

@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.admin.terminal import escaped
 from app.bus.base import Bus, Record
 from app.bus.scan import read_stretch
 from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
 from app.contracts.topics import Topics
 from app.errors import UndecodableRecord
 from app.settings import Settings
+from app.telemetry.printable import escaped
 
 
 async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
-    """By their keys: the models' names."""
+    """Return the cards by their keys, which are the models' names."""
     cards: dict[bytes, ModelCard] = {}
     if not await bus.partitions(topics.models):
         print(f"there is no topic {topics.models}: no worker has been started here yet")
@@ -29,7 +29,7 @@ async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelCard]:
                 try:
                     cards[record.key or b""] = decode_card(record.value)
                 except UndecodableRecord as error:
-                    print(f"undecodable model card at offset {record.offset}: {error}", file=sys.stderr)
+                    print(escaped(f"undecodable model card at offset {record.offset}: {error}"), file=sys.stderr)
 
     await read_stretch(bus, topics.models, 0, 0, None, on_records)
     return cards

@@ -5,7 +5,7 @@ from functools import partial
 
 from app.agent.patience import until_done
 from app.bus.base import Bus
-from app.contracts.dead_letters import CUT, ORIGIN, REASON
+from app.contracts.dead_letters import CUT, ORIGIN, REASON, without_marks
 from app.contracts.envelope import Headers
 from app.errors import RecordTooLarge
 
@@ -15,14 +15,15 @@ logger = logging.getLogger("app.agent")
 async def dead_letter(
     bus: Bus, topic: str, origin: tuple[str, int, int], headers: Headers, value: bytes | None, reason: str
 ) -> None:
-    """Returns once the log has it. `origin`: topic, partition, offset. The record's own headers are kept.
+    """Write a dead letter, and return once the log has it. `origin`: topic, partition, offset.
 
-    Where the topic takes no record of this size, it gets as much of the value's beginning as fits when halved again and again;
-    if its headers alone are too large, none of them. Raises RecordTooLarge if the topic does not even take that.
+    The record's own headers are kept, without marks of a dead letter. Where the topic takes no record of this size, it gets
+    as much of the value's beginning as fits when halved again and again; if its headers alone are too large, none of them.
+    Raises RecordTooLarge if the topic does not even take that.
     """
     where = f"{origin[0]}/{origin[1]}/{origin[2]}"
     said: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]
-    kept, own = value, headers
+    kept, own = value, without_marks(headers)
     while True:
         send = partial(bus.send, topic, kept, key=where.encode(), headers=[*said, *own])
         try:

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeAlias
 
 import orjson
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from app import parsers as parse
 from app.contracts.envelope import READS
 from app.errors import UndecodableRecord
 
@@ -13,17 +14,22 @@ SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for de
 
 _Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # a number, as the name of a JSON member
 _Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(parse.model_name)]
+_Topic: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(parse.topic)]
 Shown: TypeAlias = dict[str, list[dict[str, Any]]]  # requests, `running` and `recent`, as the operator's view has them
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model that is known, whether or not a worker lives; the compacted models' topic holds one per model."""
+    """A model that is known, whether or not a worker lives; the compacted models' topic holds one per model.
 
-    model: str
-    topic: str
+    Its names are those that the configuration of a model may have: they are shown to clients and on terminals.
+    """
+
+    model: _Name
+    topic: _Topic
     group: str
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[_Name, ...] = ()
     owned_by: str = "llm-gateway"
     created: int = 0  # seconds since the epoch
     paths: tuple[str, ...] = ()  # that it has beside those of app/contracts/endpoints.py

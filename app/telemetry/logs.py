@@ -1,19 +1,17 @@
 """Logs: readable lines on a terminal, JSON lines elsewhere, and at most one line a second of a kind from a library."""
 
 import logging
-import re
 import sys
 import time
 from functools import lru_cache
+from textwrap import indent
+from typing import Any
 
 import orjson
 
 from app.settings import LogSettings
+from app.telemetry.printable import escaped, escaped_json
 
-# What a terminal obeys, and what reverses or hides text on it (Unicode's bidirectional and format controls).
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -30,7 +28,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return escaped_json(orjson.dumps(line, default=str))  # containers' logs are read on terminals too
 
 
 @lru_cache(maxsize=4)
@@ -39,15 +37,18 @@ def _second(moment: int) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """A line for a person; `extra=` members as name=value behind the message."""
+    """Format a record as a line for a person; `extra=` members stand as name=value behind the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
-        # What a client sends makes no line of its own, and looks like what it is.
-        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+        return escaped(line)  # what a client sends makes no line of its own, and looks like what it is
+
+    def formatException(self, ei: Any) -> str:
+        """Return a traceback, indented: a message in it may be of several lines, and none of them begins like a log line."""
+        return indent(escaped(super().formatException(ei), kept="\n"), "  ")
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

@@ -7,8 +7,10 @@ import pytest
 
 from app.admin import __main__ as admin
 from app.admin.dlq import replay, show_all, show_one
+from app.agent.dead_letters import dead_letter
 from app.contracts import dead_letters
-from tests.unit.scene import REQUESTS, TOPICS, ScriptedBus, settings, started_bus
+from app.contracts.presence import ModelCard, encode
+from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, log_of, settings, started_bus
 
 EVIL = b"\x1b[2J\x07\rgone\xc2\x9b\xff\n\tkept \xc3\xa4"
 LARGE = 16 * 1024
@@ -59,6 +61,45 @@ async def test_one_that_was_cut_says_so_and_is_not_sent_again(capsys):
     assert await replay(bus, TOPICS, settings(), Namespace(offset=0)) == 1
     assert "nothing whole" in capsys.readouterr().out
     assert await bus.ends(REQUESTS) == {0: 0, 1: 0}
+
+
+async def marked(origin: str | None) -> ScriptedBus:
+    """A log with a known model, and a dead letter of this origin whose own headers name another topic and a cut."""
+    bus = await started_bus()
+    card = ModelCard(MODEL, REQUESTS, "llm.m")
+    await bus.send(TOPICS.models, encode(card), key=MODEL.encode(), headers=[])
+    own = [(dead_letters.ORIGIN, f"{TOPICS.models}/0/0".encode()), (dead_letters.CUT, b"9"), ("odd", b"1")]
+    if origin is None:
+        await bus.send(TOPICS.dlq, b"body", key=b"k", headers=own[2:])
+    else:
+        await dead_letter(bus, TOPICS.dlq, (origin, 0, 0), own, b"body", "no request")
+    return bus
+
+
+async def test_a_letter_goes_to_the_topic_it_came_from_whatever_its_own_headers_say(capsys):
+    bus = await marked(REQUESTS)
+    assert f"origin={REQUESTS}/0/0 reason=no request\n" in await shown(bus, capsys)
+    assert await replay(bus, TOPICS, settings(), Namespace(offset=0)) == 0
+    assert "sent again as it was" in capsys.readouterr().out
+    (sent,) = [record for partition in (0, 1) for record in await log_of(bus, REQUESTS, partition)]
+    assert (sent.value, sent.headers) == (b"body", [("odd", b"1")])
+
+
+async def test_of_two_marks_with_one_name_the_first_counts():
+    """In letters that earlier workers wrote, the record's own headers may still have marks."""
+    headers = [(dead_letters.ORIGIN, b"ours"), ("odd", b"1"), (dead_letters.ORIGIN, b"forged")]
+    assert dead_letters.split(headers) == ({dead_letters.ORIGIN: "ours"}, [("odd", b"1")])
+
+
+@pytest.mark.parametrize("origin", [TOPICS.models, TOPICS.replies, "orders.of.another.application", "evil\x1b[2J", None])
+async def test_nothing_is_sent_to_a_topic_that_no_known_model_has(origin, capsys):
+    bus = await marked(origin)
+    before = {topic: await bus.ends(topic) for topic in (TOPICS.models, TOPICS.replies, REQUESTS)}
+    assert await replay(bus, TOPICS, settings(), Namespace(offset=0)) == 1
+    said = capsys.readouterr().out
+    assert "no topic of a known model" in said
+    assert said.strip().isprintable()
+    assert {topic: await bus.ends(topic) for topic in before} == before
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path, monkeypatch, capfd):

@@ -73,3 +73,24 @@ async def test_one_whose_card_cannot_be_read_any_more_is_not_known(capsys):
     bus = await known()
     await bus.send(TOPICS.models, b"no card", key=MODEL.encode(), headers=[])
     assert await lists(bus, capsys) == ""
+
+
+async def test_nothing_in_a_card_or_a_heartbeat_steers_the_terminal(capsys):
+    evil = "\x1b[2Jgone\u202e\u009b"
+    bus = await known(replace(BEAT, host=evil))
+    await bus.send(TOPICS.models, encode(replace(CARD, group=evil)), key=MODEL.encode(), headers=[])
+    assert await forgets(bus) == 1
+    assert await show(bus, TOPICS, settings(), Namespace()) == 0
+    out = capsys.readouterr().out
+    assert out.count("\\x1b[2Jgone\\u202e\\x9b") == 2
+    assert all(line.isprintable() for line in out.splitlines())
+
+
+@pytest.mark.parametrize("odd", [{"model": "a\x1b[2J"}, {"model": ""}, {"aliases": ("b\n",)}, {"topic": "c d"}, {"topic": ""}])
+async def test_a_card_whose_names_no_configuration_can_have_is_undecodable(odd, capsys):
+    bus = await started_bus()
+    await bus.send(TOPICS.models, encode(replace(CARD, **odd)), key=b"x", headers=[])
+    assert await show(bus, TOPICS, settings(), Namespace()) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.startswith("undecodable model card at offset 0")) == ("", True)
+    assert shown.err.strip().isprintable()

@@ -50,7 +50,10 @@ GATEWAYS = st.builds(
     version=TEXT,
     reads=NUMBERS,
 )
-CARDS = st.builds(ModelCard, model=TEXT, topic=TEXT, group=TEXT, aliases=TEXTS, owned_by=TEXT, created=COUNTS)
+NAMES = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable() and name == name.strip())
+NAME_LISTS = st.lists(NAMES, max_size=4).map(tuple)
+TOPIC_NAMES = st.from_regex(r"[a-z][A-Za-z0-9._-]{0,20}", fullmatch=True)
+CARDS = st.builds(ModelCard, model=NAMES, topic=TOPIC_NAMES, group=TEXT, aliases=NAME_LISTS, owned_by=TEXT, created=COUNTS)
 
 WORKER = WorkerBeat("w1", "m", "llm.requests.m", "llm.m", "llm.replies", 1.5, 1.0)
 GATEWAY = GatewayBeat("g1", "llm.replies", 3, 1.5, 1.0)

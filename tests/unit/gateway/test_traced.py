@@ -9,8 +9,12 @@ import pytest
 from app.bus.base import Place
 from app.contracts.envelope import Headers
 from app.errors import NotDelivered
-from app.gateway.asgi import Receive, Scope, Send, header
+from app.gateway.access_log import AccessLog
+from app.gateway.asgi import App, Receive, Scope, Send, header
+from app.gateway.auth import Keys
+from app.gateway.edge import Edge
 from app.gateway.traced import Traced, TracedSender
+from app.settings import load
 from app.telemetry.tracing import PRODUCER, SERVER
 from tests.unit.kept_spans import CLIENTS, Kept, tracing
 
@@ -32,7 +36,7 @@ class Application:
             await send({"type": "http.response.start", "status": self.status, "headers": []})
 
 
-async def asked(application: Application, path: str = CHAT, *, traceparent: str = CLIENTS, **more: Any) -> Kept:
+async def asked(application: App, path: str = CHAT, *, traceparent: str = CLIENTS, **more: Any) -> Kept:
     tracer, kept = tracing()
     heads = [(b"authorization", f"Bearer {SECRET}".encode()), (b"traceparent", traceparent.encode()), (b"x", b"y")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": heads, "query_string": b"key=" + SECRET.encode()}
@@ -91,6 +95,33 @@ async def test_a_client_that_keeps_no_trace_is_passed_on_as_such() -> None:
     assert kept.spans == []
     assert application.found[:36] == CLIENTS[:36]
     assert application.found.endswith("-00")
+
+
+class Admitted:
+    """Answers each request that a real edge lets in."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._edge = Edge(self._inner, Keys(load(environment).gateway), AccessLog())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    async def _inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+@pytest.mark.parametrize(
+    ("environment", "client", "spans"),
+    [
+        ({"API_KEYS": SECRET}, "192.0.2.7", 1),
+        ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "192.0.2.7", 0),
+        ({}, "127.0.0.1", 1),
+        ({}, "192.0.2.7", 0),
+    ],
+)
+async def test_a_request_that_is_not_let_in_has_no_span(environment: dict[str, str], client: str, spans: int) -> None:
+    kept = await asked(Admitted(environment), client=(client, 1))
+    assert len(kept.spans) == spans
 
 
 class Log:
