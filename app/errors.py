@@ -28,6 +28,7 @@ GatewayError                      status  type                    code
 ├── UpstreamUnreachable           502     server_error            upstream_unreachable
 ├── UpstreamAuthFailed            502     server_error            upstream_auth_failed
 ├── UpstreamRedirected            502     server_error            upstream_redirected
+├── UpstreamInvalidReply          502     server_error            upstream_invalid_reply
 ├── WorkerLost                    502     server_error            worker_lost
 ├── ReplyLogTruncated             502     server_error            reply_log_truncated
 ├── ReplyTooLarge                 502     server_error            reply_too_large
@@ -208,6 +209,11 @@ class UpstreamAuthFailed(GatewayError):
 
 class UpstreamRedirected(GatewayError):
     status, type, code, should_retry = 502, "server_error", "upstream_redirected", False
+
+
+class UpstreamInvalidReply(GatewayError):
+    # The model has done its work for this reply, and would do it again for the next one.
+    status, type, code, should_retry = 502, "server_error", "upstream_invalid_reply", False
 
 
 class WorkerLost(GatewayError):

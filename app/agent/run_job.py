@@ -21,7 +21,15 @@ from app.contracts.forms import form_with_model
 from app.contracts.openai import with_model
 from app.contracts.seen import Seen
 from app.contracts.sse import count_events
-from app.errors import DeadlineExceeded, GatewayError, InternalError, ReplyTooLarge, UpstreamUnreachable, WorkerLost
+from app.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    InternalError,
+    ReplyTooLarge,
+    UpstreamInvalidReply,
+    UpstreamUnreachable,
+    WorkerLost,
+)
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
 logger = logging.getLogger("app.agent.job")
@@ -90,7 +98,7 @@ class JobRun:
             except EngineBroken as error:
                 self._count_error("broken")
                 self._broken = error
-                if not left:
+                if not left or (isinstance(error, EngineSilent) and not self._request.stream):
                     raise self._lost(error) from None
                 logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
             UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
@@ -157,6 +165,9 @@ class JobRun:
             self._context.upstream.unreachable()
             if planned.goes_on:
                 raise WorkerLost(f"the upstream that wrote this stream is gone: {error}") from None
+            raise
+        except (UpstreamInvalidReply, ReplyTooLarge):
+            self._count_error("broken")
             raise
         if answer.status >= 400:
             self._count_error("5xx" if answer.status >= 500 else "4xx")

@@ -15,6 +15,7 @@ from app.catalog import ModelEntry
 from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED
 from app.contracts.seen import Seen
+from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL, Attributes, Span, Tracer, operation
 
 _HEADER = "traceparent"
@@ -104,7 +105,7 @@ class TracedEngine:
         return await self._engine.continues()
 
     async def call(self, job: Job) -> Answer:
-        """Raises EngineUnreachable."""
+        """Raises what the engine's call raises."""
         carried = dict(job.head).get(_HEADER, "")
         if self._tracer.ignores(carried):
             return await self._engine.call(job)
@@ -112,7 +113,7 @@ class TracedEngine:
         head = tuple(pair for pair in job.head if pair[0] != _HEADER)
         try:
             answer = await self._engine.call(replace(job, head=(*head, (_HEADER, span.traceparent))))
-        except EngineUnreachable:
+        except (EngineUnreachable, UpstreamInvalidReply, ReplyTooLarge):
             self._called(span, job, {}, "unreachable")
             raise
         return TracedAnswer(answer, partial(self._called, span, job)) if span.sampled else answer

@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from app.agent.engines.base import EngineBroken, EngineSilent, EngineUnreachable
+from app.agent.engines.base import EngineSilent, EngineUnreachable
 from app.agent.engines.http_answer import MOST_PASSED_BYTES, MOST_PASSED_LINES
-from app.errors import ReplyTooLarge
+from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from tests.contract.engines import collect, http_engine, job
 from tests.contract.scripted_upstream import Exchange, Script, ScriptedUpstream, chunk, head, replies, sends
 
@@ -23,7 +23,7 @@ async def test_a_content_encoding_that_names_no_coding_is_about_nothing(coding: 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip"])
 async def test_a_coding_that_cannot_be_undone_is_not_tried_again(coding: str) -> None:
     async with ScriptedUpstream(replies(200, b"x", content_encoding=coding)) as upstream, http_engine(upstream.host) as engine:
-        with pytest.raises(EngineUnreachable, match="content-encoding is not supported"):
+        with pytest.raises(UpstreamInvalidReply, match="content-encoding is not supported"):
             await engine.call(job())
         assert len(upstream.seen) == 1
 
@@ -104,15 +104,50 @@ FLOODS = {
 async def test_what_is_no_body_has_its_limit_too(name: str) -> None:
     script = sends(head(200, transfer_encoding="chunked"), chunk(b"{}"), FLOODS[name])
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, retries=0) as engine:
-        with pytest.raises(EngineBroken):
+        with pytest.raises(ReplyTooLarge, match="trailers"):
             await (await engine.call(job())).read()
 
 
-@pytest.mark.parametrize("status", [600, 999])
-async def test_a_status_that_is_none_is_no_reply(status: int) -> None:
-    async with ScriptedUpstream(replies(status)) as upstream, http_engine(upstream.host, retries=0) as engine:
-        with pytest.raises(EngineUnreachable, match=f"status {status}"):
+@pytest.mark.parametrize("status", ["600", "999", "099", "000"])
+async def test_a_status_that_is_none_is_not_asked_for_again(status: str) -> None:
+    script = sends(b"HTTP/1.1 %b Odd\r\nContent-Length: 2\r\n\r\n{}" % status.encode())
+    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
+        async with asyncio.timeout(10):
+            with pytest.raises(UpstreamInvalidReply, match=f"the server of model 'm' .* status {int(status)}"):
+                await engine.call(job())
+        assert len(upstream.seen) == 1
+
+
+async def test_a_head_that_is_too_large_is_not_asked_for_again() -> None:
+    async with ScriptedUpstream(replies(200, x="y" * 70_000)) as upstream, http_engine(upstream.host) as engine:
+        with pytest.raises(ReplyTooLarge, match="head is larger than"):
             await engine.call(job())
+        assert len(upstream.seen) == 1
+
+
+async def test_a_transfer_coding_that_is_not_known_is_not_asked_for_again() -> None:
+    script = sends(head(200, transfer_encoding="gzip, chunked"), b"0\r\n\r\n")
+    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
+        with pytest.raises(UpstreamInvalidReply, match="transfer-encoding"):
+            await engine.call(job())
+        assert len(upstream.seen) == 1
+
+
+async def test_a_list_of_models_without_end_is_no_list() -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.send(head(200, transfer_encoding="chunked"))
+        while True:
+            await exchange.send(chunk(b" " * 100_000))
+
+    async with ScriptedUpstream(endless) as upstream, http_engine(upstream.host) as engine:
+        assert not await engine.continues()
+
+
+async def test_each_header_for_a_client_comes_once_and_short() -> None:
+    lines = b"Retry-After: 1\r\nRetry-After: 2\r\nX-Should-Retry: " + b"y" * 2000 + b"\r\n"
+    script = sends(b"HTTP/1.1 200 OK\r\n" + lines * 10 + b"Content-Length: 0\r\n\r\n")
+    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
+        assert (await engine.call(job())).headers == (("retry-after", "1"),)
 
 
 ODD_TIMES = ["Fri, 31 Dec 99999 23:59:59 GMT", "Fri, 31 Dec 9999 23:59:59 +2359", "9" * 400, "-1", "soon", "nan"]

@@ -74,7 +74,8 @@ class Engine(Protocol):
         """Whether the upstream can go on from a text; asked once `check` is empty."""
 
     async def call(self, job: Job) -> Answer:
-        """Sends the request and waits for the reply's head. Raises EngineUnreachable.
+        """Send the request and wait for the reply's head.
 
+        Raises EngineUnreachable; UpstreamInvalidReply or ReplyTooLarge for a head that cannot be passed on.
         An upstream's own 4xx or 5xx is an Answer, after the retries that its kind allows.
         """

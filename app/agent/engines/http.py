@@ -9,12 +9,13 @@ import orjson
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
 from app.agent.engines.http_answer import HttpAnswer
-from app.agent.engines.http_errors import NO_BYTE, Silent, Stale, Unreadable, UpstreamError
+from app.agent.engines.http_errors import NO_BYTE, Silent, Stale, TooLarge, Unreadable, UpstreamError
 from app.agent.engines.http_pool import Pool
 from app.agent.engines.http_proxy import proxy_for
 from app.agent.engines.http_request import Address, common_head, own_head, request_line
 from app.agent.engines.retry import RETRIED, asked_wait, wait_before_retry
 from app.catalog import ModelEntry
+from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from app.settings import WorkerSettings
 from app.telemetry.metrics import UPSTREAM_RETRIES
 
@@ -23,6 +24,7 @@ ROOT_PATHS = frozenset(
     {"/tokenize", "/detokenize", "/apply-template", "/rerank", "/score", "/pooling", "/classify", "/embed", "/infill"}
 )
 CHECK_SECONDS = 5
+LIST_BYTES = 4 * 1024 * 1024  # of an upstream's list of models that are read
 _DEADLINE_LEEWAY = 10.0  # seconds beyond a request's own deadline, so that the deadline is what ends it
 
 
@@ -85,9 +87,9 @@ class HttpEngine:
             return self._entry.continues
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                listed = await (await self._models()).read()
+                listed = await (await self._models()).read(LIST_BYTES)
             return _lists_vllm(orjson.loads(listed), self._entry.upstream_name)
-        except (UpstreamError, EngineBroken, TimeoutError, orjson.JSONDecodeError):
+        except (UpstreamError, EngineBroken, ReplyTooLarge, TimeoutError, orjson.JSONDecodeError):
             return False
 
     async def _models(self) -> HttpAnswer:
@@ -123,8 +125,11 @@ class HttpEngine:
         while True:
             try:
                 answer = await self._ask(head, job.body)
+            except Unreadable as error:
+                kind = ReplyTooLarge if isinstance(error, TooLarge) else UpstreamInvalidReply
+                raise kind(f"the server of model {self._entry.id!r} sent what cannot be passed on: {error}") from error
             except UpstreamError as error:
-                wait = None if isinstance(error, Silent | Unreadable) else self._wait(done, job)
+                wait = None if isinstance(error, Silent) else self._wait(done, job)
                 if wait is None:
                     silent = isinstance(error, Silent)
                     raise EngineUnreachable(f"{self._name}: {error}", is_silent=silent) from error

@@ -6,14 +6,15 @@ from functools import lru_cache
 from typing import Protocol
 
 from app.agent.engines.base import MOST_READ, EngineBroken, EngineSilent, Take
-from app.agent.engines.http_errors import Silent, Unreadable, UpstreamError
-from app.agent.engines.http_unpack import CODINGS, UNSUPPORTED, Unpacker
+from app.agent.engines.http_errors import Silent, TooLarge, Unreadable, UpstreamError
+from app.agent.engines.http_unpack import CODINGS, STEP_BYTES, UNSUPPORTED, Unpacker
 from app.errors import ReplyTooLarge
 
 PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
 PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
 OF_THE_ACCOUNT = frozenset({"openai-organization", "openai-project"})  # the operator's, not the client's
 MOST_PASSED_LINES, MOST_PASSED_BYTES = 50, 8 * 1024  # of an upstream's limits and versions, for one client
+MOST_VALUE_BYTES = 1024  # of each other header for the client
 MOST_KEPT = 256 * 1024  # bytes that wait for a reader before the upstream has to
 TURN_BYTES = 256 * 1024  # unpacked before other requests of this process have their turn
 
@@ -56,8 +57,8 @@ class HttpAnswer:
         self._waiter: asyncio.Future[None] | None = None
 
     def _passed_on(self, fields: Fields) -> tuple[tuple[str, str], ...]:
-        """Return the headers for the client, as many as are bounded; note what the others say of the body."""
-        passed: list[tuple[str, str]] = []
+        """Return the headers for the client, the first of each name, in bounds; note what the others say of the body."""
+        passed: dict[str, str] = {}
         lines, room = 0, MOST_PASSED_BYTES
         for raw_name, raw_value in fields:
             name = _wanted(raw_name)
@@ -65,25 +66,27 @@ class HttpAnswer:
                 value = raw_value.decode("latin-1").strip()
                 if name in _FRAMING:
                     self._read_framing(name, value.lower())
-                elif value.isascii() and name in PASSED_ON:
-                    passed.append((name, value))
-                    if name == "content-type":
-                        self.is_stream = value.lower().startswith("text/event-stream")
-                elif value.isascii() and lines < MOST_PASSED_LINES and len(name) + len(value) <= room:
-                    passed.append((name, value))
+                elif not value.isascii() or name in passed:
+                    continue
+                elif name in PASSED_ON:
+                    if len(value) <= MOST_VALUE_BYTES:
+                        passed[name] = value
+                elif lines < MOST_PASSED_LINES and len(name) + len(value) <= room:
+                    passed[name] = value
                     lines, room = lines + 1, room - len(name) - len(value)
-        return tuple(passed)
+        self.is_stream = passed.get("content-type", "").lower().startswith("text/event-stream")
+        return tuple(passed.items())
 
     def _read_framing(self, name: str, value: str) -> None:
         if name == "content-encoding":
             # A value that names no coding ("none", "utf-8") is about nothing: the bytes are as they are.
             codings = list(map(str.strip, value.split(",")))
             known = [coding for coding in codings if coding in CODINGS]
-            if len(known) > 1 or not UNSUPPORTED.isdisjoint(codings):
+            if len(known) + (self._unpacker is not None) > 1 or not UNSUPPORTED.isdisjoint(codings):
                 raise Unreadable(f"its reply's content-encoding is not supported ({value})")
-            self._unpacker = Unpacker(known[0]) if known else None
+            self._unpacker = Unpacker(known[0]) if known else self._unpacker
         elif name == "transfer-encoding" and value not in ("chunked", "identity"):
-            raise UpstreamError(f"its reply's transfer-encoding is not known ({value})")
+            raise Unreadable(f"its reply's transfer-encoding is not known ({value})")
         else:
             self.is_framed = value != "identity"
 
@@ -149,11 +152,11 @@ class HttpAnswer:
             while True:
                 while self._kept:  # more may come in a pause
                     for piece in self._kept_so_far():
-                        taken += len(piece)
+                        taken += max(len(piece), STEP_BYTES // 2)
                         if self._unpacker is not None and taken > TURN_BYTES:
                             await asyncio.sleep(0)
                             taken = 0
-                        if (pause := take(piece)) is not None:
+                        if piece and (pause := take(piece)) is not None:
                             if self._source is not None:
                                 self._source.pause()
                             await pause
@@ -199,7 +202,7 @@ class HttpAnswer:
             self._waiter.set_result(None)
 
     def _check(self) -> None:
-        """Raises EngineBroken where the end was none."""
+        """Raises EngineBroken or ReplyTooLarge where the end was none."""
         if self._error is not None:
             raise _broken(self._error) from self._error
         if self._unpacker is not None:
@@ -216,7 +219,10 @@ class HttpAnswer:
             source.abort()
 
 
-def _broken(error: UpstreamError) -> EngineBroken:
+def _broken(error: UpstreamError) -> EngineBroken | ReplyTooLarge:
+    """Return what an engine raises for an error in the body."""
+    if isinstance(error, TooLarge):
+        return ReplyTooLarge(f"the model's reply is too large: {error}")
     return EngineSilent(str(error)) if isinstance(error, Silent) else EngineBroken(str(error))
 
 

@@ -7,11 +7,11 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from app.agent.engines.http_answer import HttpAnswer
-from app.agent.engines.http_errors import CUT_SHORT, NO_REPLY, Stale, UpstreamError, reason
+from app.agent.engines.http_errors import CUT_SHORT, NO_REPLY, Stale, TooLarge, Unreadable, UpstreamError, reason
 
 HEAD_BYTES = 64 * 1024  # of a reply's status line and headers
 
-_TOO_LARGE = f"its reply's head is larger than {HEAD_BYTES} bytes"
+_HEAD_TOO_LARGE = f"its reply's head is larger than {HEAD_BYTES} bytes"
 
 Outcome = HttpAnswer | UpstreamError
 
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         if not self._pieces and self._answer is not None and not self._is_whole:
             self._framing_bytes += len(data)  # of chunks and trailers
             if self._framing_bytes > HEAD_BYTES:
-                fault = fault or UpstreamError(f"its reply has more than {HEAD_BYTES} bytes of chunk extensions or trailers")
+                fault = fault or TooLarge(f"its reply has more than {HEAD_BYTES} bytes of chunk extensions or trailers")
         if self._pieces and self._answer is not None:
             self._framing_bytes = 0
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         elif fault is not None:
             self.fail(fault)
         elif self._waiter is not None and self._head_bytes > HEAD_BYTES:
-            self.fail(UpstreamError(_TOO_LARGE))
+            self.fail(TooLarge(_HEAD_TOO_LARGE))
 
     def _is_awaited(self, data: bytes) -> bool:
         self._head_bytes += len(data)
@@ -162,12 +162,12 @@ class Connection(asyncio.Protocol):
         fields, self._fields = self._fields, []
         if status == 101:
             raise UpstreamError("it switched protocols, which nobody asked for")
-        if status < 200:  # the reply itself is still to come
+        if 100 <= status < 200:  # the reply itself is still to come
             return
-        if status > 599:
-            raise UpstreamError(f"its reply has the status {status}, which is none of HTTP")
+        if not 200 <= status <= 599:  # RFC 9110 section 15
+            raise Unreadable(f"its reply has the status {status}, which is none of HTTP")
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
-            raise UpstreamError(_TOO_LARGE)
+            raise TooLarge(_HEAD_TOO_LARGE)
         answer, waiter = HttpAnswer(self, status, fields), self._waiter
         if waiter is None or waiter.done():
             raise UpstreamError("nobody waits for it")

@@ -18,7 +18,11 @@ class Silent(UpstreamError):
 
 
 class Unreadable(UpstreamError):
-    """The reply is coded in a way that this worker cannot undo: another try would be coded so, too."""
+    """A reply came that cannot be passed on. It is not asked for again: the upstream has done its work."""
+
+
+class TooLarge(Unreadable):
+    """The head or the trailers of a reply are larger than a worker takes."""
 
 
 class Stale(UpstreamError):

@@ -7,8 +7,9 @@ from app.agent.engines.http_errors import CUT_SHORT, UpstreamError
 from app.errors import ReplyTooLarge
 
 STEP_BYTES = 64 * 1024  # given out at once: a few bytes may unpack to a thousand times as many
+WINDOW_BYTES = 16 * 1024  # taken in at once: zlib copies what is left of them for each of gzip's members
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
-UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress"})
+UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 MOST_RATIO = 200  # of the unpacked bytes to the packed ones; JSON has up to 50, and gzip can reach 1,000
 _FREE_BYTES = 1024 * 1024  # unpacked before the ratio counts
 _ZLIB_OR_GZIP, _RAW = 47, -15  # zlib's window bits: the header says which of the two, or there is none
@@ -24,12 +25,16 @@ class Unpacker:
         self._zlib: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack bytes, piece by piece.
+        """Unpack bytes, piece by piece: at least one piece, be it empty, for each WINDOW_BYTES.
 
         Raises UpstreamError where they are not so coded, ReplyTooLarge where they unpack to too many.
         """
-        piece = b""
         self._packed += len(data)
+        for start in range(0, len(data), WINDOW_BYTES):
+            yield from self._unpack(data[start : start + WINDOW_BYTES])
+
+    def _unpack(self, data: bytes) -> Iterator[bytes]:
+        piece, is_silent = b"", True
         while data or len(piece) == STEP_BYTES:  # a full step may have left some of its output inside
             if self._zlib is None or (self._zlib.eof and data):  # gzip may have several members
                 self._zlib = zlib.decompressobj(self._window_bits(data))
@@ -41,8 +46,11 @@ class Unpacker:
             if self._unpacked > _FREE_BYTES and self._unpacked > MOST_RATIO * self._packed:
                 raise ReplyTooLarge(f"the model's reply unpacks to more than {MOST_RATIO} times its bytes")
             if piece:
+                is_silent = False
                 yield piece
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
+        if is_silent:
+            yield b""
 
     def end(self) -> None:
         """Raises UpstreamError where something is missing."""

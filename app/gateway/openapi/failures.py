@@ -39,6 +39,7 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.DeadLettered("This request ended every worker that ran it; it lies in the dead letters."),
     errors.UpstreamAuthFailed("the server of model 'gpt-4' refuses this gateway's token (401)"),
     errors.UpstreamRedirected("the server of model 'gpt-4' answers with a redirect (307): its host must be its final address"),
+    errors.UpstreamInvalidReply("the server of model 'gpt-4' sent what cannot be passed on: its reply has the status 666"),
     errors.UpstreamUnreachable("The model's server does not answer."),
     errors.WorkerLost("The worker died in the middle of the reply, which cannot be continued."),
     errors.ReplyLogTruncated("The beginning of the reply is no longer kept."),

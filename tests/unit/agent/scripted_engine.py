@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable, Job, Take
+from app.errors import GatewayError
 from tests.numbered import Generation
 from tests.unit.scene import MODEL, until
 
@@ -68,7 +69,9 @@ class ScriptedEngine:
     With `gone` it says why nobody is there: to each check and each call.
     """
 
-    def __init__(self, *answers: ScriptedAnswer | EngineUnreachable, natural: int = 5, continues: bool = True) -> None:
+    def __init__(
+        self, *answers: ScriptedAnswer | EngineUnreachable | GatewayError, natural: int = 5, continues: bool = True
+    ) -> None:
         self._answers = deque(answers)
         self._natural = natural
         self._continues = continues
@@ -93,7 +96,7 @@ class ScriptedEngine:
         if self.gone:
             raise EngineUnreachable(self.gone)
         answer = self._answers.popleft() if self._answers else self._generated(job)
-        if isinstance(answer, EngineUnreachable):
+        if isinstance(answer, EngineUnreachable | GatewayError):
             raise answer
         self.given.append(answer)
         return answer

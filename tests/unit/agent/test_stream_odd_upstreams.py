@@ -11,7 +11,9 @@ from app.agent.reply_pass import EVENT_STREAM, redacted
 from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.seen import Seen
 from app.contracts.sse import DONE, as_event
+from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from tests.numbered import sse, tokens
+from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import BROKEN, JSON, ScriptedAnswer, stream
 from tests.unit.agent.shop import PLAIN, asked, error_of, shop
 from tests.unit.agent.test_stream_order import chat
@@ -232,11 +234,25 @@ async def test_a_usage_beyond_64_bits_is_ignored():
     assert (seen.text, seen.fold.outcome, seen.parts[-1].usage) == (reply, COMPLETED, {})
 
 
-async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_to_be_asked_again():
+async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_asked_again():
     for error in (EngineUnreachable("no byte", is_silent=True), ScriptedAnswer([EngineSilent("no byte")], headers=JSON)):
-        answers = [error] if isinstance(error, EngineUnreachable) else [error] * 3
-        (part,) = (await (await shop(*answers)).run(asked(stream=False))).parts
-        assert (part.status, dict(part.head)["x-should-retry"]) == (502, "false")
+        at = await shop(error)
+        (part,) = (await at.run(asked(stream=False))).parts
+        assert (part.status, dict(part.head)["x-should-retry"], len(at.engine.jobs)) == (502, "false", 1)
+
+
+async def test_a_stream_that_falls_silent_is_continued():
+    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], EngineSilent("no byte")]))
+    seen = await at.run(asked(body=body(stream=True, max_tokens=6)))
+    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
+
+
+@pytest.mark.parametrize("kind", [UpstreamInvalidReply, ReplyTooLarge])
+async def test_a_reply_that_cannot_be_passed_on_is_counted_and_not_asked_for_again(kind):
+    before, at = counted("upstream_errors", kind="broken"), await shop(kind("its head"))  # type: ignore[arg-type]
+    (part,) = (await at.run(asked(stream=False))).parts
+    assert (part.status, part.code, dict(part.head)["x-should-retry"]) == (502, kind.code, "false")
+    assert (len(at.engine.jobs), counted("upstream_errors", kind="broken")) == (1, before + 1)
 
 
 async def test_an_upstream_that_is_not_there_is_named_by_its_model():
