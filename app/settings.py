@@ -240,8 +240,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
         environment = {**from_file, **os.environ}
     # Programs agree on these three in lower case as well, and some systems set only those.
-    lower = {name: environment.get(name.lower(), "") for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")}
-    environment = {**lower, **environment}
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+    lower = {name: environment.get(name.lower(), "") for name in names if not environment.get(name)}
+    environment = {**environment, **lower}
     sections: list[Any] = [_read(section, environment) for section in SECTIONS]
     return Settings(*[*sections, environment])
 

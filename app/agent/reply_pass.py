@@ -68,7 +68,7 @@ class ReplyPass:
         """
         if 300 <= answer.status < 400:
             raise UpstreamRedirected(f"the server of {self._model} answers with a redirect ({answer.status})")
-        if answer.status in (401, 403):
+        if answer.status in (401, 403, 407):  # the last one is a proxy's
             await self._refuse_token(answer)
         if answer.status >= 400 or not self._request.stream:
             return await self._pass_body(answer, await answer.read(self._context.most_body), strip_usage=strip_usage)

@@ -1,6 +1,7 @@
 """Upstreams behind a proxy, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; the proxy is a real one, on a socket."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from app.agent.engines.http_request import Address
 from app.catalog import ModelEntry
 from app.settings import load
 from tests.contract.engines import job, worker_settings
-from tests.contract.scripted_upstream import ScriptedUpstream, replies
+from tests.contract.scripted_upstream import NO_LINGER, ScriptedUpstream, replies
 
 
 class SmallProxy:
@@ -98,6 +99,42 @@ async def test_a_proxy_that_refuses_is_the_reason_without_its_password() -> None
         assert "p%40ss" not in str(found.value)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_is_not_there_is_named_as_the_reason(scheme: str, refusing_port: int) -> None:
+    async with engine_of(f"{scheme}://up.example", **{f"{scheme.upper()}_PROXY": f"127.0.0.1:{refusing_port}"}) as engine:
+        assert await engine.check() == f"up.example:{443 if scheme == 'https' else 80}: its proxy: Connection refused"
+        with pytest.raises(EngineUnreachable, match="its proxy: Connection refused"):
+            await engine.call(job())
+
+
+@pytest.mark.parametrize("reply", [b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000, None])
+async def test_a_proxy_that_makes_no_tunnel_is_named_as_the_reason(reply: bytes | None) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if reply is None:  # a reset in the middle
+            await reader.read(1)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            return writer.transport.abort()
+        writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(script, "127.0.0.1", 0)
+    async with server, engine_of("https://up.example", HTTPS_PROXY=f"127.0.0.1:{port_of(server)}") as engine:
+        assert "its proxy" in await engine.check()
+        with pytest.raises(EngineUnreachable, match="its proxy"):
+            await engine.call(job())
+
+
+@pytest.mark.parametrize("status", [407, 502, 504])
+async def test_an_upstream_behind_a_proxy_that_cannot_reach_it_is_not_ready(status: int) -> None:
+    async with ScriptedUpstream(replies(status)) as it, engine_of("http://up.example", HTTP_PROXY=it.host) as engine:
+        assert await engine.check() == f"up.example:80: its proxy answers {status}"
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
 async def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
     certificate, key = folder / "cert.pem", folder / "key.pem"
     options = [
@@ -125,7 +162,17 @@ async def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
         ("http://up.example", "", True),
         ("http://up.example", "*", False),
         ("http://up.example", "up.example", False),
-        ("http://up.example", "UP.example.", True),
+        ("http://up.example", "UP.example.", False),
+        ("http://up.example.", "up.example", False),
+        ("http://up.example.evil", "up.example", True),
+        ("http://up.example", ":80", True),
+        ("http://up.example", "10.0.0.0/99", True),
+        ("http://110.1.2.3", "10.1.2.3", True),
+        ("http://10.1.2.3:81", "10.1.2.3:80", True),
+        ("http://[2001:db8::1]", "2001:DB8:0::1", False),
+        ("http://[2001:db8::1]", "[2001:db8::1]", False),
+        ("http://[2001:db8::1]:81", "[2001:db8:0::1]:81", False),
+        ("http://[2001:db8::1]:82", "[2001:db8::1]:81", True),
         ("http://a.up.example", "up.example", False),
         ("http://a.up.example", ".up.example", False),
         ("http://a.up.example", "*.up.example", False),
@@ -150,3 +197,4 @@ def test_who_is_asked_without_a_proxy(host: str, no_proxy: str, is_proxied: bool
 def test_the_variables_count_in_lower_case_too() -> None:
     assert load({"https_proxy": "http://proxy:1", "no_proxy": "x"}).worker.https_proxy == "http://proxy:1"
     assert load({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}).worker.https_proxy == "http://b"
+    assert load({"https_proxy": "http://a", "HTTPS_PROXY": ""}).worker.https_proxy == "http://a"

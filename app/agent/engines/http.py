@@ -25,6 +25,7 @@ ROOT_PATHS = frozenset(
 )
 CHECK_SECONDS = 5
 LIST_BYTES = 4 * 1024 * 1024  # of an upstream's list of models that are read
+_OF_A_PROXY = frozenset({407, 502, 504})  # what a proxy says itself where it cannot or will not reach the upstream
 _DEADLINE_LEEWAY = 10.0  # seconds beyond a request's own deadline, so that the deadline is what ends it
 
 
@@ -43,6 +44,7 @@ class HttpEngine:
         self._query = address.query
         proxy = proxy_for(address, settings.http_proxy, settings.https_proxy, settings.no_proxy)
         # A proxy is told the whole address, unless it only makes a tunnel (RFC 9112 section 3.2.2).
+        self._is_proxied = proxy is not None
         origin = f"http://{address.authority}" if proxy is not None and not address.tls else ""
         self._base = origin + address.path
         self._root = self._base.removesuffix("/v1")
@@ -80,6 +82,8 @@ class HttpEngine:
             return f"{self._name} {verb} token (401)"
         if 300 <= status < 400:
             return f"{self._name} redirects ({status}): the host must be its final address"
+        if self._is_proxied and status in _OF_A_PROXY:
+            return f"{self._name}: its proxy answers {status}"
         return f"{self._name} answers {status}" if status == 503 else ""
 
     async def continues(self) -> bool:

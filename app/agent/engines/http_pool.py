@@ -80,7 +80,7 @@ class Pool:
         except TimeoutError:
             raise
         except OSError as error:
-            raise UpstreamError(reason(error)) from error
+            raise UpstreamError(f"its proxy: {reason(error)}" if self._proxy else reason(error)) from error
         try:
             return await self._opened(sock)
         except BaseException:

@@ -6,9 +6,9 @@ There is no standard for these variables; curl and Go agree on what is here. Ups
 import asyncio
 import socket
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from app.agent.engines.http_errors import UpstreamError
+from app.agent.engines.http_errors import UpstreamError, reason
 from app.agent.engines.http_request import Address, basic_credentials
 
 _HEAD_BYTES = 16 * 1024  # of a proxy's answer to CONNECT
@@ -25,7 +25,15 @@ class Proxy:
         return f"Proxy({self.address.name})"
 
     async def connect(self, sock: socket.socket, target: Address) -> None:
-        """Make a connected socket a tunnel to the target (RFC 9110 section 9.3.6). Raises UpstreamError, OSError."""
+        """Make a connected socket a tunnel to the target (RFC 9110 section 9.3.6). Raises UpstreamError, TimeoutError."""
+        try:
+            await self._connect(sock, target)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise UpstreamError(f"its proxy: {reason(error)}") from error
+
+    async def _connect(self, sock: socket.socket, target: Address) -> None:
         loop = asyncio.get_running_loop()
         authority = target.name.encode()
         await loop.sock_sendall(sock, b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (authority, authority, self.authorization))
@@ -55,29 +63,49 @@ def proxy_for(target: Address, http_proxy: str, https_proxy: str, no_proxy: str)
 def _is_local(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def _is_excluded(target: Address, no_proxy: str) -> bool:
+    host = target.host.lower().rstrip(".")
+    return any(entry == "*" or _excludes(entry, host, target.port) for entry in no_proxy.lower().replace(",", " ").split())
+
+
+def _excludes(entry: str, host: str, port: int) -> bool:
+    """Return whether one entry names the host.
+
+    It is a network; or a name, which stands for all names below it too, or an address, each with a port or without.
+    """
+    if "/" in entry:
+        return _is_in_network(host, entry)
+    name, only_port = _split_port(entry)
+    name = name.removeprefix("*").strip(".")
+    if not name or (only_port and only_port != str(port)):
+        return False
+    address = _address(name)
+    return address == _address(host) if address else host == name or host.endswith(f".{name}")
+
+
+def _split_port(entry: str) -> tuple[str, str]:
+    if entry.startswith("["):  # [::1]:8080
+        name, _, rest = entry[1:].partition("]")
+        return name, rest.removeprefix(":")
+    if entry.count(":") > 1:  # an IPv6 address without brackets has no port
+        return entry, ""
+    name, _, port = entry.partition(":")
+    return name, port
+
+
+def _is_in_network(host: str, network: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host) in ip_network(network, strict=False)
     except ValueError:
         return False
 
 
-def _is_excluded(target: Address, no_proxy: str) -> bool:
-    return any(_excludes(entry.strip().lower(), target) for entry in no_proxy.replace(" ", ",").split(","))
-
-
-def _excludes(entry: str, target: Address) -> bool:
-    """Return whether one entry names the target: `*`, a host or a domain with all below it, a port, an address, a network."""
-    host = target.host.lower().rstrip(".")
-    if entry in ("", "*"):
-        return entry == "*"
+def _address(name: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(host) in ip_network(entry, strict=False)
+        return ip_address(name)
     except ValueError:
-        pass
-    name, colon, port = entry.rpartition(":")
-    if colon and port.isdecimal() and not name.endswith(":"):
-        if int(port) != target.port:
-            return False
-        entry = name.strip("[]")
-    domain = entry.removeprefix("*").lstrip(".")
-    return host == domain or host.endswith(f".{domain}")
+        return None

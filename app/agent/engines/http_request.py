@@ -26,7 +26,7 @@ class Address:
     port: int
     tls: bool
     path: str  # where the API begins, encoded, without a slash at its end
-    query: str  # that every request has, as Azure's `api-version=...`; encoded
+    query: str = field(repr=False)  # that every request has, as Azure's `api-version=...`; encoded. It may hold a key
     credentials: str = field(repr=False)  # user:password
 
     @classmethod
@@ -103,9 +103,17 @@ def _name(name: str) -> str:
 def request_line(method: str, base: str, target: str, query: str = "") -> bytes:
     """Return the first line of a request.
 
-    `query` is the configured one. Behind a `?` of the target is the client's, which is encoded already.
+    `query` is the configured one. Behind a `?` of the target is the client's, which is encoded already; it cannot name
+    a parameter of the configured one once more.
     """
     path, _, asked = target.partition("?")
+    if query:
+        own = {_parameter(part) for part in query.split("&")}
+        asked = "&".join(part for part in asked.split("&") if _parameter(part) not in own)
     joined = "&".join(filter(None, (query, quote(asked, safe=string.punctuation))))
     encoded = base + quote(path, safe="/:@~") + ("?" + joined if joined else "")
     return f"{method} {encoded} HTTP/1.1\r\n".encode()
+
+
+def _parameter(part: str) -> str:
+    return unquote(part.partition("=")[0])

@@ -207,7 +207,7 @@ async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, una
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == USAGE["usage"]
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, 403, 407])
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_token_that_is_refused_is_no_fault_of_the_clients(status, streamed, caplog):
     body = b'{"error":{"message":"Incorrect API key provided: sk-abcd***wxyz. Bearer secret-token"}}'

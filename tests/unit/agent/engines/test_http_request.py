@@ -95,3 +95,32 @@ def test_whatever_the_path_a_request_line_is_one_line(path: str) -> None:
     assert line.startswith(b"POST /v1/")
     assert len(line.split()) == 3
     assert line.splitlines() == [line.removesuffix(b"\r\n")]
+
+
+@pytest.mark.parametrize(
+    ("own", "target", "sent"),
+    [
+        ("api-version=2024-06-01", "/chat/completions", "/chat/completions?api-version=2024-06-01"),
+        ("api-version=1&k=%2F", "/x?a=b&c", "/x?api-version=1&k=%2F&a=b&c"),
+        ("api-version=1", "/x?api-version=2&api%2Dversion=3&a=api-version", "/x?api-version=1&a=api-version"),
+        ("", "/x?a=b&&c", "/x?a=b&&c"),
+    ],
+)
+def test_an_addresss_query_goes_before_the_clients_and_is_not_replaced_by_it(own: str, target: str, sent: str) -> None:
+    assert request_line("POST", "/v1", target, own) == f"POST /v1{sent} HTTP/1.1\r\n".encode()
+
+
+@given(query=st.text(max_size=20), target=st.text(max_size=20))
+def test_whatever_the_queries_a_request_line_is_one_line(query: str, target: str) -> None:
+    try:
+        own = Address.of(f"http://up/v1?{query}").query
+    except ValueError:
+        return
+    line = request_line("POST", "/v1", f"/x?{target}", own)
+    assert line.splitlines() == [line.removesuffix(b"\r\n")]
+    assert len(line.split()) == 3
+
+
+def test_an_addresss_query_is_not_shown() -> None:
+    address = Address.of("http://up/v1?key=secret")
+    assert (address.query, "secret" in repr(address)) == ("key=secret", False)
