@@ -20,14 +20,14 @@ class ModelEntry(BaseModel):
 
     id: Name
     engine: Literal["http", "echo"] = "http"
-    host: Annotated[str, AfterValidator(parse.upstream)] = ""
+    host: Annotated[str, AfterValidator(parse.upstream)] = Field(default="", repr=False)  # it may hold a password
     token: SecretStr = SecretStr("")
     upstream_model: str = ""  # where the upstream calls it otherwise
     aliases: tuple[Name, ...] = ()
     concurrency: int | None = Field(default=None, ge=1)  # None: WORKER_CONCURRENCY
-    connect_timeout: float = Field(default=5, gt=0)  # seconds
+    connect_timeout: float = Field(default=5, gt=0, allow_inf_nan=False)  # seconds
     # Seconds without a byte from the upstream; None: the request's deadline ends it.
-    read_timeout: float | None = Field(default=None, gt=0)
+    read_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     continues: bool | Literal["auto"] = "auto"
     ask_usage: bool = True  # for the usage of a stream whose client has not
     paths: tuple[EndpointPath, ...] = ()  # below /v1, beside those of app/contracts/endpoints.py

@@ -9,14 +9,19 @@ from urllib.parse import urlsplit
 from app.weak_keys import weakness
 
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
-_USERINFO = re.compile(r"//[^/?#\s]*@")
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?")
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-def without_userinfo(text: str) -> str:
-    """Return a text without the user and password of the addresses in it, for messages and logs."""
-    return _USERINFO.sub("//***@", text)
+def without_userinfo(address: str) -> str:
+    """Return an address for messages and logs: without user, password, query, which may hold a key, and fragment.
+
+    Takes any text: what is no address may be one with a slip in it, and its password is one all the same.
+    """
+    scheme = _SCHEME.match(address)[0]  # type: ignore[index]
+    _, at, rest = address[len(scheme) :].rpartition("@")
+    return scheme + ("***@" if at else "") + re.split("[?#]", rest)[0]
 
 
 def seconds(text: str) -> float:

@@ -258,7 +258,6 @@ def _value(item: Field[Any], environment: Mapping[str, str]) -> Any:
         return item.metadata["parser"](text)
     except ValueError as error:
         example = f"{name}={default}" if default else f"leave {name} empty"
-        shown = repr(parse.without_userinfo(text)) if item.repr else "its value"
-        raise SettingsError(
-            f"{name}: {shown} does not work ({parse.without_userinfo(str(error))}); for example {example}"
-        ) from None
+        is_address = "://" in text or item.metadata["parser"] in (parse.url, parse.upstream)
+        shown = repr(parse.without_userinfo(text) if is_address else text) if item.repr else "its value"
+        raise SettingsError(f"{name}: {shown} does not work ({error}); for example {example}") from None

@@ -1,7 +1,7 @@
 """Passes one answer of an upstream into the reply: as events, or as a whole body."""
 
+import asyncio
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +9,7 @@ import orjson
 
 from app.agent.context import JobContext
 from app.agent.engines.base import JSON, Answer, EngineBroken
+from app.agent.engines.redact import refusal_words
 from app.agent.event_relay import EventRelay
 from app.agent.plan import Run
 from app.agent.reply_end import usage
@@ -20,14 +21,14 @@ from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.openai import is_text, rename_model
 from app.contracts.sse import data_of, split_events
-from app.errors import UpstreamAuthFailed, UpstreamRedirected, WorkerLost
+from app.errors import ReplyTooLarge, UpstreamAuthFailed, UpstreamRedirected, WorkerLost
 from app.telemetry.logs import Throttle
 
-logger = logging.getLogger("app.agent.job")
+logger = logging.getLogger("app.agent.upstream")  # one of its own: it is throttled
 logger.addFilter(Throttle())
 
-_SHOWN = 300  # characters of an upstream's words in a log
-_LIKE_A_KEY = re.compile(r"\b(?:(?:sk|pk|key|gsk|hf|xai)[-_]|Bearer\s+)[\w*.\-]{4,}")  # OpenAI quotes "sk-abc***xyz"
+_REFUSAL_BYTES = 64 * 1024  # of the body of a 401 or 403 that are read, for the log
+_REFUSAL_SECONDS = 5.0  # within which they have to come
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 Notes = Callable[[dict[str, Any]], tuple[tuple[str, str], ...]]
@@ -91,8 +92,14 @@ class ReplyPass:
 
     async def _refuse_token(self, answer: Answer) -> None:
         """Raise UpstreamAuthFailed. The upstream's words are for the worker's log: they may quote the token."""
-        words = redacted(await answer.read(self._context.most_body), self._context.entry.token.get_secret_value())
-        logger.error("%s: its server refuses the token (%d): %s", self._model, answer.status, words)
+        entry = self._context.entry
+        try:
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                words = refusal_words(await answer.read(_REFUSAL_BYTES), entry.token.get_secret_value())
+        except (EngineBroken, ReplyTooLarge, TimeoutError):
+            words = "(its words could not be read)"
+        extra = {"request_id": self._request.id}
+        logger.error("%s: its server refuses the token (%d): %s", self._model, answer.status, words, extra=extra)
         raise UpstreamAuthFailed(f"the server of {self._model} refuses this gateway's token ({answer.status})")
 
     async def _pass_events(
@@ -168,12 +175,6 @@ class ReplyPass:
 
 def _with_content_type(head: Head, content_type: str) -> Head:
     return (("content-type", content_type), *(pair for pair in head if pair[0] != "content-type"))
-
-
-def redacted(words: bytes, token: str) -> str:
-    """Return an upstream's words for a log, cut, without the token or what looks like a part of one."""
-    text = " ".join(words.decode(errors="replace").split())[:_SHOWN]
-    return _LIKE_A_KEY.sub("***", text.replace(token, "***") if token else text)
 
 
 def _is_json(body: bytes) -> bool:

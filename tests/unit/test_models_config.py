@@ -73,6 +73,9 @@ def test_an_entry_is_read_with_the_value_of_the_variable_that_its_token_names(fi
         ("aliases", ["a", "a"], "each of them once"),
         ("id", "a\nb", "without control characters"),
         ("id", "", "at least 1 character"),
+        ("read_timeout", 0, "greater than 0"),
+        ("read_timeout", float("inf"), "finite number"),
+        ("host", f"http://user:{SECRET}@up:99999", "its port, if it has one, is 1 to 65535"),
         ("concurrency", 0, "greater than or equal to 1"),
         ("nowhere\nto be found", 1, "there is no such field"),
     ],
@@ -80,6 +83,7 @@ def test_an_entry_is_read_with_the_value_of_the_variable_that_its_token_names(fi
 def test_a_wrong_field_is_refused_by_its_entry_and_its_name(file, member, value, said):
     text = fault(written(file, entry(id="first"), entry(**{member: value})))
     assert text.startswith(f"MODELS_FILE: {file}: model 2 (")
+    assert SECRET not in text
     assert said in text
 
 
@@ -121,6 +125,19 @@ def test_a_token_that_is_no_variables_name_is_not_shown(file):
 def test_what_is_no_list_of_models_is_refused(file, content, said):
     file.write_bytes(content)
     assert said in fault(file)
+
+
+def test_a_models_read_timeout_is_that_of_its_variables(file):
+    named = {f"{order}_OPENAI_{part}": f"http://{order}" for order in ("FIRST", "SECOND") for part in ("MODEL_NAME", "HOST")}
+    first, second = configured(load({**named, "FIRST_OPENAI_READ_TIMEOUT_SECONDS": "7"}))
+    (own,) = for_worker(load({"OPENAI_MODEL_NAME": "m", "OPENAI_HOST": "http://m", "OPENAI_READ_TIMEOUT_SECONDS": "8"}))
+    (described,) = models_of(written(file, entry(read_timeout=9)))
+    assert [one.read_timeout for one in (first, second, own, described)] == [7, None, 8, 9]
+
+
+def test_a_hosts_password_is_in_no_repr(file):
+    (only,) = models_of(written(file, entry(host=f"http://user:{SECRET}@up?key={SECRET}")))
+    assert SECRET not in repr(only)
 
 
 def test_a_merge_is_no_repetition(file):

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from app.errors import SettingsError
-from app.parsers import positive
+from app.parsers import positive, without_userinfo
 from app.settings import load
 
 GOOD = "sk-7f3a9c1e5b2d8046"
@@ -121,3 +121,51 @@ def test_every_section_that_reads_such_a_time_asks_the_same_of_it(variable):
 def test_a_time_may_be_a_fraction_and_where_0_means_something_0():
     found = load({"HEARTBEAT_SECONDS": "0.2", "SSE_HEAD_AFTER_SECONDS": "0", "DRAIN_SECONDS": "0"})
     assert (found.gateway.heartbeat, found.worker.heartbeat, found.gateway.sse_head_after, found.worker.drain) == (0.2, 0.2, 0, 0)
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "http://user:secret@host:99999",
+            "http://user:secret@host:x/v1",
+            "user:secret@host",
+            "http://user:sec@secret@",
+            "ftp://secret@host",
+        ),
+        *(
+            "http://user:secret/x@host",
+            "http://host:99999/v1?key=secret",
+            "http://secret@a b/",
+            "http://user:secret@host:x/?a=http://b",
+        ),
+    ],
+)
+def test_an_address_that_does_not_work_is_shown_without_its_password(variable, address):
+    text = refused(**{variable: address})
+    assert text.startswith(f"{variable}: ")
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("", ""),
+        ("http://up:8000/v1", "http://up:8000/v1"),
+        ("https://u:p@up/v1?k=p#p", "https://***@up/v1"),
+        ("https://u:p@w@up", "https://***@up"),
+        ("u:p@up", "***@up"),
+    ],
+)
+def test_an_address_is_shown_without_userinfo_query_and_fragment(address, shown):
+    assert without_userinfo(address) == shown
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", None), ("7.5", 7.5)])
+def test_each_model_of_the_environment_may_have_its_own_read_timeout(text, seconds):
+    names = ("OPENAI", "FIRST_OPENAI", "SECOND_OPENAI")
+    models = load({f"{name}_READ_TIMEOUT_SECONDS": text for name in names}).models
+    assert (models.read_timeout, models.first_read_timeout, models.second_read_timeout) == (seconds,) * 3
+    for name in names:
+        assert refused(**{f"{name}_READ_TIMEOUT_SECONDS": "0"}).startswith(f"{name}_READ_TIMEOUT_SECONDS: ")
