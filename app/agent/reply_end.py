@@ -12,6 +12,8 @@ TAIL_BYTES = 4096  # that are enough
 _TRIES = 8  # of a reply whose text is full of the word
 
 _USAGE = b'"usage":'
+# Numbers of 17 digits or more, or written with an exponent above 0. Behind a point they are a fraction's: of a price.
+_NO_COUNT = re.compile(rb"(?<![.\d])\d{17}|\de\+?\d")
 
 
 def usage(reply: bytes) -> dict[str, Any]:
@@ -26,21 +28,27 @@ def usage(reply: bytes) -> dict[str, Any]:
     return {}
 
 
+def usage_note(used: dict[str, Any]) -> str:
+    """Return a usage as JSON, for the final record's notes.
+
+    Empty without one, and for one that cannot be: with a number no count can have, or members nested too deep. The
+    reply counts as one that names no usage.
+    """
+    if not used:
+        return ""
+    try:
+        note = orjson.dumps(used)
+    except orjson.JSONEncodeError:
+        return ""
+    return "" if _NO_COUNT.search(note) else note.decode()
+
+
 def _object(data: bytes) -> dict[str, Any]:
     try:
         found, _ = _DECODER.raw_decode(data.decode(errors="replace").lstrip())
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and _is_storable(found) else {}
-
-
-def _is_storable(found: dict[str, Any]) -> bool:
-    """Return whether it can be written as JSON again: numbers beyond 64 bits cannot."""
-    try:
-        orjson.dumps(found)
-    except TypeError:
-        return False
-    return True
+    return found if isinstance(found, dict) else {}
 
 
 def _refuse(constant: str) -> None:

@@ -5,12 +5,11 @@ import logging
 import time
 from typing import Any
 
-import orjson
-
 from app.agent.context import JobContext
 from app.agent.engines.base import JSON, Answer, EngineBroken, EngineSilent, EngineUnreachable, Job
 from app.agent.patience import until_seen
 from app.agent.plan import Finish, Run, plan
+from app.agent.reply_end import usage_note
 from app.agent.reply_pass import EndedEarly, ReplyPass, UsageRefused
 from app.agent.reply_writer import ReplyWriter
 from app.agent.usage import asking
@@ -169,6 +168,8 @@ class JobRun:
         except (UpstreamInvalidReply, ReplyTooLarge):
             self._count_error("broken")
             raise
+        if answer.status == 401:
+            self._context.upstream.unreachable()  # while it refuses the token, the other workers are better off
         if answer.status >= 400:
             self._count_error("5xx" if answer.status >= 500 else "4xx")
         return answer
@@ -209,4 +210,4 @@ class JobRun:
             ("queue-ms", f"{self._queued * 1000:.1f}"),
             ("upstream-ms", f"{(time.monotonic() - self._begun) * 1000:.1f}"),
         )
-        return (*notes, ("usage", orjson.dumps(used).decode())) if used else notes
+        return (*notes, ("usage", note)) if (note := usage_note(used)) else notes

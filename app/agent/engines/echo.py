@@ -15,8 +15,12 @@ from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
 from app.settings import WorkerSettings
 
 BETWEEN_WORDS = 0.02  # seconds
-MAX_CHOICES = 128
-MAX_WORDS = 100_000  # of all choices
+MAX_N = 128
+MAX_ITEMS = 4096  # of messages, of a message's parts, of prompts
+MAX_CHOICES = 512  # of all prompts together
+MAX_STOPS = 16
+MAX_REPLY = 256 * 1024  # characters of all choices together
+SLICE = 64 * 1024  # characters whose words are counted in one turn of the event loop
 
 _WORD = re.compile(r"\s*\S+|\s+")  # a word takes the space before it along, as most tokenizers do
 
@@ -75,7 +79,7 @@ class EchoEngine:
 
     async def call(self, job: Job) -> EchoAnswer:
         try:
-            reply = _reply(job)
+            reply = await _reply(job)
         except GatewayError as error:
             return EchoAnswer(error.status, "application/json", iter([endpoint_of(job.path).error_body(error)]), 0)
         if job.stream:
@@ -83,8 +87,11 @@ class EchoEngine:
         return EchoAnswer(200, "application/json", iter([orjson.dumps(reply.whole())]), 0)
 
 
-def _reply(job: Job) -> Reply:
-    """Raises GatewayError kinds, whose status and body become the answer."""
+async def _reply(job: Job) -> Reply:
+    """Raises GatewayError kinds, whose status and body become the answer.
+
+    Costs time in proportion to the prompt, in several turns of the event loop, and no more for more choices.
+    """
     path = job.path.partition("?")[0]
     if path not in ("/chat/completions", "/completions"):
         raise UnknownUrl(f"the built-in demonstration model has no {path}, only /chat/completions and /completions")
@@ -92,17 +99,32 @@ def _reply(job: Job) -> Reply:
     chat = path == "/chat/completions"
     prompts, texts = _chat(body) if chat else _completion(body)
     limit, stops, n = _limit(body), _stops(body), _count(body, "n") or 1
-    if n > MAX_CHOICES:
-        raise BadRequest(f"n is at most {MAX_CHOICES}", param="n")
+    if n > MAX_N:
+        raise BadRequest(f"n is at most {MAX_N}", param="n")
+    if n * len(texts) > MAX_CHOICES:
+        raise BadRequest(f"n times the number of prompts is at most {MAX_CHOICES}", param="n")
+    share = MAX_REPLY // (n * len(texts))
+    cut = [_cut(text, stops, limit, share) for text in texts]
     options = body.get("stream_options")
     return Reply(
         id=f"{'chatcmpl' if chat else 'cmpl'}-{job.id}",
         model=str(body.get("model", "echo")),
         chat=chat,
-        choices=_bounded([choice for text in texts for choice in [_cut(text, stops, limit)] * n]),
-        prompt_tokens=sum(len(prompt.split()) for prompt in prompts),
+        choices=[choice for choice in cut for _ in range(n)],
+        prompt_tokens=sum([await _count_words(prompt) for prompt in prompts]),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+async def _count_words(text: str) -> int:
+    count = 0
+    for start in range(0, len(text), SLICE):
+        if start:
+            await asyncio.sleep(0)
+        piece = text[start : start + SLICE]
+        is_inside_word = start > 0 and not text[start - 1].isspace() and not piece[0].isspace()
+        count += len(piece.split()) - is_inside_word
+    return count
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
@@ -120,6 +142,7 @@ def _chat(body: dict[str, Any]) -> tuple[list[str], list[str]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise BadRequest("messages is a list of at least one message", param="messages")
+    _check_items(messages, "messages")
     contents = [_content(message.get("content")) for message in messages]
     said = next((text for message, text in zip(messages[::-1], contents[::-1], strict=True) if message.get("role") == "user"), "")
     reply = _answer_to(said)
@@ -136,12 +159,19 @@ def _completion(body: dict[str, Any]) -> tuple[list[str], list[str]]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
         raise BadRequest("prompt is a text or a list of texts; the demonstration model reads no token numbers", param="prompt")
+    _check_items(prompts, "prompt")
     return prompts, [_answer_to(text) for text in prompts]
+
+
+def _check_items(items: list[Any], name: str) -> None:
+    if len(items) > MAX_ITEMS:
+        raise BadRequest(f"{name} has more than {MAX_ITEMS} items", param=name)
 
 
 def _content(content: Any) -> str:
     """A message's text; what is not text in it is named: [image]."""
     if isinstance(content, list):
+        _check_items(content, "messages")
         return " ".join(_part(part) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
@@ -160,21 +190,14 @@ def _rest(reply: str, so_far: str) -> str:
     return reply[len(so_far) :] if reply.startswith(so_far) else f" {reply}"
 
 
-def _cut(text: str, stops: list[str], limit: int | None) -> Choice:
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    words = _WORD.findall(text[: min(ends)] if ends else text)
-    return Choice(words, "stop") if limit is None or len(words) <= limit else Choice(words[:limit], "length")
-
-
-def _bounded(choices: list[Choice]) -> list[Choice]:
-    """Return the choices if they are not too many words for one process. Raises BadRequest.
-
-    64 choices of a prompt of 1 MB held the event loop for 16 s.
-    """
-    words = sum(len(choice.words) for choice in choices)
-    if words > MAX_WORDS:
-        raise BadRequest(f"the demonstration model writes at most {MAX_WORDS} words, not {words}", param="n")
-    return choices
+def _cut(text: str, stops: list[str], limit: int | None, longest: int) -> Choice:
+    """Return the text up to a stop, at most `limit` words and `longest` characters of it."""
+    short = text[:longest]
+    ends = [at for stop in stops if (at := short.find(stop)) >= 0]
+    words = _WORD.findall(short[: min(ends)] if ends else short)
+    if limit is not None and len(words) > limit:
+        return Choice(words[:limit], "length")
+    return Choice(words, "stop" if ends or len(text) <= longest else "length")
 
 
 def _limit(body: dict[str, Any]) -> int | None:
@@ -195,4 +218,6 @@ def _stops(body: dict[str, Any]) -> list[str]:
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
         raise BadRequest("stop is a text or a list of texts", param="stop")
+    if len(stops) > MAX_STOPS:
+        raise BadRequest(f"stop is at most {MAX_STOPS} texts", param="stop")
     return [text for text in stops if text]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.agent.reply_end import usage
+from app.agent.reply_end import usage, usage_note
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,21 @@ from app.agent.reply_end import usage
 )
 def test_the_last_usage_that_is_one_is_found(reply, found):
     assert usage(reply) == found
+
+
+@pytest.mark.parametrize(
+    ("used", "note"),
+    [
+        ({}, ""),
+        (
+            {"prompt_tokens": 9_007_199_254_740_991, "cost": 0.00012345678901234567},
+            '{"prompt_tokens":9007199254740991,"cost":0.00012345678901234567}',
+        ),
+        ({"prompt_tokens": 10**16}, ""),
+        ({"prompt_tokens": 2**64}, ""),
+        ({"a": {"b": -(2**64)}}, ""),
+        ({"a": "\ud800"}, ""),
+    ],
+)
+def test_a_usage_is_noted_where_its_numbers_can_be(used, note):
+    assert usage_note(used) == note

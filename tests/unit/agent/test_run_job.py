@@ -70,6 +70,28 @@ async def test_the_usage_that_the_reply_names_is_noted():
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == usage
 
 
+@pytest.mark.parametrize("number", [b"1" * 17, b"9" * 30, b"18446744073709551616", b"-99999999999999999999"])
+@pytest.mark.parametrize("stream_", [True, False])
+async def test_a_usage_that_cannot_be_does_not_cost_the_reply(number, stream_):
+    usage = b'{"prompt_tokens":%b,"completion_tokens":1}' % number
+    if stream_:
+        pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE]
+        at = await shop(ScriptedAnswer(pieces), ask_usage=False)
+    else:
+        pieces = [b'{"choices":[],"usage":%b}' % usage]
+        at = await shop(ScriptedAnswer(pieces, headers=JSON))
+    seen = await at.run(asked(stream=stream_))
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+    assert "usage" not in dict(seen.parts[-1].notes)
+
+
+async def test_a_usage_nested_too_deep_does_not_cost_the_stream():
+    usage = b'{"a":' * 400 + b"1" + b"}" * 400
+    pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE]
+    seen = await (await shop(ScriptedAnswer(pieces), ask_usage=False)).run(asked())
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+
+
 async def test_an_upstreams_own_error_keeps_its_status_and_body():
     refusal = b'{"error":{"message":"slow down","code":"busy"}}'
     at = await shop(ScriptedAnswer([refusal], status=429, headers=(*JSON, ("retry-after", "3"))))

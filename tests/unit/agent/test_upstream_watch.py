@@ -12,7 +12,7 @@ from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.presence import WorkerBeat, decode_beat
 from app.gateway.gateway import Gateway
 from app.stores.memory import MemoryCounts, MemoryStore
-from tests.unit.agent.scripted_engine import ScriptedAnswer, ScriptedEngine
+from tests.unit.agent.scripted_engine import JSON, ScriptedAnswer, ScriptedEngine
 from tests.unit.agent.workshop import Workshop
 from tests.unit.gateway.house import Client, submission
 from tests.unit.scene import MODEL, TOPICS, log_of, settings, until
@@ -69,6 +69,15 @@ async def test_a_call_that_failed_though_the_upstream_answers_changes_nothing(sh
     await until(lambda: engine.checks > checks)
     await asyncio.sleep(5)
     assert (worker.unready(), engine.checks) == ("", checks + 1)
+
+
+async def test_a_refused_token_is_a_reason_to_check(shop):
+    engine = ScriptedEngine(ScriptedAnswer([b"{}"], status=401, headers=JSON))
+    worker = await shop.worker(engine)
+    checks = engine.checks
+    assert await code(shop, await shop.ask()) == "upstream_auth_failed"
+    await until(lambda: engine.checks > checks)
+    assert not worker.unready(), "its check finds no fault"
 
 
 async def refusing(_job: Job) -> ScriptedAnswer:

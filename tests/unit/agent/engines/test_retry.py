@@ -2,6 +2,8 @@ import random
 from email.utils import formatdate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.agent.engines.retry import FIRST_WAIT, asked_wait, wait_before_retry
 
@@ -63,7 +65,22 @@ def test_a_wait_that_would_end_at_or_after_the_deadline_is_not_begun() -> None:
         ({"retry-after": formatdate(1_000_090)}, 90),  # -0000 says that the date's zone is unknown: taken as UTC
         ({"retry-after": formatdate(999_000, usegmt=True)}, 0),
         ({"retry-after": "Mon, 99 Foo 2026 00:00:00 GMT"}, 0),
+        ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, 0),
+        ({"retry-after": "Mon, 01 Jan 10000 00:00:00 GMT"}, 0),
+        ({"retry-after": "Mon, 01 Jan 2026 00:00:00 +999999999999999999"}, 0),
+        ({"retry-after": "9" * 400}, FOREVER),
     ],
 )
 def test_a_reply_says_how_long_it_wants_to_be_left_alone(headers: dict[str, str], seconds: float) -> None:
     assert asked_wait(headers, now=1_000_000) == seconds
+
+
+DATE_LIKE = st.from_regex(
+    r"\A(\w{0,4},? )?-?\d{0,22} (Jan|\w{0,4}) -?\d{0,22} \d{0,3}:\d{0,3}(:\d{0,3})? ?([+-]\d{0,8}|GMT|\w{0,3})?\Z"
+)
+
+
+@given(st.one_of(st.text(max_size=40), DATE_LIKE), st.floats(0, 1e10))
+def test_whatever_it_says_it_is_a_time_to_wait(text: str, now: float) -> None:
+    assert asked_wait({"retry-after": text, "retry-after-ms": text}, now) >= 0
+    assert asked_wait({"retry-after": text}, now) >= 0
