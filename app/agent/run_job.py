@@ -35,6 +35,7 @@ logger = logging.getLogger("app.agent.job")
 
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
+_PLANNED_AT_ONCE = 256 * 1024  # bytes of a stream that is continued: half a second of parsing for each 2 MB
 _USAGE_REFUSED_SECONDS = 600.0  # for which an upstream that refused `stream_options` is not asked for usage
 
 
@@ -120,7 +121,7 @@ class JobRun:
         return self._context.writer(self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text))
 
     async def _attempt(self, deadline: float) -> None:
-        planned = plan(self._request, self._seen, self._context.continues)
+        planned = await self._plan()
         if isinstance(planned, GatewayError):
             raise planned if self._broken is None else self._lost(self._broken)
         if isinstance(planned, Finish):
@@ -132,6 +133,13 @@ class JobRun:
             await self._ask(planned, asked, deadline, strip_usage=True)
         except UsageRefused:
             await self._ask(planned, planned.body, deadline, after_refusal=True)
+
+    async def _plan(self) -> Run | Finish | GatewayError:
+        """Plan how to go on; in a thread where much was seen, since each of its events is parsed."""
+        arguments = (self._request, self._seen, self._context.continues)
+        if sum(len(part.value) for part in self._seen.parts) <= _PLANNED_AT_ONCE:
+            return plan(*arguments)
+        return await asyncio.to_thread(plan, *arguments)
 
     def _wants_usage(self) -> bool:
         context, request = self._context, self._request
