@@ -20,7 +20,8 @@ _FORWARDED_FOR = b"x-forwarded-for"
 # Headers by which proxies name the client that they ask for. Only the first is read; with another one it is not known.
 _NAME_CLIENTS = frozenset(
     b"forwarded x-real-ip cf-connecting-ip cf-connecting-ipv6 true-client-ip x-client-ip x-cluster-client-ip fastly-client-ip"
-    b" x-original-forwarded-for x-envoy-external-address x-remote-addr x-appengine-user-ip".split()
+    b" x-original-forwarded-for x-envoy-external-address x-remote-addr x-appengine-user-ip fly-client-ip cf-ray cdn-loop"
+    b" tailscale-user-login tailscale-user-name".split()
 )
 _LONGEST_ADDRESS = 64  # characters
 _LONGEST_HOST = 300  # characters of a Host that is one, with its port

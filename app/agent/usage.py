@@ -18,6 +18,7 @@ _EMPTY = re.compile(rb"\A(\s*:\s*)(?:null|\{\s*\})")
 _SWITCH = re.compile(rb'("include_usage"\s*:\s*)(?:false|null)')
 _NULLS = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')  # in a text the quotes are escaped
 _OF_INTEREST = re.compile(rb'"usage"|"finish_reason":\s*"')
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 # What every chunk of a stream has, so that it says nothing new beside the usage.
 _OF_EVERY_CHUNK = frozenset(
     {"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "obfuscation", "choices", "usage"}
@@ -88,8 +89,7 @@ class UsageStripper:
 
     def _strip_event(self, event: bytes, out: list[bytes]) -> None:
         chunk = parse_event(data_of(event)) if _OF_INTEREST.search(event) else {}
-        usage = chunk.get("usage")
-        if chunk.get("choices") == [] and isinstance(usage, dict):
+        if _is_only_usage(event, chunk):
             others = {name: value for name, value in chunk.items() if name not in _OF_EVERY_CHUNK}
             if others and self._held:
                 self._held = _with_members(self._held, others)
@@ -101,6 +101,14 @@ class UsageStripper:
             self._held = event
         else:
             out.append(event)
+
+
+def _is_only_usage(event: bytes, chunk: dict[str, Any]) -> bool:
+    """Whether an event is the chunk that was asked for, whatever its usage is; `chunk` is empty where it is no JSON (`NaN`)."""
+    if chunk:
+        return chunk.get("choices") == [] and "usage" in chunk
+    data = data_of(event)
+    return b'"usage"' in data and _NO_CHOICES.search(data) is not None
 
 
 def _with_members(event: bytes, members: dict[str, Any]) -> bytes:

@@ -11,8 +11,11 @@ from app.errors import ReplyTooLarge
 DONE = b"data: [DONE]\n\n"
 
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
+_LINE_ENDS = (b"\r", b"\n")
 _BLANK_LINE = re.compile(_LINE_END + rb"{2}")
 _EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
+_BLANK_LINES = re.compile(rb"(" + _LINE_END + rb"{2})" + _LINE_END + rb"+\Z")  # more than the one that ends an event
+_ID_LINE = re.compile(rb"(?:^|[\r\n])id(?::|[\r\n])")
 _OVERLAP = 3  # bytes of "\r\n\r\n" that may lie before the byte which completes it
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIRST_BYTES = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -146,17 +149,23 @@ def without_blank_line(comment: bytes) -> bytes:
     return comment.rstrip(b"\r\n") + b"\n"
 
 
+def has_id(block: bytes) -> bool:
+    """Whether an event of a block has an id of its own."""
+    return _ID_LINE.search(block) is not None
+
+
 def with_ids(block: bytes, first: int) -> bytes:
     """Return the block with an `id:` line before each `data:` event, counting from `first`.
 
-    What has no data loses all but its comment lines, and its blank line: the openai SDK dispatches an
-    empty event at a blank line once an id has come, and fails to parse it.
+    What has no data loses all but its comment lines, and its blank line, as do further blank lines behind
+    an event: the openai SDK dispatches an empty event at a blank line once an id has come, and fails to
+    parse it.
     """
     out = []
     for event in split_events(block):
         if has_data(event):
             out.append(b"id: %d\n" % first)
-            out.append(event)
+            out.append(_BLANK_LINES.sub(rb"\1", event) if event[-3:-2] in _LINE_ENDS else event)
             first += 1
         else:
             out.extend(line + b"\n" for line in event.splitlines() if line.startswith(b":"))

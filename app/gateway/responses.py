@@ -9,7 +9,7 @@ from typing import NamedTuple
 from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Reply
 from app.contracts.openai import is_text
-from app.contracts.sse import DONE, after, as_event, count_events, with_ids, without_blank_line
+from app.contracts.sse import DONE, after, as_event, count_events, has_id, with_ids, without_blank_line
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
@@ -125,7 +125,6 @@ class EventStream:
         self._head_after = settings.sse_head_after or None
         self._keepalive = settings.sse_keepalive or None
         self._ids = ids
-        self._comment = without_blank_line(KEEPALIVE) if ids else KEEPALIVE
         self._latest = deque[bytes](maxlen=_LATEST_PARTS)
         self._seen = seen
         self._at_once = at_once
@@ -175,7 +174,7 @@ class EventStream:
                 self._call.sink = self._sink
             part = await self._call.next(self._keepalive)
             if part is None:
-                await self._body(self._comment)
+                await self._keep_alive()
         return [part] if part.status else [*body, part]
 
     def _sink(self, part: Reply) -> bool:
@@ -214,7 +213,7 @@ class EventStream:
     async def _body_as_events(self) -> Reply:
         """A whole reply as one event and the end; one that is no text as an error."""
         while (parts := await self._call.whole(self._keepalive)) is None:
-            await self._body(self._comment)
+            await self._keep_alive()
         body = whole_body(parts, stream=False)
         try:
             refuse_binary(body.head, self._call.public_id)
@@ -226,6 +225,11 @@ class EventStream:
         else:
             await self._write(as_event(body.value) + DONE)
         return parts[-1]
+
+    async def _keep_alive(self) -> None:
+        """Send a comment. Once a client has an id, ours or its upstream's, it ends by no blank line: see `with_ids`."""
+        has_ids = self._ids or any(map(has_id, self._latest))
+        await self._body(without_blank_line(KEEPALIVE) if has_ids else KEEPALIVE)
 
     async def _write(self, events: bytes) -> None:
         if not self.first_at:

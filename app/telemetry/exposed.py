@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from errno import EADDRINUSE
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app
@@ -58,15 +57,13 @@ async def exposed(
 
 @asynccontextmanager
 async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> AsyncIterator[None]:
-    started = _started(settings)
-    if started is None:
-        yield
-        return
-    server, _ = started
     app = make_wsgi_app(REGISTRY)
     if others is not None:
         app = _beside(app, others)
-    server.set_app(_guarded(app, Policy(is_for_this_machine=False, hosts=settings.hosts)))
+    server = _started(settings, _guarded(app, Policy(is_for_this_machine=False, hosts=settings.hosts)))
+    if server is None:
+        yield
+        return
     try:
         yield
     finally:
@@ -74,7 +71,7 @@ async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> 
         server.server_close()
 
 
-def _started(settings: AdminSettings) -> "tuple[WSGIServer, Thread] | None":
+def _started(settings: AdminSettings, app: "WSGIApplication") -> "WSGIServer | None":
     """At the first port that is free: several processes with one environment (`uvicorn --workers`) have neighbouring ones.
 
     None if there is none, which keeps nobody from serving.
@@ -82,14 +79,14 @@ def _started(settings: AdminSettings) -> "tuple[WSGIServer, Thread] | None":
     why = ""
     for port in range(settings.port, min(settings.port + _MOST_PROCESSES, 65536)):
         try:
-            started = start_server(settings.host, port)
+            server = start_server(settings.host, port, app)
         except OSError as error:
             why = why or str(error)
             if error.errno != EADDRINUSE:
                 break
         else:
             logger.info("/metrics at %s port %d", settings.host, port)
-            return started
+            return server
     logger.warning("no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, why)
     return None
 

@@ -3,8 +3,11 @@
 import socket
 from socketserver import ThreadingMixIn
 from threading import BoundedSemaphore, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 MOST_CONNECTIONS = 32
 CONNECTION_SECONDS = 10.0  # without a byte
@@ -46,15 +49,9 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def start_server(host: str, port: int) -> tuple[WSGIServer, Thread]:
-    """Start a server without an application yet. Raises OSError where the address cannot be had."""
+def start_server(host: str, port: int, app: "WSGIApplication") -> WSGIServer:
+    """Serve `app` from a thread. Raises OSError where the address cannot be had."""
     kind = _Server6 if ":" in host else _Server
-    server = make_server(host, port, _not_yet, kind, _Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    return server, thread
-
-
-def _not_yet(_environ: Any, start_response: Any) -> list[bytes]:
-    start_response("503 Service Unavailable", [("content-type", "text/plain")])
-    return [b""]
+    server = make_server(host, port, app, kind, _Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -147,9 +147,11 @@ async def try_to_get_in(scene: Scene, http: httpx2.AsyncClient) -> None:
 
 async def meet_upstreams_that_fail(scene: Scene) -> None:
     echoed = scene.hidden.new("what an upstream says of an error", "echoed-")
-    for status in (400, 401, 429, 500):
+    for status in (400, 429, 500):
         told = await scene.ask(x_status=status, x_message=f"wrong: {echoed}").end()
         assert (told.status, echoed in told.error["message"]) == (status, True)
+    refused = await scene.ask(x_status=401, x_message="wrong token").end()  # the operator reads the reason in the log
+    assert (refused.status, refused.error["code"]) == (502, "upstream_auth_failed")
     for model in (GOES_ON, BREAKS_OFF):
         for fault in ("x_break_after", "x_error_after"):
             told = await scene.ask(model=model, stream=True, max_tokens=9, x_times=1, **{fault: 5}).end()

@@ -113,13 +113,21 @@ def test_the_nulls_that_come_with_it_are_taken_out(null: bytes, behind: bytes) -
 
 
 @pytest.mark.parametrize(
+    "usage", [b"{}", b"[]", b'"x"', b"NaN", b'{"prompt_tokens":1e400}', b'{"prompt_tokens":%b}' % (b"9" * 5000)]
+)
+@pytest.mark.parametrize("space", [b"", b" "])
+def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(usage: bytes, space: bytes) -> None:
+    chunk = b'data: {"choices":%b[%b],"usage":%b}\n\n' % (space, space, usage)
+    assert stripped(chunk + DONE) == DONE
+
+
+@pytest.mark.parametrize(
     "event",
     [
         sse({"choices": [{"delta": {"content": 'he said "usage": null, and ,"usage":null'}}]}),
         sse({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}),  # it sends that to everybody
         sse({"choices": [], "prompt_filter_results": [], "usage_of": 1}),
         b': "usage" "choices":[]\n\n',
-        b'data: {"choices":[], "usage": broken\n\n',
         sse({"error": {"message": "no usage"}}),
         DONE,
     ],

@@ -161,6 +161,7 @@ def test_ids_count_the_data_events_and_change_none_of_them(block, first):
         assert not re.search(rb"id: \d+\n[\r\n]", with_them), "an id that stands alone is an event to some clients"
     assert [data for _, data in parsed(with_them)] == [data for _, data in parsed(block)]
     assert all(has_data(event) for event in split_events(with_them)[:-1]), "each blank line ends an event with data"
+    assert not re.search(rb"(?>\r\n|\n|\r){3}", with_them), "a further blank line is an empty event to the openai SDK"
 
 
 @given(STREAMS.map(whole_events), st.integers(1, 5), st.integers(0, 12))

@@ -208,6 +208,15 @@ async def test_silence_is_broken_by_comments():
     assert (await at.ended()).got == event(1) + DONE
 
 
+@pytest.mark.parametrize("line", [b"id: 5\n", b"id\n"])
+async def test_a_comment_behind_an_upstreams_own_ids_has_no_blank_line(line):
+    at = Streaming(Fed())
+    at.fed.data(line + event(1))
+    await asyncio.sleep(6)
+    at.fed.end(DONE)
+    assert (await at.ended()).got == line + event(1) + KEEPALIVE[:-1] + DONE
+
+
 async def test_an_error_in_the_middle_is_the_last_event():
     at = Streaming(Fed())
     at.fed.data(event(1))
