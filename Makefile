@@ -50,7 +50,7 @@ test-all: .venv/installed-dev ## all tests; starts and stops what they need: Kaf
 DURATION ?= 300
 SEED ?= 1
 chaos: .venv/installed-dev ## kill gateways, workers and Kafka under load and reckon what was kept (DURATION=300 SEED=1)
-	@$(BIN)/python -m tests.chaos --duration $(DURATION) --seed $(SEED)
+	@SERVERS= scripts/test_servers.sh $(BIN)/python -m tests.chaos --duration $(DURATION) --seed $(SEED)
 
 bench: .venv/installed ## rates, latencies, CPU and memory of a stack that it starts (QUICK=1, DURATION=3, ARGS="--json FILE --compare FILE")
 	@$(BIN)/python -m bench.stack $(ARGS) -- $(UVICORN)

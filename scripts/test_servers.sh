@@ -4,10 +4,12 @@
 # usage: test_servers.sh COMMAND...     as root on Debian it installs by apt-get what is missing
 #
 # KAFKA_PORT (9093) and VLLM_PORT (8011) are their ports on 127.0.0.1; COMMAND gets BOOTSTRAP_SERVERS and VLLM_URL.
+# SERVERS="kafka vllm" names the servers to start; SERVERS="" only installs the programs.
 # A server that cannot be had is a failure (exit status 3), never a reason to leave tests out.
 set -euo pipefail
 SCRIPTS=$(cd "$(dirname "$0")" && pwd)
 export KAFKA_PORT=${KAFKA_PORT:-9093} VLLM_PORT=${VLLM_PORT:-8011}
+SERVERS=${SERVERS-kafka vllm}
 
 # program=package; programs of every kind that the scripts below and the tests call
 PROGRAMS="java=default-jre-headless mvn=maven nginx=nginx redis-server=redis-server docker-compose=docker-compose
@@ -40,11 +42,13 @@ start() {
 # Silent, so that the last line is the command's own.
 stop_started() { for name in $STARTED; do "$SCRIPTS/$name.sh" stop >/dev/null 2>&1 || true; done; }
 
-[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
 STARTED=
 trap stop_started EXIT
 install_programs
-start kafka "$KAFKA_PORT"
-start vllm "$VLLM_PORT"
+for name in $SERVERS; do
+  port=${name^^}_PORT
+  start "$name" "${!port}"
+done
 export BOOTSTRAP_SERVERS=127.0.0.1:$KAFKA_PORT VLLM_URL=http://127.0.0.1:$VLLM_PORT
 "$@"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from app.contracts.endpoints import Endpoint, StreamEnd, bare_error, error_in, p
 from app.contracts.envelope import Request
 from app.contracts.fold import COMPLETED, FAILED
 from app.contracts.openai import is_text, rename_model
-from app.contracts.sse import data_of, split_events
+from app.contracts.sse import data_of, has_data, split_events
+from app.contracts.stream_body import body_as_events
 from app.errors import ReplyTooLarge, UpstreamAuthFailed, UpstreamRedirected, WorkerLost
 from app.telemetry.logs import Throttle
 
@@ -30,6 +32,8 @@ logger.addFilter(Throttle())
 _REFUSAL_BYTES = 64 * 1024  # of the body of a 401 or 403 that are read, for the log
 _REFUSAL_SECONDS = 5.0  # within which they have to come
 EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+_ERROR = re.compile(rb'"error"\s*:\s*[^\sn]')
 
 Notes = Callable[[dict[str, Any]], tuple[tuple[str, str], ...]]
 Head = tuple[tuple[str, str], ...]
@@ -116,7 +120,7 @@ class ReplyPass:
         if detector is not None and not detector.is_stream:
             return await self._pass_body(answer, detector.body)
         rest = relay.rest.strip(b"\r\n") if is_clean else b""
-        if rest and not relay.first and not rest.startswith(b"data") and error_in(rest) is None:
+        if rest and not relay.first and not has_data(rest) and error_in(rest) is None:
             return await self._pass_body(answer, rest)  # no stream, whatever its Content-Type says
         await self._finish_stream(relay, rest)
 
@@ -130,9 +134,9 @@ class ReplyPass:
         bare = bare or (None if end.is_complete or end.error else bare_error(relay.latest))
         if bare is None and end.error is None and self._endpoint.requires_end and not end.is_complete:
             self._write_held(relay)
-            raise EndedEarly("it ended without a finish reason", is_empty=not relay.first)
+            raise EndedEarly("it ended without a finish reason", is_empty=not has_data(relay.first + relay.latest))
         last = relay.release() + (self._endpoint.error_event(bare) if bare else b"")
-        failed = bool(bare) or end.error is not None
+        failed = bool(bare) or end.is_failed
         await self._writer.finish(FAILED if failed else COMPLETED, last, notes=self._notes(self._used(relay, end)))
 
     def _used(self, relay: EventRelay, end: StreamEnd) -> dict[str, Any]:
@@ -148,16 +152,30 @@ class ReplyPass:
         status, head = answer.status, answer.headers
         if strip_usage and refuses(status, body):
             raise UsageRefused
-        if self._planned.goes_on and status >= 400:
-            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {status}")
+        is_converted = status < 400 and self._request.stream and self._endpoint.requires_end
+        if self._planned.goes_on and (is_converted or status >= 400):
+            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {status}, and no stream")
+        if is_converted:
+            return await self._pass_body_as_events(answer, body)
         if answer.is_stream:
             body = error_in(body) or body.strip()
             head = _with_content_type(head, JSON if _is_json(body) else "text/plain; charset=utf-8")
         self._writer.start(status, head)
         used: dict[str, Any] = {}
+        failed = status >= 400
         if is_text(dict(head).get("content-type", "")):
-            body, used = self._rename(body), usage(body)
-        await self._writer.finish(COMPLETED if status < 400 else FAILED, body, notes=self._notes(used))
+            body, used, failed = self._rename(body), usage(body), failed or _has_error(body)
+        await self._writer.finish(FAILED if failed else COMPLETED, body, notes=self._notes(used))
+
+    async def _pass_body_as_events(self, answer: Answer, body: bytes) -> None:
+        """Pass on a success that is no stream, though the client asked for one: its SDK would find no event in it."""
+        if len(body) > self._context.most_event:
+            raise ReplyTooLarge(f"the model's reply, which is no stream, is larger than {self._context.most_event} bytes")
+        content_type = JSON if answer.is_stream else dict(answer.headers).get("content-type", "")
+        events = body_as_events(self._endpoint, answer.status, content_type, self._rename(body))
+        self._begin_stream(answer)
+        outcome = FAILED if self._endpoint.read_end(events).is_failed else COMPLETED
+        await self._writer.finish(outcome, events, notes=self._notes(usage(body)))
 
     def _begin_stream(self, answer: Answer) -> None:
         head = answer.headers
@@ -175,6 +193,11 @@ class ReplyPass:
 
 def _with_content_type(head: Head, content_type: str) -> Head:
     return (("content-type", content_type), *(pair for pair in head if pair[0] != "content-type"))
+
+
+def _has_error(body: bytes) -> bool:
+    """Return whether a whole reply names an error. In a JSON text the quotes are escaped, so this finds only members."""
+    return _ERROR.search(body) is not None and bool(parse_event(body).get("error"))
 
 
 def _is_json(body: bytes) -> bool:

@@ -106,14 +106,16 @@ class JobRun:
             self._seen = await until_seen(self._context.lookup.look, self._request)
             self._writer = self._new_writer(self._seen)
 
-    def _lost(self, error: EngineBroken) -> WorkerLost:
+    def _lost(self, error: EngineBroken) -> GatewayError:
         """Return the client's error.
 
-        A stream that is empty at each try would be so for the client's tries, too; and a generation that took the
-        whole read timeout is not to be begun once more.
+        A stream that is empty at each attempt would be empty for the client's attempts, too; and a generation that
+        took the whole read timeout is not to be begun once more.
         """
+        if isinstance(error, EndedEarly) and error.is_empty:
+            return UpstreamInvalidReply(f"the server of model {self._context.entry.id!r} answers with an empty stream")
         lost = WorkerLost(f"the model's reply broke off: {error}")
-        if (isinstance(error, EndedEarly) and error.is_empty) or isinstance(error, EngineSilent):
+        if isinstance(error, EngineSilent):
             lost.should_retry = False
         return lost
 

@@ -30,6 +30,7 @@ class StreamEnd:
 
     is_complete: bool = False
     is_done: bool = False  # `[DONE]` was among them
+    is_failed: bool = False  # an error, or a choice whose `finish_reason` is "error", was among them
     error: bytes | None = None
     usage: dict[str, Any] = field(default_factory=dict)
 
@@ -77,18 +78,27 @@ class Endpoint:
                 continue
             document = parse_event(data)
             if end.error is None and _is_error(event, document):
-                end.error = data
+                end.error, end.is_failed = data, True
             end.is_complete = end.is_complete or document.get("type") in self.last_types
             end.usage = end.usage or usage_of(document)
             for choice in choices_of(document) if self.ends_by_finish_reason else ():
                 index = str(choice.get("index"))
                 seen.add(index)
-                if choice.get("finish_reason"):
+                if reason := choice.get("finish_reason"):
                     finished.add(index)
+                    end.is_failed = end.is_failed or reason == "error"
             if end.is_complete and (finished or end.usage):
                 break  # what comes before is text
         end.is_complete = end.is_complete or (bool(finished) and seen == finished)
         return end
+
+    def is_reply(self, document: dict[str, Any]) -> bool:
+        """Return whether a whole reply has the form of this endpoint's; True where streams need no last event."""
+        if not self.requires_end:
+            return True
+        if self.is_responses:
+            return document.get("object") == "response"
+        return document.get("type") == "message" if self.is_anthropic else isinstance(document.get("choices"), list)
 
     def error_body(self, error: GatewayError) -> bytes:
         """Return one of our own errors as a body of the endpoint's API."""

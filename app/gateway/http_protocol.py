@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with what it leaves out of RFC 9110 and RFC 9112; decision 0019 names each method."""
 
-from functools import partial
+import re
+from functools import lru_cache, partial
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -11,6 +12,8 @@ from app.errors import BadRequest, GatewayError
 from app.gateway.asgi import App, Message, Receive, Scope, Send, send_error
 from app.gateway.dialect import error_body
 from app.gateway.half_closed import IS_SUPPORTED, HalfClosed, probe_of
+
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]{0,300}")
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -64,9 +67,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _application(self) -> App:
         """Return what answers the request whose head is complete."""
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             return refusal(BadRequest("a request has exactly one Host header (RFC 9112 section 3.2)"))
+        if hosts and not _is_host(hosts[0]):
+            return refusal(BadRequest("the Host header is no host and port (RFC 9112 section 3.2)"))
         return self._served
 
     def on_message_complete(self) -> None:
@@ -96,6 +101,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._half_closed is not None and not self.pipeline and not self._is_answering():
             self._half_closed.cancel()
             self.transport.close()
+
+
+@lru_cache(256)
+def _is_host(value: bytes) -> bool:
+    """Return whether a Host header's value has only signs of a host and a port (RFC 3986 section 3.2.2)."""
+    return _HOST.fullmatch(value) is not None
 
 
 def refusal(error: GatewayError) -> App:

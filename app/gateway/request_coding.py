@@ -36,4 +36,6 @@ async def unpack(body: bytes, coding: str, limit: int) -> bytes:
         raise InvalidBody(f"The body is not {name}, which its Content-Encoding names.") from None
     if not unpacker.eof:
         raise InvalidBody(f"The body ends in the middle of its {name} stream.")
+    if unpacker.unused_data:  # a second gzip member (RFC 1952 section 2.2), or anything else
+        raise InvalidBody(f"The body goes on behind the end of its {name} stream; send it as one.")
     return bytes(unpacked)

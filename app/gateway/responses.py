@@ -10,10 +10,10 @@ from app.contracts.endpoints import endpoint_of
 from app.contracts.envelope import Reply
 from app.contracts.openai import is_text
 from app.contracts.sse import DONE, after, as_event, count_events, has_id, with_ids, without_blank_line
+from app.contracts.stream_body import body_as_events
 from app.errors import BadRequest
 from app.gateway.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.gateway.call import Call
-from app.gateway.stream_body import body_as_events
 from app.settings import GatewaySettings
 
 KEEPALIVE = b": keep-alive\n\n"

@@ -6,6 +6,7 @@ The table: endpoint x what arrives x before or after the head. The judges are th
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import anthropic
@@ -83,6 +84,7 @@ CASES = {
     "an array": Case(200, JSON, b"[1, 2]", "[1, 2]"),
     "a page though all is well": Case(200, HTML, b"<p>hello</p>", "<p>hello</p>"),
     "nothing though all is well": Case(200, JSON, b"", "empty body"),
+    "a reply of another API": Case(200, JSON, b'{"data":[1],"object":"list"}', '{"data":[1]'),
     "bytes": Case(200, "application/octet-stream", b"\x00\xff\r\n\r\n", "application/octet-stream"),
     "an error as a stream": Case(400, "text/event-stream", sse({"error": {"message": "in a stream"}}), "in a stream"),
     "an error though all is well": Case(200, JSON, b'{"error":{"message":"not so well"}}', "not so well"),
@@ -153,31 +155,40 @@ def _stream(gateway: Gateway, path: str, begun: Any) -> Any:
     return stream
 
 
-async def asked(site: Site, path: str, case: Case) -> list[Any]:
-    """The head comes first, then the case."""
+async def asked(site: Site, path: str, case: Case, moment: str) -> list[Any]:
+    """Ask, and let the case arrive before or after the head of the stream."""
     loop = asyncio.get_running_loop()
     site.upstream.case, site.upstream.released = case, asyncio.Event()
+    if moment == BEFORE:
+        site.upstream.released.set()
+        return await asyncio.to_thread(judged, site.late, path, lambda: None)
     return await asyncio.to_thread(judged, site.early, path, lambda: loop.call_soon_threadsafe(site.upstream.released.set))
 
 
+BEFORE, AFTER = "before the head", "after the head"
 PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 
 
+@pytest.mark.parametrize("moment", [BEFORE, AFTER])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_after_the_head_the_sdk_raises_its_error_with_the_upstreams_words(site: Site, path: str, name: str) -> None:
-    *events, error = await asked(site, path, CASES[name])
+async def test_the_sdk_raises_its_error_with_the_upstreams_words(site: Site, path: str, name: str, moment: str) -> None:
+    *events, error = await asked(site, path, CASES[name], moment)
     assert isinstance(error, (openai.APIError, anthropic.APIError)), f"the SDK took it for {error!r}"
     assert not isinstance(error, (openai.APIResponseValidationError, openai.APIConnectionError))
     assert not events
-    assert CASES[name].words in str(error)
+    if isinstance(error, openai.APIStatusError | anthropic.APIStatusError) and moment == BEFORE and CASES[name].status >= 400:
+        assert error.status_code == CASES[name].status  # the SDKs show no body that is not of their form
+    else:
+        assert CASES[name].words in str(error)
 
 
+@pytest.mark.parametrize("moment", [BEFORE, AFTER])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_after_the_head_a_whole_reply_is_a_stream(site: Site, path: str) -> None:
-    events = await asked(site, path, Case(200, JSON, orjson.dumps(WHOLE[path], option=orjson.OPT_INDENT_2), ""))
+async def test_a_whole_reply_is_a_stream(site: Site, path: str, moment: str) -> None:
+    events = await asked(site, path, Case(200, JSON, orjson.dumps(WHOLE[path], option=orjson.OPT_INDENT_2), ""), moment)
     assert not [event for event in events if isinstance(event, Exception)]
     if path == "/chat/completions":
         assert "".join(event.choices[0].delta.content for event in events) == "hi"
@@ -194,10 +205,15 @@ async def test_after_the_head_a_whole_reply_is_a_stream(site: Site, path: str) -
         assert [delta.partial_json for delta in deltas if delta.type == "input_json_delta"] == ['{"a":1}']
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "half" not in name and "stream" not in name])
-@pytest.mark.parametrize("path", [*PATHS, "/embeddings"])
+AS_THEY_CAME = [name for name in CASES if "half" not in name and "stream" not in name]
+ERRORS = [name for name in AS_THEY_CAME if CASES[name].status >= 400]
+
+
+@pytest.mark.parametrize(("path", "name"), [*product(PATHS, ERRORS), *product(["/embeddings"], AS_THEY_CAME)])
 @pytest.mark.asyncio(loop_scope="module")
-async def test_before_the_head_it_goes_out_as_it_came(site: Site, path: str, name: str) -> None:
+async def test_before_the_head_an_error_and_any_reply_without_streams_goes_out_as_it_came(
+    site: Site, path: str, name: str
+) -> None:
     site.upstream.case = case = CASES[name]
     site.upstream.released.set()
     async with httpx2.AsyncClient(base_url=site.late.root) as http:

@@ -50,12 +50,16 @@ class Answer(Protocol):
     is_stream: bool  # server-sent events
 
     async def read(self, most: int = MOST_READ) -> bytes:
-        """Return the whole body, decompressed, of at most `most` bytes. Raises EngineBroken, ReplyTooLarge."""
+        """Return the whole body, decompressed, of at most `most` bytes.
+
+        Raises EngineBroken, ReplyTooLarge, UpstreamInvalidReply.
+        """
 
     async def relay(self, take: Take) -> None:
         """Hands each piece of the body to `take` as it comes, decompressed, cut anywhere; returns at the end.
 
-        When `take` returns an awaitable, nothing more is read until that is done. Raises EngineBroken, and what `take` raises.
+        When `take` returns an awaitable, nothing more is read until that is done. Raises EngineBroken,
+        UpstreamInvalidReply, and what `take` raises.
         """
 
     async def close(self) -> None:

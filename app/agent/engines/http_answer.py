@@ -8,7 +8,7 @@ from typing import Protocol
 from app.agent.engines.base import MOST_READ, EngineBroken, EngineSilent, Take
 from app.agent.engines.http_errors import Silent, TooLarge, Unreadable, UpstreamError
 from app.agent.engines.http_unpack import CODINGS, STEP_BYTES, UNSUPPORTED, Unpacker
-from app.errors import ReplyTooLarge
+from app.errors import ReplyTooLarge, UpstreamInvalidReply
 
 PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
 PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
@@ -202,7 +202,7 @@ class HttpAnswer:
             self._waiter.set_result(None)
 
     def _check(self) -> None:
-        """Raises EngineBroken or ReplyTooLarge where the end was none."""
+        """Raises EngineBroken, ReplyTooLarge or UpstreamInvalidReply where the end was none."""
         if self._error is not None:
             raise _broken(self._error) from self._error
         if self._unpacker is not None:
@@ -219,10 +219,12 @@ class HttpAnswer:
             source.abort()
 
 
-def _broken(error: UpstreamError) -> EngineBroken | ReplyTooLarge:
+def _broken(error: UpstreamError) -> Exception:
     """Return what an engine raises for an error in the body."""
     if isinstance(error, TooLarge):
         return ReplyTooLarge(f"the model's reply is too large: {error}")
+    if isinstance(error, Unreadable):
+        return UpstreamInvalidReply(f"the model's server sent what cannot be passed on: {error}")
     return EngineSilent(str(error)) if isinstance(error, Silent) else EngineBroken(str(error))
 
 

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-from app.agent.engines.http_errors import CUT_SHORT, UpstreamError
+from app.agent.engines.http_errors import CUT_SHORT, Unreadable, UpstreamError
 from app.errors import ReplyTooLarge
 
 STEP_BYTES = 64 * 1024  # given out at once: a few bytes may unpack to a thousand times as many
@@ -27,7 +27,7 @@ class Unpacker:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Unpack bytes, piece by piece: at least one piece, be it empty, for each WINDOW_BYTES.
 
-        Raises UpstreamError where they are not so coded, ReplyTooLarge where they unpack to too many.
+        Raises Unreadable where they are not so coded, ReplyTooLarge where they unpack to too many.
         """
         self._packed += len(data)
         for start in range(0, len(data), WINDOW_BYTES):
@@ -41,7 +41,7 @@ class Unpacker:
             try:
                 piece = self._zlib.decompress(data, STEP_BYTES)
             except zlib.error:
-                raise UpstreamError(CUT_SHORT) from None
+                raise Unreadable("its reply is not what its content-encoding says") from None
             self._unpacked += len(piece)
             if self._unpacked > _FREE_BYTES and self._unpacked > MOST_RATIO * self._packed:
                 raise ReplyTooLarge(f"the model's reply unpacks to more than {MOST_RATIO} times its bytes")

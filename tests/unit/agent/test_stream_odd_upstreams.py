@@ -60,17 +60,54 @@ async def test_a_cut_stream_without_a_content_type_is_not_complete():
     assert (text_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (tokens(5), COMPLETED, 2)
 
 
-@pytest.mark.parametrize("reply", [b'{"choices":[]}', b"database: x", b"", b"<p>data: x</p>"])
-async def test_a_body_is_a_body(reply):
-    at = await shop(ScriptedAnswer([reply], headers=head("text/plain")))
+@pytest.mark.parametrize("content_type", ["", "text/plain", "text/event-stream"])
+@pytest.mark.parametrize("reply", [b"database: x", b"<p>data: x</p>", b'{"data":[1]}', b"[1]"])
+async def test_a_success_that_is_no_stream_is_an_error_event(reply, content_type):
+    seen = await (await shop(ScriptedAnswer([reply], headers=head(content_type)))).run(asked())
+    assert (shown(seen)["status"], seen.fold.outcome, len(seen.parts)) == (200, FAILED, 1)
+    assert shown(seen)["content-type"].startswith("text/event-stream")
+    assert reply.decode() in error_of(seen.text)["message"]
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "text/event-stream"])
+async def test_a_whole_reply_where_a_stream_was_asked_for_is_its_events(content_type):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "data: x"}, "finish_reason": "stop"}
+    reply = {"object": "chat.completion", "model": "m", "choices": [choice], "usage": {"prompt_tokens": 3}}
+    at = await shop(ScriptedAnswer([orjson.dumps(reply)], headers=head(content_type)))
     seen = await at.run(asked())
-    assert (shown(seen), seen.text) == ({"status": 200, "content-type": "text/plain"}, reply)
+    chunk = {"index": 0, "finish_reason": "stop", "delta": choice["message"]}
+    assert seen.text == sse({**reply, "object": "chat.completion.chunk", "choices": [chunk]}) + DONE
+    assert (shown(seen)["status"], seen.fold.outcome) == (200, COMPLETED)
+    assert shown(seen)["content-type"].startswith("text/event-stream")
+    assert dict(seen.parts[-1].notes)["usage"] == '{"prompt_tokens":3}'
 
 
-async def test_a_body_is_a_body_though_its_content_type_says_stream():
-    reply = b'{"choices":[{"message":{"content":"data: x"}}]}'
-    seen = await (await shop(ScriptedAnswer([reply]))).run(asked())
-    assert (shown(seen), seen.text) == ({"status": 200, "content-type": "application/json"}, reply)
+async def test_a_continued_stream_that_gets_a_whole_reply_is_lost():
+    answers = ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), ScriptedAnswer([b'{"choices":[]}'], headers=JSON)
+    seen = await (await shop(*answers)).run(asked(body=body(stream=True, max_tokens=5)))
+    assert (seen.fold.outcome, error_of(seen.text)["code"]) == (FAILED, "worker_lost")
+    assert "no stream" in error_of(seen.text)["message"]
+
+
+async def test_a_whole_reply_that_is_no_stream_is_as_large_as_an_event_at_most():
+    at = await shop(ScriptedAnswer([b"[%b]" % bytes(2000)], headers=JSON))
+    at.context.most_event = 1000
+    (part,) = (await at.run(asked())).parts
+    assert (part.status, part.code) == (502, ReplyTooLarge.code)
+
+
+@pytest.mark.parametrize("reply", [b'{"choices":[],"error":{"message":"x"}}', b'{"choices":[], "error" : "x"}'])
+async def test_a_whole_reply_that_names_an_error_is_a_failure_and_passes_unchanged(reply):
+    seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
+    assert (shown(seen)["status"], seen.text, seen.fold.outcome) == (200, reply, FAILED)
+
+
+@pytest.mark.parametrize(
+    "reply", [b'{"error":null,"choices":[]}', b'{"choices":[{"text":"\\"error\\": 1"}]}', b'{"a":{"error":1}}']
+)
+async def test_a_whole_reply_without_an_error_of_its_own_is_complete(reply):
+    seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
+    assert (seen.text, seen.fold.outcome) == (reply, COMPLETED)
 
 
 @pytest.mark.parametrize("reply", [OOM, b"data: " + OOM + b"\n\n", b"event: error\ndata: " + OOM + b"\n\n", OOM + b"\n"])
@@ -130,9 +167,17 @@ async def test_a_stream_that_is_always_empty_is_not_to_be_tried_again(pieces):
     at = await shop(*[ScriptedAnswer(pieces)] * 3)
     seen = await at.run(asked())
     final = seen.parts[-1]
-    assert (final.outcome, final.code, len(at.engine.jobs)) == (FAILED, "worker_lost", 3)
+    assert (final.outcome, final.code, len(at.engine.jobs)) == (FAILED, "upstream_invalid_reply", 3)
+    assert b"answers with an empty stream" in final.value
     if not seen.text.startswith(b":"):
         assert dict(final.head)["x-should-retry"] == "false"
+
+
+async def test_a_choice_that_finished_with_an_error_is_a_failure_and_passes_unchanged():
+    choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+    pieces = [chat(content="a"), sse({"choices": [choice]}), DONE]
+    seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
+    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
 
 
 @pytest.mark.parametrize("code", [502, "502", None])

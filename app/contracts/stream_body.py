@@ -1,6 +1,6 @@
-"""Turns a reply that is no event stream into events of its endpoint, for a client whose stream has begun already.
+"""Turns a reply that is no event stream into events of its endpoint, for a client that asked for a stream.
 
-`body_as_events` is the only place that decides what a client gets then, whatever arrives: an error in any form, a page of HTML,
+`body_as_events` is the only place that decides which events these are, whatever arrives: an error in any form, a page of HTML,
 a whole reply, nothing.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.contracts import anthropic
-from app.contracts.endpoints import Endpoint
+from app.contracts.endpoints import Endpoint, parse_event
 from app.contracts.openai import is_text
 from app.contracts.sse import DONE, as_event
 from app.errors import error_body
@@ -25,20 +25,13 @@ def body_as_events(endpoint: Endpoint, status: int, content_type: str, body: byt
 
     A success of the endpoint becomes its events, complete with their end. Everything else becomes one error event.
     """
-    document = _parsed(body) if is_text(content_type) else None
-    if isinstance(document, dict) and document.get("error"):
+    document = parse_event(body) if is_text(content_type) else {}
+    if document.get("error"):
         return endpoint.error_event(_error_of(endpoint, status, document))
-    if status >= 400 or not isinstance(document, dict):
+    if status >= 400 or not document or not endpoint.is_reply(document):
         words = body.decode(errors="replace").strip() if is_text(content_type) else content_type
         return endpoint.error_event(_upstream_error(endpoint, status, words))
     return b"".join(_events_of(endpoint, document))
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def _error_of(endpoint: Endpoint, status: int, document: dict[str, Any]) -> bytes:
@@ -61,7 +54,7 @@ def _upstream_error(endpoint: Endpoint, status: int, words: str) -> bytes:
 def _events_of(endpoint: Endpoint, document: dict[str, Any]) -> Iterator[bytes]:
     if endpoint.is_responses:
         yield from _response_events(document)
-    elif endpoint.is_anthropic and document.get("type") == "message":
+    elif endpoint.is_anthropic and endpoint.requires_end:
         yield from _message_events(document)
     else:
         yield _event(_as_chunk(document) if endpoint.ends_by_finish_reason else document)
