@@ -97,11 +97,14 @@ class Dispatcher:
         self._inbox.drop(call)
         self._stop_timer(call)
 
-    def end(self, call: Call, outcome: str) -> None:
-        """Writes a `cancelled` or `expired` end. The log decides whether it came first; the call is fed what it says."""
+    def end(self, call: Call, outcome: str, error: GatewayError | None = None) -> None:
+        """Write a `cancelled` or `expired` final, with its usual error or `error`.
+
+        The log decides whether it came first; the call is fed what the log says.
+        """
         ENDED.labels(call.model, outcome).inc()
         self.withdrawn.add(call.model, call.address)
-        final = self._final(call, self._error(call, outcome), outcome)
+        final = self._final(call, error or self._error(call, outcome), outcome)
         key = call.id.encode()
         cancel = Control(call.id, Control.CANCEL, owner=self.owner)
         partition = call.request.reply_partition
@@ -169,9 +172,12 @@ class Dispatcher:
             self.forget(call)
             raise BusUnavailable(f"the request could not be queued: {error}", retry_after=1) from None
         except (BusError, TimeoutError) as error:
-            self.end(call, CANCELLED)  # the record may be in the log, or come there yet
             why = str(error) or "no acknowledgement in time"
-            raise BusUnavailable(f"the request could not be queued: {why}", retry_after=1) from None
+            refusal = BusUnavailable(f"the request could not be queued: {why}", retry_after=1)
+            # The record may be in the log, or come there yet, and another gateway may have joined it by its
+            # Idempotency-Key: its client has not cancelled anything, and is to send the request again.
+            self.end(call, CANCELLED, refusal)
+            raise refusal from None
         call.placed(place.partition, place.offset)
 
     async def _sent(self, call: Call, partition: int | None) -> Place:

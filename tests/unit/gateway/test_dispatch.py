@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.contracts.fold import EXPIRED
+from app.contracts.fold import CANCELLED, EXPIRED
 from app.contracts.presence import WorkerBeat
 from app.errors import BusUnavailable, NotDelivered, Unconfirmed
 from app.gateway.dispatch import Dispatcher
@@ -46,6 +46,21 @@ async def test_what_was_refused_is_not_written_again_and_its_end_is() -> None:
         await turns()
         assert at.requests == []
         assert [control.kind for control in at.controls] == ["cancel"]
+
+
+async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_send_it_again() -> None:
+    """Seen in a chaos run: the gateway that wrote first was cut off, and the other one's client got `request_cancelled`."""
+    async with house() as at:
+        gateway, other = await at.gateway(), await at.gateway()
+        at.bus.scripted, at.bus.error = REQUESTS, NotDelivered
+        at.bus.script.append(LOST)
+        ticket = gateway.dispatcher.ticket()
+        with pytest.raises(BusUnavailable):
+            await gateway.dispatcher.open(submission(), ticket)
+        async with other.reader.reading(await other.dispatcher.write_again(submission(), ticket)) as joined:
+            (final,) = await joined.whole(None) or []
+        assert (final.status, final.outcome, final.code) == (503, CANCELLED, "bus_unavailable")
+        assert dict(final.head)["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(("runs", "said"), [(True, "its model's server"), (False, "a worker: no worker of it is running")])
