@@ -19,4 +19,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", 
 # --no-proxy-headers: the application decides itself whom it believes (TRUSTED_PROXIES). --timeout-keep-alive: longer
 # than nginx keeps an idle connection (60 s). --http: limits on what a client sends before it is a request. No
 # --timeout-graceful-shutdown: the application drains itself.
-CMD ["uvicorn", "app.main:application", "--http", "app.gateway.connection:Connection", "--host", "0.0.0.0", "--port", "8000", "--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75"]
+CMD ["uvicorn", "app.main:application", "--http", "app.gateway.http.connection:Connection", "--host", "0.0.0.0", "--port", "8000", "--no-server-header", "--no-proxy-headers", "--timeout-keep-alive", "75"]

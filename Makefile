@@ -11,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
-UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.connection:Connection \
+UVICORN := $(BIN)/uvicorn app.main:application --http app.gateway.http.connection:Connection \
 	--no-server-header --no-proxy-headers --no-access-log --timeout-keep-alive 75
 
 .PHONY: help install run run-kafka test test-all chaos bench bench-compare check format deps env up down logs restart build clean

@@ -40,6 +40,7 @@ GatewayError                      status  type                    code
 └── DeadlineExceeded              504     server_error            deadline_exceeded
 SettingsError                     the start is refused, with one line
 StoreUnavailable                  what gateways share cannot be asked: limits are not counted, a key is not looked up
+ClientGone                        the client has closed its connection
 UndecodableRecord                 a record that is not in our wire format: poison
 BusError
 ├── BusFull                       the local queue is full: back-pressure, try later
@@ -265,6 +266,10 @@ class StoreUnavailable(Exception):
     """The store that gateways share does not answer. Its text may name an address: it is for the log, `told` is for others."""
 
     told = "Redis is out of reach or does not answer in time"
+
+
+class ClientGone(Exception):
+    """The client has closed its connection."""
 
 
 class UndecodableRecord(Exception):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
-from app.parsers import Network
+from app.config.parsers import Network
 
 Headers = Iterable[tuple[bytes, bytes]]
 

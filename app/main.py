@@ -16,37 +16,40 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import __version__
-from app import settings as app_settings
 from app.agent.fleet import Fleet
 from app.bus.base import Bus
-from app.bus.make import make_bus
+from app.bus.factory import make_bus
+from app.config import settings as app_settings
+from app.config.models_file import configured
+from app.config.settings import BusSettings, Settings
+from app.config.unknown_settings import misspelt
 from app.errors import GatewayError, MethodNotAllowed, SettingsError
-from app.gateway.access_log import AccessLog
-from app.gateway.activity import Activity
-from app.gateway.asgi import App
-from app.gateway.auth import Keys
-from app.gateway.connection import Connection
-from app.gateway.cors import with_cors
-from app.gateway.dialect import error_body
-from app.gateway.edge import Edge, Entrance, id_of
+from app.gateway.access.api_keys_watcher import KeysFile
+from app.gateway.access.authentication import Keys
+from app.gateway.access.published_host import with_published_host
+from app.gateway.accounting.access_log import AccessLog
+from app.gateway.accounting.async_accounting import AsyncAccounting
+from app.gateway.accounting.request_metrics import ModelsCollector, Observed
+from app.gateway.accounting.tracing import Traced
 from app.gateway.gateway import Gateway
-from app.gateway.keys_file import KeysFile
-from app.gateway.observed import ModelsCollector, Observed
+from app.gateway.http.api_dialect import error_body
+from app.gateway.http.asgi import App
+from app.gateway.http.connection import Connection
+from app.gateway.http.cors import with_cors
+from app.gateway.http.unknown_url import unknown_url, without_base
+from app.gateway.middleware import Edge, Entrance, id_of
 from app.gateway.openapi import document
+from app.gateway.operator.dead_letters import DeadLetters
+from app.gateway.operator.live_requests import Activity
+from app.gateway.operator.overview import Overview
 from app.gateway.operator_port import OperatorPort
-from app.gateway.overview import Overview
-from app.gateway.published import with_published_host
 from app.gateway.routes import docs, health, models, operator, ui
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
-from app.gateway.traced import Traced
-from app.gateway.unknown import unknown_url, without_base
-from app.models_config import configured
-from app.runtime import shares_its_port, start_or_end, tune_collector
-from app.setting_typos import misspelt
-from app.settings import BusSettings, Settings
-from app.stores.make import make_stores
+from app.process import shares_its_port, start_or_end, tune_collector
+from app.protocol.topics import Topics
+from app.stores.factory import make_stores
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer
@@ -60,15 +63,17 @@ def make_application(settings: Settings) -> App:
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
     Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
+    topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
     gateway = Gateway(bus, *make_stores(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)
     access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
-    gateway.asynchronous.ended = access_log.ended
+    async_accounting = AsyncAccounting(access_log)
+    gateway.asynchronous.ended = async_accounting.ended
     activity = Activity(gateway, observed.recent)
     gateway.shown = activity.told
-    overview = Overview(gateway, activity, access_log)
+    overview = Overview(gateway, activity, access_log, DeadLetters(bus, topics.dlq))
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
 
     @asynccontextmanager
@@ -84,6 +89,7 @@ def make_application(settings: Settings) -> App:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await gateway.close()
+        await async_accounting.close()
         access_log.close()
         await fleet.drain()
         await bus.close()

@@ -17,11 +17,11 @@ from threading import Lock, Thread
 from types import FrameType
 from typing import BinaryIO
 
-from app import settings as app_settings
-from app.catalog import ECHO
+from app.config import settings as app_settings
+from app.config.model_entry import ECHO
+from app.config.models_file import configured
+from app.config.settings import ModelSettings, Settings
 from app.errors import SettingsError
-from app.models_config import configured
-from app.settings import ModelSettings, Settings
 
 WORKER_COMMAND = [sys.executable, "-m", "app.agent"]
 LOCAL_KAFKA = "localhost:9093"  # of scripts/kafka.sh, and of the compose files for this machine

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from app import errors
-from app.catalog import ModelEntry
+from app.config.api_keys_file import KeyEntry
+from app.config.model_entry import ModelEntry
+from app.config.models_file import configured
+from app.config.settings import SECTIONS, load
 from app.errors import GatewayError
-from app.keys import KeyEntry
-from app.models_config import configured
-from app.settings import SECTIONS, load
 
 TOP = Path(__file__).parents[1]
 CODE = sorted((TOP / "app").rglob("*.py"))
@@ -158,10 +158,10 @@ def test_a_documents_links_lead_somewhere(document: str) -> None:
     assert [link for link in links if not (TOP / document).parent.joinpath(link).exists()] == []
 
 
-def test_kafkas_driver_is_imported_only_where_the_name_of_the_file_says_so() -> None:
+def test_kafkas_driver_is_imported_only_where_the_name_of_the_room_says_so() -> None:
     importers = {path.relative_to(TOP / "app").as_posix() for path in CODE if "confluent_kafka" in imported(path)}
     assert importers
-    assert [name for name in importers if not re.fullmatch(r"bus/kafka_\w+\.py", name)] == []
+    assert [name for name in importers if not re.fullmatch(r"bus/kafka/\w+\.py", name)] == []
 
 
 def imported(path: Path) -> set[str]:

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from app import settings as app_settings
 from app.admin import dlq, keys, models
 from app.bus.base import Bus
-from app.bus.make import make_bus
-from app.contracts.topics import Topics
+from app.bus.factory import make_bus
+from app.config import settings as app_settings
+from app.config.settings import Settings
 from app.errors import BusError, SettingsError
-from app.settings import Settings
+from app.protocol.topics import Topics
 from app.telemetry import logs
 
 _PATIENCE = 10.0  # seconds for a broker to answer

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 from app.admin.models import known_cards
 from app.bus.base import Bus, Record
-from app.bus.scan import read_stretch
-from app.contracts import dead_letters
-from app.contracts.address import Address, fingerprint, new_id
-from app.contracts.envelope import Request
-from app.contracts.topics import Topics
+from app.config.settings import Settings
 from app.errors import UndecodableRecord
-from app.settings import Settings
+from app.protocol import dead_letters
+from app.protocol.records import Request
+from app.protocol.request_id import Address, fingerprint, new_id
+from app.protocol.topics import Topics
+from app.reply_log.record_scanner import read_stretch
 from app.telemetry.printable import escaped
 
 _SHOWN_BYTES = 16 * 1024  # of a body, and of each header, unless all of it is asked for

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.config.api_keys_file import KeyEntry, hash_of, in_utc, parse_keys, read_content, write_keys
+from app.config.settings import Settings
 from app.errors import SettingsError
-from app.keys import KeyEntry, hash_of, in_utc, parse_keys, read_content, write_keys
-from app.settings import Settings
 
 _OPTIONS = ("models", "rpm", "tpm", "concurrent", "priority", "expires")  # whose absence says what it says in the file
 _UNTIL = "how long it is good, or until when: 90m, 12h, 30d, 2031-01-31, 2031-01-31T18:00:00Z; without it for ever"

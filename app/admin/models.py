@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from app.bus.base import Bus, Record
-from app.bus.scan import read_stretch
-from app.contracts.presence import ModelCard, WorkerBeat, decode_beat, decode_card
-from app.contracts.topics import Topics
+from app.config.settings import Settings
 from app.errors import UndecodableRecord
-from app.settings import Settings
+from app.protocol.heartbeats import ModelCard, WorkerBeat, decode_beat, decode_card
+from app.protocol.topics import Topics
+from app.reply_log.record_scanner import read_stretch
 from app.telemetry.printable import escaped
 
 

@@ -8,16 +8,16 @@ import sys
 
 import uvloop
 
-from app import settings as app_settings
 from app.agent.fleet import Fleet
 from app.agent.health import Health
 from app.bus.base import Bus
-from app.bus.make import make_bus
-from app.catalog import ModelEntry
+from app.bus.factory import make_bus
+from app.config import settings as app_settings
+from app.config.model_entry import ModelEntry
+from app.config.models_file import for_worker
+from app.config.settings import Settings
 from app.errors import SettingsError
-from app.models_config import for_worker
-from app.runtime import start_or_end, tune_collector
-from app.settings import Settings
+from app.process import start_or_end, tune_collector
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer

@@ -8,9 +8,9 @@ from app.agent.engines import make_engine
 from app.agent.loopback_hosts import warn_of_loopback_hosts
 from app.agent.worker import Worker
 from app.bus.base import Bus
-from app.catalog import ModelEntry
-from app.runtime import start_or_end
-from app.settings import Settings
+from app.config.model_entry import ModelEntry
+from app.config.settings import Settings
+from app.process import start_or_end
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.catalog import ModelEntry
+from app.config.model_entry import ModelEntry
 
 logger = logging.getLogger("app.agent")
 

@@ -8,28 +8,28 @@ import time
 from collections.abc import Awaitable, Callable
 
 from app import __version__
-from app.agent.context import JobContext
-from app.agent.control import ControlReader
+from app.agent.consume.cancellations import ControlReader
+from app.agent.consume.concurrency_limiter import Slots
+from app.agent.consume.partition_buffers import Intake
+from app.agent.consume.scheduler import Scheduler
+from app.agent.consume.tracing import JobTraces, TracedEngine
 from app.agent.engines.base import Engine
-from app.agent.intake import Intake
-from app.agent.outbox import Outbox
-from app.agent.patience import until_done
-from app.agent.peers import Peers
-from app.agent.reply_tail import ReplyTails
-from app.agent.scheduler import Scheduler
-from app.agent.slots import Slots
-from app.agent.traced import JobTraces, TracedEngine
-from app.agent.upstream_watch import UpstreamWatch
+from app.agent.engines.upstream_watch import UpstreamWatch
+from app.agent.reply.job_context import JobContext
+from app.agent.reply.reply_batcher import Outbox
 from app.bus.base import Bus, GroupReader
-from app.bus.heartbeat import Heartbeats
-from app.bus.lookup import ReplyLookup
-from app.bus.scan import Scanner
-from app.bus.specs import largest_record, request_spec, shared_specs
-from app.catalog import ModelEntry
-from app.contracts.joined import JOINED
-from app.contracts.presence import WorkerBeat, encode
-from app.contracts.topics import Topics
-from app.settings import BusSettings, WorkerSettings
+from app.bus.topic_configs import largest_record, request_spec, shared_specs
+from app.cluster.heartbeat_sender import Heartbeats
+from app.cluster.peers import Peers
+from app.config.model_entry import ModelEntry
+from app.config.settings import BusSettings, WorkerSettings
+from app.protocol.heartbeats import WorkerBeat, encode
+from app.protocol.reply_batch import JOINED
+from app.protocol.topics import Topics
+from app.reply_log.backlog_feed import ReplyTails
+from app.reply_log.record_scanner import Scanner
+from app.reply_log.reply_lookup import ReplyLookup
+from app.reply_log.retry import until_done
 from app.telemetry.metrics import DEAD_LETTERS, REBALANCES, TAKEOVERS, UPSTREAM_RETRIES
 from app.telemetry.tracing import Tracer
 

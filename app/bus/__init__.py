@@ -1,0 +1,1 @@
+"""The log: its contract, and two back ends."""

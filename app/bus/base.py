@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
 
-from app.contracts.envelope import Headers
+from app.protocol.records import Headers
 
 
 class Record(NamedTuple):

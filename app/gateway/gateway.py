@@ -7,28 +7,28 @@ from collections.abc import Callable
 
 from app import __version__
 from app.bus.base import Bus
-from app.bus.lookup import ReplyLookup
-from app.bus.scan import Scanner
-from app.bus.specs import reply_retention_ms, shared_specs
-from app.catalog import Catalog
-from app.contracts.presence import GatewayBeat, Shown
-from app.contracts.topics import Topics
+from app.bus.topic_configs import reply_retention_ms, shared_specs
+from app.cluster.membership import Presence
+from app.cluster.model_registry import Catalog
+from app.config.settings import Settings
+from app.dispatch.queue_depth import Queues
+from app.dispatch.worker_selection import Placement
 from app.errors import BusError, GatewayDraining, StoreUnavailable
-from app.gateway.admission import Admission
-from app.gateway.async_requests import AsyncRequest
-from app.gateway.call import Call
-from app.gateway.dead_letters import DeadLetters
-from app.gateway.dispatch import Dispatcher
-from app.gateway.follow import ReplyFollowers
-from app.gateway.idempotency import Idempotency
-from app.gateway.inbox import Inbox
-from app.gateway.limits import Limiter
-from app.gateway.placement import Placement
-from app.gateway.presence import Presence
-from app.gateway.replies import ReplyReader
-from app.gateway.resources import Resources
-from app.gateway.traced import TracedSender
-from app.settings import Settings
+from app.gateway.access.limits import Limiter
+from app.gateway.accounting.tracing import TracedSender
+from app.inference.admission import Admission
+from app.inference.async_requests import AsyncRequest
+from app.inference.dispatcher import Dispatcher
+from app.inference.idempotency import Idempotency
+from app.inference.pending_request import Call
+from app.inference.reply_consumer import Inbox
+from app.inference.reply_reader import ReplyReader
+from app.inference.request_view import Resources
+from app.protocol.heartbeats import GatewayBeat, Shown
+from app.protocol.topics import Topics
+from app.reply_log.record_scanner import Scanner
+from app.reply_log.reply_feed import ReplyFollowers
+from app.reply_log.reply_lookup import ReplyLookup
 from app.stores.base import Counts, Store
 from app.telemetry.logs import Throttle
 from app.telemetry.tracing import Tracer
@@ -58,12 +58,13 @@ class Gateway:
         self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
         self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
-        seen = (self.catalog, placement, self.dispatcher.withdrawn)
-        self._presence = Presence(self.dispatcher.owner, bus, topics, *seen, settings.gateway.heartbeat, self._describe)
+        own, interval = self.dispatcher.owner, settings.gateway.heartbeat
+        self._presence = Presence(own, bus, topics, self.catalog, interval, self._describe, placement.heard)
+        # Measured by itself: a broker that is slow to say how long queues are must not silence this gateway.
+        self._queues = Queues(bus, self.catalog, self.dispatcher.withdrawn, self._presence.others, interval)
         self.shown: Callable[[], Shown] = dict  # what its heartbeats tell while an operator looks at another gateway
         scanner = Scanner(bus)
         self.resources = Resources(bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog)
-        self.dead_letters = DeadLetters(bus, topics.dlq)
         self._followers = ReplyFollowers(bus, topics.replies)
         self.reader = ReplyReader(self._followers, self.dispatcher)
         ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)
@@ -85,6 +86,7 @@ class Gateway:
         await self._presence.start()
         await self._inbox.start(self._presence.reply_partitions())
         self._presence.begin_beats()
+        self._queues.start()
         self.admission.deployment = self._bus.deployment
         self.admission.unready = ""
 
@@ -99,6 +101,7 @@ class Gateway:
 
     async def close(self) -> None:
         self.admission.draining = True
+        self._queues.close()
         await self._presence.close()
         await self._inbox.close()
         await self._followers.close()

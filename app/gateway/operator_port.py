@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from app.gateway.asgi import Message, RawHeaders, Scope
-from app.gateway.overview import Overview
+from app.gateway.http.asgi import Message, RawHeaders, Scope
+from app.gateway.operator.overview import Overview
 from app.gateway.routes import operator, ui
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, make_wsgi_app
 from prometheus_client.registry import Collector
 
+from app.config.settings import AdminSettings
 from app.locality import Policy
-from app.runtime import shares_its_port
-from app.settings import AdminSettings
+from app.process import shares_its_port
 from app.telemetry.metrics import REGISTRY
 from app.telemetry.siblings import Siblings
 from app.telemetry.wsgi_server import start_server

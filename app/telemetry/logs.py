@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.settings import LogSettings
+from app.config.settings import LogSettings
 from app.telemetry.printable import escaped, escaped_json
 
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}

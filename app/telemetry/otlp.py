@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.util.re import parse_env_headers
 
 from app import __version__
-from app.settings import TraceSettings
+from app.config.settings import TraceSettings
 from app.telemetry import otlp_wire
 from app.telemetry.logs import Throttle
 from app.telemetry.tracing import Attributes, Span

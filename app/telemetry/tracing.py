@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from app.parsers import without_userinfo
-from app.settings import TraceSettings
+from app.config.parsers import without_userinfo
+from app.config.settings import TraceSettings
 
 Attributes: TypeAlias = Mapping[str, str | int | float | bool | tuple[str, ...]]
 

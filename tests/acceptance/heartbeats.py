@@ -5,7 +5,7 @@ import asyncio
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from app.contracts.presence import WorkerBeat, decode_beat
+from app.protocol.heartbeats import WorkerBeat, decode_beat
 
 
 class Heartbeats:

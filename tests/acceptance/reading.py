@@ -11,7 +11,7 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from app.contracts.address import Address
+from app.protocol.request_id import Address
 from tests.acceptance.asking import CHAT, chat
 from tests.acceptance.processes import until
 from tests.acceptance.services import Endpoint, Stats

@@ -9,7 +9,7 @@ import httpx2
 import orjson
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
-from app.contracts.presence import WorkerBeat
+from app.protocol.heartbeats import WorkerBeat
 from tests.acceptance.heartbeats import Heartbeats
 from tests.acceptance.processes import PATIENCE, Process, get_json, until
 

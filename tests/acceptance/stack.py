@@ -142,7 +142,7 @@ class Stack:
     async def gateway(self, *options: str, port: int = 0, ready: bool = True, **environment: str) -> Gateway:
         """A gateway; `options` are uvicorn's. Returns when it is ready and lists every worker, or at once if not `ready`."""
         port = port or free_port()
-        ours = ["app.main:application", "--http=app.gateway.connection:Connection"]
+        ours = ["app.main:application", "--http=app.gateway.http.connection:Connection"]
         command = [sys.executable, "-m", "uvicorn", *ours, f"--port={port}", *options]
         key = environment.get("API_KEYS", "").partition(",")[0]
         gateway = self._add(Gateway(port, key, self._name("gateway"), command, self._env(environment), self.directory))

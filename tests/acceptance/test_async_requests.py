@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from app.keys import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_of, write_keys
 from tests.acceptance.asking import CHAT, HELLO, chat
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway, Upstream

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
-from app.agent.takeover import POISON_DEATHS, SUSPECT_DEATHS
+from app.agent.consume.takeover import POISON_DEATHS, SUSPECT_DEATHS
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, check_whole, check_whole_body, ends

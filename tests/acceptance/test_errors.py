@@ -8,11 +8,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from app.gateway.access_log import AccessLog
-from app.gateway.asgi import Receive, Scope, Send
-from app.gateway.auth import Keys
-from app.gateway.edge import Edge
-from app.settings import load
+from app.config.settings import load
+from app.gateway.access.authentication import Keys
+from app.gateway.accounting.access_log import AccessLog
+from app.gateway.http.asgi import Receive, Scope, Send
+from app.gateway.middleware import Edge
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.conftest import Site
 from tests.acceptance.processes import until

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from app.keys import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_of, write_keys
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import PATIENCE, until
 from tests.acceptance.reading import Clients, Reading, check_whole, check_whole_body, ends

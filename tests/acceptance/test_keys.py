@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from app.settings import load
+from app.config.settings import load
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.processes import get_json, until
 from tests.acceptance.services import Gateway

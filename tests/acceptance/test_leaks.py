@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 import pytest_asyncio
 
-from app.keys import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_of, write_keys
 from tests.acceptance.busy import BREAKS_OFF, ELSEWHERE, GOES_ON, MOST, Scene, be_busy
 from tests.acceptance.leaks import Said, Secrets, records_of
 from tests.acceptance.reading import Clients

@@ -7,9 +7,9 @@ import httpx2
 import openai
 import pytest
 
+from app.config.api_keys_file import KeyEntry, hash_of, write_keys
 from app.errors import StoreUnavailable
-from app.gateway.places import HELD_SECONDS
-from app.keys import KeyEntry, hash_of, write_keys
+from app.gateway.access.concurrency_leases import HELD_SECONDS
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway, Upstream

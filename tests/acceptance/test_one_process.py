@@ -243,7 +243,7 @@ STARTS = {
     "worker": WORKER.format("main.Fleet"),
     "worker of one model": WORKER.format("worker.Worker"),
 }
-NO_BUS = "from app.bus.memory import MemoryBus\ndef no_bus(settings, shared): return MemoryBus(settings)\n"
+NO_BUS = "from app.bus.memory.bus import MemoryBus\ndef no_bus(settings, shared): return MemoryBus(settings)\n"
 
 
 @pytest.mark.parametrize("kind", STARTS)

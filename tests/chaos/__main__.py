@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from random import Random
 
-from app.contracts.address import Address
+from app.protocol.request_id import Address
 from tests.acceptance.reading import Clients
 from tests.chaos.audit import Audit, Totals, judge
 from tests.chaos.deployment import Deployment, carry_out, deployed

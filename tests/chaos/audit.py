@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.contracts.envelope import Request
+from app.protocol.records import Request
 from tests.acceptance.processes import until
 from tests.acceptance.reading import DONE, Clients, Told, check_whole, check_whole_body
 from tests.acceptance.services import Endpoint

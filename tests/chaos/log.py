@@ -5,8 +5,8 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from app.contracts.address import Address, fingerprint
-from app.contracts.envelope import Request
+from app.protocol.records import Request
+from app.protocol.request_id import Address, fingerprint
 
 _SHOWN = 400  # bytes of a value
 _SECONDS = 10.0

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSpec
-from app.settings import BusSettings, load
+from app.config.settings import BusSettings, load
 
 WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
 SESSION_MS = 30_000  # after which a broker gives up a silent member of a group
@@ -42,7 +42,7 @@ class BusFactory:
         return bus
 
     def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
-        from app.bus.memory import MemoryBus
+        from app.bus.memory.bus import MemoryBus
 
         settings = load({}).bus
         return MemoryBus(settings, budget=64 * 1024) if small_queue else MemoryBus(settings)
@@ -58,7 +58,9 @@ class KafkaFactory(BusFactory):
     poll_interval = 2.0
 
     def __init__(self, protocol: str) -> None:
-        from app.bus import kafka_client, kafka_producer, kafka_thread
+        from app.bus.kafka import client as kafka_client
+        from app.bus.kafka import consumer_thread as kafka_thread
+        from app.bus.kafka import producer as kafka_producer
 
         super().__init__()
         self.protocol = protocol
@@ -69,7 +71,7 @@ class KafkaFactory(BusFactory):
         self.patches.setattr(kafka_producer, "_FLUSH_SECONDS", WAIT_SECONDS)
 
     def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
-        from app.bus.kafka import KafkaBus
+        from app.bus.kafka.bus import KafkaBus
 
         properties = ["topic.metadata.propagation.max.ms=1000"]  # how long a send waits for a topic that is not there
         if small_queue:

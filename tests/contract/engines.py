@@ -9,9 +9,9 @@ import orjson
 
 from app.agent.engines.base import Answer, Job
 from app.agent.engines.echo import EchoEngine
-from app.agent.engines.http import HttpEngine
-from app.catalog import ECHO, ModelEntry
-from app.settings import WorkerSettings, load
+from app.agent.engines.http.engine import HttpEngine
+from app.config.model_entry import ECHO, ModelEntry
+from app.config.settings import WorkerSettings, load
 from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, chunk, head
 
 Pause = Callable[[float], Awaitable[object]]

@@ -7,8 +7,8 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.stores.base import Counts
-from app.stores.counts import RedisCounts
 from app.stores.memory import MemoryCounts
+from app.stores.redis_counters import RedisCounts
 from tests.acceptance.processes import until
 from tests.redis_server import running_redis
 

@@ -10,8 +10,8 @@ import pytest
 from app.agent.engines import ENGINES, make_engine
 from app.agent.engines.base import Engine, EngineBroken
 from app.agent.engines.echo import EchoEngine
-from app.catalog import ECHO, ModelEntry
-from app.contracts.sse import DONE, data_of, split_events
+from app.config.model_entry import ECHO, ModelEntry
+from app.openai_api.sse import DONE, data_of, split_events
 from tests.contract.engines import collect, echo_over_http, http_engine, job, worker_settings
 from tests.contract.scripted_upstream import ScriptedUpstream
 

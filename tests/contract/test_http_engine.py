@@ -8,8 +8,8 @@ import zlib
 import pytest
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable
-from app.contracts.sse import EventSplitter, split_events
 from app.errors import UpstreamInvalidReply
+from app.openai_api.sse import EventSplitter, split_events
 from tests.contract.engines import Reading, collect, http_engine, job
 from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, chunk, head, replies, sends
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.agent.engines import http_pool
 from app.agent.engines.base import EngineBroken, EngineUnreachable
+from app.agent.engines.http import pool as http_pool
 from tests.contract.engines import Reading, collect, http_engine, job
 from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, ScriptedUpstream, chunk, head, replies
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from app.agent import run_job
 from app.agent.engines.base import Engine
 from app.agent.engines.echo import EchoEngine
-from app.agent.plan import plan
-from app.agent.run_job import JobRun
-from app.catalog import ECHO
-from app.contracts.fold import COMPLETED, FAILED
-from app.contracts.seen import Seen
+from app.agent.reply import job_run as run_job
+from app.agent.reply.job_run import JobRun
+from app.agent.reply.plan import plan
+from app.config.model_entry import ECHO
+from app.protocol.reply_state import COMPLETED, FAILED
+from app.protocol.reply_view import Seen
 from tests.contract.engines import http_engine, worker_settings
 from tests.contract.scripted_upstream import Exchange, Script, ScriptedUpstream, chunk, head, replies
 from tests.unit.agent.shop import Shop

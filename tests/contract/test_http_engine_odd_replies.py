@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from app.agent.engines.base import EngineSilent, EngineUnreachable
-from app.agent.engines.http_answer import MOST_PASSED_BYTES, MOST_PASSED_LINES
+from app.agent.engines.http.answer import MOST_PASSED_BYTES, MOST_PASSED_LINES
 from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from tests.contract.engines import collect, http_engine, job
 from tests.contract.scripted_upstream import Exchange, Script, ScriptedUpstream, chunk, head, replies, sends

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.agent.engines import http
-from app.agent.engines.http_request import Address
+from app.agent.engines.http import engine as http
+from app.agent.engines.http.request import Address
 from tests.contract.engines import http_engine, job
 from tests.contract.scripted_upstream import Exchange, ScriptedUpstream, replies
 

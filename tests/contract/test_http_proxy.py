@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.agent.engines.base import EngineUnreachable
-from app.agent.engines.http import HttpEngine
-from app.agent.engines.http_proxy import proxy_for
-from app.agent.engines.http_request import Address
-from app.catalog import ModelEntry
-from app.settings import load
+from app.agent.engines.http.engine import HttpEngine
+from app.agent.engines.http.proxy import proxy_for
+from app.agent.engines.http.request import Address
+from app.config.model_entry import ModelEntry
+from app.config.settings import load
 from tests.contract.engines import job, worker_settings
 from tests.contract.scripted_upstream import NO_LINGER, ScriptedUpstream, replies
 

@@ -12,7 +12,9 @@ def cut_off(monkeypatch):
     """Makes the first consumer of each reader one that no broker answers, as soon as `begin()` is called."""
     from confluent_kafka import Consumer, KafkaError, KafkaException
 
-    from app.bus import kafka_group, kafka_reader, kafka_thread
+    from app.bus.kafka import consumer_thread as kafka_thread
+    from app.bus.kafka import group as kafka_group
+    from app.bus.kafka import reader as kafka_reader
 
     made, begun = [], []
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from app.contracts.envelope import MAX_REPLY_BYTES
+from app.protocol.records import MAX_REPLY_BYTES
 from tests.contract.sending import in_order
 
 pytestmark = pytest.mark.servers
@@ -14,7 +14,7 @@ MAX_BODY = 100_000
 
 @pytest.fixture
 def ours():
-    from app.settings import load
+    from app.config.settings import load
 
     servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
     return load({"BOOTSTRAP_SERVERS": servers, "MAX_BODY_BYTES": str(MAX_BODY)}).bus
@@ -22,7 +22,7 @@ def ours():
 
 @pytest.fixture
 async def bus(ours):
-    from app.bus.kafka import KafkaBus
+    from app.bus.kafka.bus import KafkaBus
 
     bus = KafkaBus(ours)
     await bus.start()
@@ -40,7 +40,7 @@ async def send(bus, topic, count, size):
 
 
 async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):
-    from app.bus.specs import largest_record
+    from app.bus.topic_configs import largest_record
 
     topic = await new_topic(bus, config={"max.message.bytes": str(largest_record(ours))})
     places = await send(bus, topic, 8, MAX_REPLY_BYTES)
@@ -48,7 +48,7 @@ async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):
 
 
 async def test_many_requests_at_once_fit_their_topic(bus, ours, new_topic):
-    from app.bus.specs import largest_request
+    from app.bus.topic_configs import largest_request
 
     topic = await new_topic(bus, config={"max.message.bytes": str(largest_request(ours))})
     places = await send(bus, topic, 50, MAX_BODY)
@@ -56,7 +56,7 @@ async def test_many_requests_at_once_fit_their_topic(bus, ours, new_topic):
 
 
 async def test_what_is_larger_still_is_refused_at_once(bus, ours, new_topic):
-    from app.bus.specs import largest_record
+    from app.bus.topic_configs import largest_record
     from app.errors import RecordTooLarge
 
     with pytest.raises(RecordTooLarge):

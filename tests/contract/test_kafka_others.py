@@ -3,8 +3,8 @@
 import pytest
 
 from app.bus.base import Record
-from app.contracts import dead_letters
-from app.contracts.joined import ids_of
+from app.protocol import dead_letters
+from app.protocol.reply_batch import ids_of
 
 pytestmark = pytest.mark.servers
 

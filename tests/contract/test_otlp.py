@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app import __version__
-from app.settings import load
+from app.config.settings import load
 from app.telemetry import otlp, tracing
 from app.telemetry.tracing import CLIENT, SERVER, Tracer
 from tests.otlp_receiver import receiving

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from app.errors import StoreUnavailable
 from app.stores.base import Store
-from app.stores.counts import RedisCounts
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
+from app.stores.redis_counters import RedisCounts
 from tests.redis_server import running_redis
 
 pytestmark = pytest.mark.usefixtures("patient_redis")

@@ -13,9 +13,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BodyTooLarge, GatewayError, InvalidBody, UnsupportedCoding
-from app.gateway.asgi import Receive, Scope, Send, read_body, send_error, watched
-from app.gateway.connection import Connection
-from app.gateway.request_coding import unpack
+from app.gateway.http.asgi import Receive, Scope, Send, read_body, send_error, watched
+from app.gateway.http.connection import Connection
+from app.gateway.http.content_coding import unpack
 from tests.unit.scene import until
 
 BODY = b'{"model": "echo"}'

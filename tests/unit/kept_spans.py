@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from app.settings import load
+from app.config.settings import load
 from app.telemetry.tracing import Attributes, Span, Tracer
 
 CLIENTS = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"  # a client's traceparent

@@ -9,14 +9,14 @@ from typing import Any
 
 import orjson
 
-from app.agent.continuation import Joiner
-from app.agent.plan import Run, plan
-from app.contracts.envelope import Reply, Request
-from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, DATA, EXPIRED, FAILED, FINAL
-from app.contracts.openai import CHAT, COMPLETIONS
-from app.contracts.seen import Seen
-from app.contracts.sse import count_events, split_events
+from app.agent.reply.continuation import Joiner
+from app.agent.reply.plan import Run, plan
 from app.errors import GatewayError
+from app.openai_api.bodies import CHAT, COMPLETIONS
+from app.openai_api.sse import count_events, split_events
+from app.protocol.records import Reply, Request
+from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, EXPIRED, FAILED, FINAL
+from app.protocol.reply_view import Seen
 from tests.numbered import Generation, tokens
 from tests.unit.scene import body, request
 

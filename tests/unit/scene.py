@@ -9,17 +9,17 @@ from typing import Any
 import orjson
 
 from app.bus.base import Place, Record
-from app.bus.memory import MemoryBus
-from app.bus.scan import read_stretch
-from app.bus.specs import request_spec, shared_specs
-from app.contracts.address import new_id
-from app.contracts.envelope import Headers, Reply, Request
-from app.contracts.joined import ids_of, replies_of
-from app.contracts.openai import CHAT
-from app.contracts.sse import data_of, has_data, split_events
-from app.contracts.topics import Topics, request_topic
+from app.bus.memory.bus import MemoryBus
+from app.bus.topic_configs import request_spec, shared_specs
+from app.config.settings import Settings, load
 from app.errors import BusFull, NotDelivered
-from app.settings import Settings, load
+from app.openai_api.bodies import CHAT
+from app.openai_api.sse import data_of, has_data, split_events
+from app.protocol.records import Headers, Reply, Request
+from app.protocol.reply_batch import ids_of, replies_of
+from app.protocol.request_id import new_id
+from app.protocol.topics import Topics, request_topic
+from app.reply_log.record_scanner import read_stretch
 
 MODEL = "m"
 TOPICS = Topics.named("llm")

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from app.settings import AdminSettings, BusSettings, GatewaySettings, LogSettings, TraceSettings, WorkerSettings
+from app.config.settings import AdminSettings, BusSettings, GatewaySettings, LogSettings, TraceSettings, WorkerSettings
 from app.telemetry.metrics import DECLARED
 
 TOP = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.contracts.endpoints import ENDPOINTS
-from app.contracts.envelope import Control, Headers, Reply, Request
-from app.contracts.fold import CLAIM, FINAL
-from app.contracts.openai import ANY, CHECKS
-from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat
-from app.settings import SECTIONS
+from app.config.settings import SECTIONS
+from app.openai_api.bodies import ANY, CHECKS
+from app.openai_api.endpoints import ENDPOINTS
+from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat
+from app.protocol.records import Control, Headers, Reply, Request
+from app.protocol.reply_state import CLAIM, FINAL
 from app.telemetry import exposed
 from app.telemetry.metrics import DECLARED
 

@@ -17,18 +17,18 @@ import orjson
 import pytest
 
 from app.agent.engines.echo import EchoEngine
-from app.agent.outbox import PACE_SECONDS
+from app.agent.reply.reply_batcher import PACE_SECONDS
 from app.agent.worker import Worker
-from app.bus.make import make_bus
-from app.gateway.access_log import AccessLog
-from app.gateway.asgi import App, Message
-from app.gateway.auth import Keys
-from app.gateway.edge import Edge, Entrance
+from app.bus.factory import make_bus
+from app.config.models_file import configured
+from app.config.settings import load
+from app.gateway.access.authentication import Keys
+from app.gateway.accounting.access_log import AccessLog
+from app.gateway.accounting.request_metrics import Observed
 from app.gateway.gateway import Gateway
-from app.gateway.observed import Observed
+from app.gateway.http.asgi import App, Message
+from app.gateway.middleware import Edge, Entrance
 from app.gateway.routes.inference import Inference
-from app.models_config import configured
-from app.settings import load
 from app.stores.memory import MemoryCounts, MemoryStore
 from tests.unit.scene import until
 

@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from app.contracts.envelope import Reply
-from app.contracts.fold import CLAIM, COMPLETED, FAILED, Step
-from app.contracts.seen import Seen
-from app.contracts.sse import DONE, count_events
-from app.gateway.responses import whole_body
+from app.gateway.http.response_writer import whole_body
+from app.openai_api.sse import DONE, count_events
+from app.protocol.records import Reply
+from app.protocol.reply_state import CLAIM, COMPLETED, FAILED, Step
+from app.protocol.reply_view import Seen
 from tests.numbered import tokens
 from tests.unit.life import GATEWAY_ENDS, KINDS, WHOLE, Kind, Log, Worker
 from tests.unit.scene import chunks, text_of

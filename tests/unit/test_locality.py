@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 
+from app.config.settings import load
 from app.errors import AnonymousRefused
-from app.gateway.auth import Keys
-from app.gateway.operators import Operators
+from app.gateway.access.authentication import Keys
+from app.gateway.access.operator_access import Operators
 from app.locality import Policy, is_local
-from app.settings import load
 
 LOOPBACK, MAPPED, ELSEWHERE = "127.0.0.1", "::ffff:127.0.0.1", "192.0.2.7"
 FOR_LOCAL, FOR_OTHER = ("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "203.0.113.9")

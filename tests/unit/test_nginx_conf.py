@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import BusSettings
+from app.config.settings import BusSettings
 
 TOP = Path(__file__).parents[2]
 

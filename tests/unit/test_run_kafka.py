@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from app.models_config import for_worker
-from app.settings import load
+from app.config.models_file import for_worker
+from app.config.settings import load
 from scripts.run_kafka import programs, worker_environments
 
 

@@ -3,11 +3,11 @@
 from importlib import import_module
 
 from app.agent.engines.base import Engine
-from app.catalog import ModelEntry
-from app.settings import WorkerSettings
+from app.config.model_entry import ModelEntry
+from app.config.settings import WorkerSettings
 
 ENGINES = {
-    "http": "app.agent.engines.http:HttpEngine",
+    "http": "app.agent.engines.http.engine:HttpEngine",
     "echo": "app.agent.engines.echo:EchoEngine",
 }
 

@@ -9,10 +9,10 @@ import orjson
 
 from app.agent.engines.base import MOST_READ, EngineBroken, Job, Take
 from app.agent.engines.echo_reply import Choice, Reply
-from app.catalog import ModelEntry
-from app.contracts.endpoints import endpoint_of
+from app.config.model_entry import ModelEntry
+from app.config.settings import WorkerSettings
 from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
-from app.settings import WorkerSettings
+from app.openai_api.endpoints import endpoint_of
 
 BETWEEN_WORDS = 0.02  # seconds
 MAX_N = 128

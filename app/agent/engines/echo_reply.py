@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from app.contracts.sse import DONE
+from app.openai_api.sse import DONE
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from app import __version__
-from app.contracts.sse import DONE
 from app.errors import InvalidApiKey, WorkerLost
 from app.gateway.openapi import failures
 from app.gateway.openapi.endpoint import MODEL, Endpoint, Parameter, Reply
 from app.gateway.openapi.endpoints import ENDPOINTS
 from app.gateway.openapi.replies import ErrorReply
 from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
+from app.openai_api.sse import DONE
 
 ABOUT = """\
 One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at it.

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from app.contracts.endpoints import ENDPOINTS as INFERENCE
 from app.gateway.openapi import replies, requests
 from app.gateway.openapi.endpoint import MODEL, Endpoint, Example, Reply
 from app.gateway.openapi.failures import MAY_LACK, ON_ALL, WITH_BODY, WITH_KEY, WITH_MODEL
 from app.gateway.openapi.request_endpoints import ACCEPTED, INFERENCE_HEADERS
+from app.openai_api.endpoints import ENDPOINTS as INFERENCE
 
 CREATED = 1767225600
 QUESTION = [{"role": "user", "content": "Say hello in five words."}]

@@ -1,4 +1,4 @@
-"""Schemas of request bodies, for the document only: what is validated is the table in `app/contracts/openai.py`."""
+"""Schemas of request bodies, for the document only: what is validated is the table in `app/openai_api/bodies.py`."""
 
 from typing import Any, Literal
 

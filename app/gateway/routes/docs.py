@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.gateway.asgi import Scope
+from app.gateway.http.asgi import Scope
 
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",

@@ -6,24 +6,25 @@ from contextlib import AbstractAsyncContextManager
 
 import orjson
 
-from app.contracts.endpoints import ENDPOINTS
-from app.contracts.envelope import HOPS_HEADER, Reply
-from app.contracts.forms import check_form
-from app.contracts.openai import check_body
-from app.contracts.seen import Seen
-from app.errors import BadRequest, UnknownUrl
-from app.gateway.access_log import noted
-from app.gateway.asgi import ClientGone, Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
-from app.gateway.async_requests import LEEWAY_SECONDS, AsyncRequest
-from app.gateway.call import Call
-from app.gateway.client import peer_of
+from app.errors import BadRequest, ClientGone, UnknownUrl
+from app.gateway.accounting.access_log import noted
+from app.gateway.accounting.async_accounting import async_request
 from app.gateway.gateway import Gateway
-from app.gateway.query import refuse_model, without_keys
-from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, event_number, headers_of, send_reply
-from app.gateway.submission import Submission
-from app.gateway.unknown import unknown_url
+from app.gateway.http.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
+from app.gateway.http.client_address import peer_of
+from app.gateway.http.query_string import refuse_model, without_keys
+from app.gateway.http.response_writer import EventStream, event_number, headers_of, send_reply
+from app.gateway.http.unknown_url import unknown_url
+from app.inference.async_requests import LEEWAY_SECONDS
+from app.inference.pending_request import Call
+from app.inference.request_view import Resource
+from app.inference.submission import Submission
 from app.locality import is_trusted
+from app.openai_api.bodies import check_body
+from app.openai_api.endpoints import ENDPOINTS
+from app.openai_api.multipart import check_form
+from app.protocol.records import HOPS_HEADER, Reply
+from app.protocol.reply_view import Seen
 
 _HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
@@ -89,7 +90,7 @@ class Inference:
         state = scope["state"]
         left = call.request.deadline / 1000 - time.time() + LEEWAY_SECONDS
         grant = await state["grant"].hand_over(call.id, left) if "grant" in state else None
-        self._gateway.detach(call, AsyncRequest.of(call, scope, grant))
+        self._gateway.detach(call, async_request(call, scope, grant))
         state["handed_over"] = True
 
     async def _accepted(self, call: Call, scope: Scope, send: Send) -> None:

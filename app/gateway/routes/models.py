@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from app.catalog import Known
-from app.gateway.anthropic_models import anthropic_page, described_to_anthropic
-from app.gateway.auth import Caller
-from app.gateway.dialect import speaks_anthropic
+from app.cluster.model_registry import Known
+from app.gateway.access.authentication import Caller
 from app.gateway.gateway import Gateway
-from app.gateway.unknown import unknown_url
+from app.gateway.http.api_dialect import speaks_anthropic
+from app.gateway.http.unknown_url import unknown_url
+from app.gateway.routes.anthropic_models import anthropic_page, described_to_anthropic
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:

@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.config.settings import Settings
 from app.errors import UnknownUrl
-from app.gateway.operators import Operators
-from app.gateway.overview import Overview
-from app.settings import Settings
+from app.gateway.access.operator_access import Operators
+from app.gateway.operator.overview import Overview
 from app.telemetry import exposed
 
 _NOT_KEPT = {"cache-control": "no-store"}

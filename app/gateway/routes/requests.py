@@ -7,12 +7,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from app.contracts.fold import CANCELLED, EXPIRED
 from app.errors import BusUnavailable
-from app.gateway.asgi import watched
 from app.gateway.gateway import Gateway
-from app.gateway.resources import Resource
-from app.gateway.responses import EventStream, event_number, headers_of, refuse_binary, whole_body
+from app.gateway.http.asgi import watched
+from app.gateway.http.response_writer import EventStream, event_number, headers_of, refuse_binary, whole_body
+from app.inference.request_view import Resource
+from app.protocol.reply_state import CANCELLED, EXPIRED
 
 _ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
 _LOOK_SECONDS = 0.05

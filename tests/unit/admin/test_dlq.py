@@ -7,9 +7,9 @@ import pytest
 
 from app.admin import __main__ as admin
 from app.admin.dlq import replay, show_all, show_one
-from app.agent.dead_letters import dead_letter
-from app.contracts import dead_letters
-from app.contracts.presence import ModelCard, encode
+from app.agent.consume.dead_letters import dead_letter
+from app.protocol import dead_letters
+from app.protocol.heartbeats import ModelCard, encode
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, log_of, settings, started_bus
 
 EVIL = b"\x1b[2J\x07\rgone\xc2\x9b\xff\n\tkept \xc3\xa4"

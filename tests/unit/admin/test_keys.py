@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.admin.__main__ import parser
+from app.config.api_keys_file import KeyEntry, hash_of, parse_keys
+from app.config.settings import load
 from app.errors import SettingsError
-from app.keys import KeyEntry, hash_of, parse_keys
-from app.settings import load
 
 
 class Console:

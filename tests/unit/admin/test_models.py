@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.admin.models import forget, show
-from app.contracts.presence import GatewayBeat, ModelCard, WorkerBeat, encode
+from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat, encode
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, settings, started_bus
 
 CARD = ModelCard(MODEL, REQUESTS, "llm.m", aliases=("nickname",))

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from app.agent.context import JobContext
 from app.agent.engines.base import EngineUnreachable
-from app.agent.outbox import Outbox
-from app.agent.reply_tail import ReplyTails
-from app.agent.run_job import JobRun
-from app.agent.upstream_watch import UpstreamWatch
-from app.bus.lookup import ReplyLookup
-from app.bus.scan import Scanner
-from app.catalog import ModelEntry
-from app.contracts.envelope import Request
-from app.contracts.seen import Seen
+from app.agent.engines.upstream_watch import UpstreamWatch
+from app.agent.reply.job_context import JobContext
+from app.agent.reply.job_run import JobRun
+from app.agent.reply.reply_batcher import Outbox
+from app.config.model_entry import ModelEntry
+from app.protocol.records import Request
+from app.protocol.reply_view import Seen
+from app.reply_log.backlog_feed import ReplyTails
+from app.reply_log.record_scanner import Scanner
+from app.reply_log.reply_lookup import ReplyLookup
 from tests.unit.agent.scripted_engine import ScriptedAnswer, ScriptedEngine
 from tests.unit.scene import (
     MODEL,

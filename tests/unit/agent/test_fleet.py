@@ -6,7 +6,7 @@ import pytest
 
 from app.agent.engines.echo import EchoEngine
 from app.agent.fleet import Fleet
-from app.catalog import ModelEntry
+from app.config.model_entry import ModelEntry
 from tests.unit.scene import settings, started_bus, until
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.agent.loopback_hosts import warn_of_loopback_hosts
-from app.catalog import ECHO, ModelEntry
+from app.config.model_entry import ECHO, ModelEntry
 
 
 def warned(caplog: pytest.LogCaptureFixture, host: str, mark: Path) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from app.agent.worker import Worker
-from app.catalog import ModelEntry
-from app.contracts.fold import COMPLETED
+from app.config.model_entry import ModelEntry
 from app.errors import BusError
+from app.protocol.reply_state import COMPLETED
 from app.telemetry.metrics import REGISTRY
 from tests.unit.agent.scripted_engine import ScriptedEngine
 from tests.unit.agent.workshop import workshop

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from app.agent.worker import Worker
-from app.bus.lookup import ReplyLookup
-from app.bus.scan import Scanner
-from app.catalog import ModelEntry
-from app.contracts.envelope import Control, Reply, Request
-from app.contracts.fold import CLAIM, DATA
-from app.contracts.presence import WorkerBeat, encode
-from app.contracts.seen import Seen
+from app.config.model_entry import ModelEntry
+from app.protocol.heartbeats import WorkerBeat, encode
+from app.protocol.records import Control, Reply, Request
+from app.protocol.reply_state import CLAIM, DATA
+from app.protocol.reply_view import Seen
+from app.reply_log.record_scanner import Scanner
+from app.reply_log.reply_lookup import ReplyLookup
 from app.telemetry.tracing import Tracer
 from tests.unit.agent.scripted_engine import ScriptedEngine
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, request, send_reply, send_request, settings, started_bus, turns

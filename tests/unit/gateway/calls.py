@@ -3,12 +3,13 @@
 import time
 from typing import Any
 
-from app.contracts.address import fingerprint
-from app.contracts.envelope import Reply, Request
-from app.contracts.fold import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
 from app.errors import GatewayError
-from app.gateway.async_requests import AsyncRequest, Owing
-from app.gateway.call import Call
+from app.gateway.accounting.async_accounting import async_request
+from app.inference.async_requests import AsyncRequest, Owing
+from app.inference.pending_request import Call
+from app.protocol.records import Reply, Request
+from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
+from app.protocol.request_id import fingerprint
 from tests.unit.scene import MODEL, REQUESTS, request
 
 CANCELLED_BODY = b'{"error":{"message":"cancelled"}}'
@@ -17,11 +18,11 @@ JSON = (("content-type", "application/json"),)
 WORKER, GATEWAY = "w", "g"
 
 
-def async_request(call: Call, grant: Owing | None = None, **headers: str) -> AsyncRequest:
+def kept_of(call: Call, grant: Owing | None = None, **headers: str) -> AsyncRequest:
     """What is kept of a call whose client does not wait."""
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     state = {"line": {"model": call.request.model}, "began": time.monotonic()}
-    return AsyncRequest.of(call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant)
+    return async_request(call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant)
 
 
 class Fed:

@@ -7,8 +7,8 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.gateway.asgi import Receive, Scope, Send
-from app.gateway.connection import Connection
+from app.gateway.http.asgi import Receive, Scope, Send
+from app.gateway.http.connection import Connection
 
 HEAD = b"GET /%d HTTP/1.1\r\nhost: gateway\r\n"
 

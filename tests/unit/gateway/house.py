@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from app.bus.base import Record, Start
-from app.contracts.envelope import Control, Reply, Request
-from app.contracts.fold import CLAIM, COMPLETED, DATA, FAILED, FINAL
-from app.contracts.presence import ModelCard, encode
-from app.contracts.sse import DONE
 from app.errors import GatewayError
-from app.gateway.call import Call
 from app.gateway.gateway import Gateway
-from app.gateway.submission import Submission, Ticket
+from app.inference.pending_request import Call
+from app.inference.submission import Submission, Ticket
+from app.openai_api.sse import DONE
+from app.protocol.heartbeats import ModelCard, encode
+from app.protocol.records import Control, Reply, Request
+from app.protocol.reply_state import CLAIM, COMPLETED, DATA, FAILED, FINAL
 from app.stores.memory import MemoryCounts, MemoryStore
 from tests.unit.gateway.calls import EVENTS
 from tests.unit.scene import (

@@ -2,9 +2,9 @@
 
 import pytest
 
+from app.config.settings import load
 from app.errors import SettingsError
-from app.settings import load
-from app.stores.make import make_stores
+from app.stores.factory import make_stores
 from app.stores.memory import MemoryCounts, MemoryStore
 
 

@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-GATEWAY = ["app.main", "app.bus.kafka", "app.bus.memory", "app.agent.engines.http", "app.agent.engines.echo"]
-WORKER = ["app.agent.__main__", "app.bus.kafka", "app.agent.engines.http", "app.agent.engines.echo"]
+GATEWAY = ["app.main", "app.bus.kafka.bus", "app.bus.memory.bus", "app.agent.engines.http.engine", "app.agent.engines.echo"]
+WORKER = ["app.agent.__main__", "app.bus.kafka.bus", "app.agent.engines.http.engine", "app.agent.engines.echo"]
 
 
 def imported(modules: list[str], **environment: str) -> set[str]:
     """OpenTelemetry's modules in a process that has imported these, and made a tracer if the settings want one."""
     lines = [
         f"import sys, json, asyncio, {', '.join(modules)}",
-        "from app.settings import load",
+        "from app.config.settings import load",
         "from app.telemetry.tracing import make_tracer",
         "tracer = make_tracer(load().traces, 'x')",
         "tracer and (tracer.start(), asyncio.run(tracer.close()))",

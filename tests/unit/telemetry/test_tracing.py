@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.settings import TraceSettings, load
+from app.config.settings import TraceSettings, load
 from app.telemetry.tracing import SERVER, Tracer, make_tracer, operation
 from tests.unit.kept_spans import Kept
 

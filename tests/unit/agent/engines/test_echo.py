@@ -6,9 +6,9 @@ import pytest
 
 from app.agent.engines.base import Job
 from app.agent.engines.echo import EchoAnswer, EchoEngine
-from app.catalog import ECHO
-from app.contracts.sse import DONE, data_of, split_events
-from app.settings import load
+from app.config.model_entry import ECHO
+from app.config.settings import load
+from app.openai_api.sse import DONE, data_of, split_events
 
 CHAT, TEXT = "/chat/completions", "/completions"
 

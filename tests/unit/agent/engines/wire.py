@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 from app.agent.engines.base import Take
-from app.agent.engines.http_answer import HttpAnswer
-from app.agent.engines.http_connection import Connection
+from app.agent.engines.http.answer import HttpAnswer
+from app.agent.engines.http.connection import Connection
 
 BODY = b'data: {"a":1}\n\n' * 9 + b"data: [DONE]\n\n"
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from app.contracts.endpoints import ENDPOINTS
-from app.contracts.envelope import Reply
-from app.contracts.fold import CANCELLED, COMPLETED, FINAL
-from app.contracts.presence import ModelCard, WorkerBeat
-from app.errors import BadRequest, BusUnavailable, UnknownUrl
-from app.gateway.access_log import noted
-from app.gateway.asgi import ClientGone
-from app.gateway.auth import Keys
+from app.config.settings import load
+from app.errors import BadRequest, BusUnavailable, ClientGone, UnknownUrl
+from app.gateway.access.authentication import Keys
+from app.gateway.accounting.access_log import noted
 from app.gateway.gateway import Gateway
 from app.gateway.routes.inference import Inference
-from app.settings import load
+from app.openai_api.endpoints import ENDPOINTS
+from app.protocol.heartbeats import ModelCard, WorkerBeat
+from app.protocol.records import Reply
+from app.protocol.reply_state import CANCELLED, COMPLETED, FINAL
 from tests.unit.gateway.house import CARD, house
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, until

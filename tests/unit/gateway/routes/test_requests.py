@@ -12,18 +12,18 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from app.contracts.address import Address, fingerprint
-from app.contracts.envelope import Request
-from app.contracts.fold import COMPLETED, FINAL
-from app.gateway.access_log import AccessLog
-from app.gateway.asgi import App, Receive, Scope, Send, send_whole
-from app.gateway.auth import Keys
-from app.gateway.edge import Edge, Entrance
-from app.gateway.resources import MOST_WAITING
+from app.config.api_keys_file import KeyEntry, hash_of
+from app.config.settings import load
+from app.gateway.access.authentication import Keys
+from app.gateway.accounting.access_log import AccessLog
+from app.gateway.http.asgi import App, Receive, Scope, Send, send_whole
+from app.gateway.middleware import Edge, Entrance
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
-from app.keys import KeyEntry, hash_of
-from app.settings import load
+from app.inference.request_view import MOST_WAITING
+from app.protocol.records import Request
+from app.protocol.reply_state import COMPLETED, FINAL
+from app.protocol.request_id import Address, fingerprint
 from tests.unit.gateway.house import House, house
 from tests.unit.scene import REQUESTS, body, request, send_request, until
 

@@ -1,0 +1,1 @@
+"""From the consumer group to a running job: buffers, scheduling, take-over, dead letters."""

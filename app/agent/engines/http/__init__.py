@@ -1,0 +1,1 @@
+"""The client of OpenAI-compatible upstreams over HTTP/1.1."""

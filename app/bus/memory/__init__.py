@@ -1,0 +1,1 @@
+"""The bus inside one process and event loop: the embedded default, and for tests."""

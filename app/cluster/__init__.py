@@ -1,0 +1,1 @@
+"""Heartbeats, which processes live, and which models they serve."""

@@ -1,0 +1,59 @@
+"""One model as configured."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from app.config import parsers as parse
+from app.protocol import topics
+from app.protocol.heartbeats import ModelCard
+from app.protocol.names import model_name, topic_name
+
+EndpointPath = Annotated[str, AfterValidator(parse.endpoint_path)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(model_name)]
+
+
+class ModelEntry(BaseModel):
+    """One model as configured: whom a worker asks for it, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Name
+    engine: Literal["http", "echo"] = "http"
+    host: Annotated[str, AfterValidator(parse.upstream)] = Field(default="", repr=False)  # it may hold a password
+    token: SecretStr = SecretStr("")
+    upstream_model: str = ""  # where the upstream calls it otherwise
+    aliases: tuple[Name, ...] = ()
+    concurrency: int | None = Field(default=None, ge=1)  # None: WORKER_CONCURRENCY
+    connect_timeout: float = Field(default=5, gt=0, allow_inf_nan=False)  # seconds
+    # Seconds without a byte from the upstream; None: the request's deadline ends it.
+    read_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    continues: bool | Literal["auto"] = "auto"
+    ask_usage: bool = True  # for the usage of a stream whose client has not
+    paths: tuple[EndpointPath, ...] = ()  # below /v1, beside those of app/openai_api/endpoints.py
+    topic: Annotated[str, AfterValidator(topic_name)] = ""
+    group: str = ""
+
+    @model_validator(mode="after")
+    def _aliases_are_other_names(self) -> Self:
+        if self.id in self.aliases or len(set(self.aliases)) < len(self.aliases):
+            raise ValueError("aliases other than its own id, each of them once")
+        return self
+
+    @property
+    def upstream_name(self) -> str:
+        return self.upstream_model or self.id
+
+    def card(self, prefix: str, created: int) -> ModelCard:
+        """The entry as it is announced, with the names of its topic and group."""
+        return ModelCard(
+            model=self.id,
+            topic=self.topic or topics.request_topic(prefix, self.id),
+            group=self.group or topics.request_group(prefix, self.id),
+            aliases=self.aliases,
+            created=created,
+            paths=self.paths,
+        )
+
+
+ECHO = ModelEntry(id="echo", engine="echo")

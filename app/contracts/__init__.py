@@ -1,1 +1,0 @@
-"""What crosses a wall: request bodies, records on the log, ids, topic names. Pure: no clock, no network, no bus."""

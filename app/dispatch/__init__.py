@@ -1,0 +1,1 @@
+"""Which worker and partition a request goes to, and how many requests wait."""

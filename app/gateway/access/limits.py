@@ -1,0 +1,121 @@
+"""What a caller may not use, or not now: which models, and how much of each.
+
+It is counted by tenant and model, in whole minutes of the clock: a minute's counter is known by its number, so that what was
+reserved in it is given back to it and to no other. Tokens are reserved by an estimate, and corrected when the usage is known.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from app.errors import LimitsUnavailable, StoreUnavailable
+from app.gateway.access.authentication import Caller, Limits
+from app.gateway.access.concurrency_leases import Places
+from app.gateway.access.reservation import MINUTE, REQUESTS, RUNNING, Grant, limit_key, limit_name
+from app.gateway.http.asgi import Drain, Send
+from app.inference.admission import Admission
+from app.inference.submission import Submission
+from app.stores.base import Counts, Store
+from app.stores.counter_leases import Leases
+from app.telemetry.logs import Throttle
+from app.telemetry.metrics import UNCOUNTED
+
+logger = logging.getLogger("app.gateway.access.limits")
+logger.addFilter(Throttle())
+
+
+_AWAY_SECONDS = 1.0  # a store that did not answer is not asked again for so long
+_MOST_USED_UP = 10_000  # tenants and models whose minute is known to be used up
+
+
+class Limiter:
+    """`store` holds the places of running requests, `counts` what is used of a minute."""
+
+    def __init__(
+        self, admission: Admission, store: Store, counts: Counts, fail_open: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._admission = admission
+        self.places = Places(store, self.failed)
+        self.leases = Leases(counts)
+        self.clock = clock
+        self._fail_open = fail_open
+        self._away_until = -math.inf
+        self._used_up: dict[str, Grant] = {}  # by tenant and model: the last request that was refused for its minute
+
+    async def admit(self, state: dict[str, object], submission: Submission, send: Send, drain: Drain | None = None) -> Send:
+        """For a caller that is `restricted`; what it is granted stays in state["grant"]. Raises GatewayError.
+
+        Returns what to send the reply by.
+        """
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        self._admission.refuse_if_closed()
+        card = self._admission.model(submission.model).card
+        caller.refuse_unless_allowed(card.names, submission.model)
+        if caller.limits is None:
+            return send
+        grant = Grant(self, limit_name(caller, card.model), caller.limits, submission)
+        return grant.watching(send, drain) if await self._take(state, grant) else send
+
+    def refuse_if_used_up(self, state: dict[str, object]) -> None:
+        """Refuse before the body is read where the caller's minute is used up with each model that it may use.
+
+        A body of 16 MB costs 0.4 s to read and parse. Raises RateLimited.
+        """
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        if not self._used_up or caller.limits is None:
+            return
+        minute = int(self.clock() // MINUTE)
+        names = [limit_name(caller, model) for model in self._admission.models_of(caller.may_use)]
+        refused = [self._used_up.get(name) for name in names]
+        found = [grant for grant in refused if grant is not None and grant.minute == minute]
+        if found and len(found) == len(names):
+            state["grant"] = found[0]  # which tells what is left: nothing
+            raise found[0].refusal(REQUESTS, caller.limits.rpm or 0)
+
+    def note_used_up(self, name: str, grant: Grant) -> None:
+        """Remember a request that was refused because its minute is used up."""
+        if len(self._used_up) >= _MOST_USED_UP:
+            self._used_up.clear()
+        self._used_up[name] = grant
+
+    async def admit_lookup(self, state: dict[str, object], model: str | None) -> None:
+        """Count a GET of a request against the caller's requests a minute with its model. Raises GatewayError."""
+        caller = state["caller"]
+        assert isinstance(caller, Caller)
+        if model and caller.limits and caller.limits.rpm:
+            await self._take(state, Grant(self, limit_name(caller, model), Limits(rpm=caller.limits.rpm)))
+
+    async def _take(self, state: dict[str, object], grant: Grant) -> bool:
+        """Take what is limited, which stays in state["grant"]. Returns whether the store was asked."""
+        state["grant"] = grant
+        if self.clock() < self._away_until:
+            self._without("Redis has just not answered")
+            return False
+        try:
+            await grant.take()
+        except StoreUnavailable as error:
+            self.failed(error)
+            self._without(error.told)
+        return True
+
+    async def give_back(self, caller: Caller, model: str, request_id: str) -> None:
+        """Free the place of a request that has ended: the gateway that kept it may be gone."""
+        if caller.limits is None or not caller.limits.concurrent:
+            return
+        try:
+            await self.places.give_back_kept(limit_key(limit_name(caller, model), RUNNING), request_id)
+        except StoreUnavailable as error:
+            self.failed(error)
+
+    def failed(self, error: StoreUnavailable) -> None:
+        """The store is away. Where something was to be given back that is all: the client has its reply."""
+        self._away_until = self.clock() + _AWAY_SECONDS
+        logger.warning("limits cannot be counted: %s", error)
+
+    def _without(self, why: str) -> None:
+        UNCOUNTED.inc()
+        if not self._fail_open:
+            raise LimitsUnavailable(f"this key has limits, and they cannot be looked up: {why}", retry_after=1)

@@ -1,0 +1,126 @@
+"""The few ASGI messages that the hot path reads and writes by itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypedDict
+
+from app.errors import BodyTooLarge, BodyTooSlow, ClientGone, GatewayError, UpgradeRefused
+from app.gateway.http.content_coding import unpack
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Drain: TypeAlias = Callable[[], Awaitable[None]]
+WriteChunk: TypeAlias = Callable[[bytes], bool]
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+
+CONNECTION = "llm_gateway.connection"  # our server's extension of ASGI: what else would cost a task, or a task's turn
+BODY_SECONDS = 60.0  # for a whole request body
+
+
+class Extension(TypedDict):
+    write: WriteChunk  # a part of a streamed body; false where `send` has to be awaited for it
+    watch: Callable[[Callable[[], None] | None], None]  # whom to tell when the client closes its connection
+    drain: Drain  # waits until the client has taken most of what was written, or has gone
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request header's value, the first of several, empty if it is not there. `name` is in lower case."""
+    headers = scope.get("first_headers")
+    if headers is None:
+        headers = scope["first_headers"] = dict(reversed(scope["headers"]))
+    value: bytes = headers.get(name, b"")
+    return value.decode("latin-1")
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole request body, unpacked.
+
+    Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone, and what `unpack` raises. A server other than
+    ours loses the body of a request that asks for an upgrade and takes it for the next one, so the connection is closed.
+    """
+    if header(scope, b"upgrade") and extension(scope) is None:
+        raise UpgradeRefused("this server reads no body of a request that asks for an upgrade; send it without")
+    length = header(scope, b"content-length")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _read_parts(receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow(f"the request body did not come within {BODY_SECONDS:g} s") from None
+    coding = header(scope, b"content-encoding")
+    return await unpack(body, coding, limit) if coding else body
+
+
+async def _read_parts(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        if len(body) + len(part) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(body + part) if body else part
+        body += part
+
+
+def extension(scope: Scope) -> Extension | None:
+    """None where it is another server than ours."""
+    found: Extension | None = scope.get("extensions", {}).get(CONNECTION)
+    return found
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {limit} bytes (MAX_BODY_BYTES)")
+
+
+@contextmanager
+def watched(scope: Scope, receive: Receive, left: Callable[[], None]) -> Iterator[None]:
+    """`left` is called if the client closes its connection meanwhile. The request's body has been read."""
+    ours = extension(scope)
+    if ours is not None:
+        ours["watch"](left)
+        try:
+            yield
+        finally:
+            ours["watch"](None)
+        return
+    task = asyncio.create_task(_until_gone(receive))
+    task.add_done_callback(lambda _: left())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def raw(pairs: Iterable[tuple[str, str]]) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+
+
+async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+    if status not in (204, 304):  # RFC 9110 section 8.6
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(
+    send: Send, error: GatewayError, id_: str, extra: Iterable[tuple[str, str]] = (), *, body: bytes | None = None
+) -> None:
+    """Send a whole response with OpenAI's error body, or with `body`.
+
+    `id_` is the request's, which OpenAI's SDK shows as `error.request_id`.
+    """
+    headers = raw((*error.head(), ("x-request-id", id_), *extra))
+    await send_whole(send, error.status, headers, error.body() if body is None else body)

@@ -1,0 +1,114 @@
+"""The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
+
+import logging
+import time
+
+from app.errors import ClientGone, GatewayError, InternalError
+from app.gateway.access.authentication import Keys
+from app.gateway.accounting.access_log import AccessLog
+from app.gateway.http.api_dialect import error_body, speaks_anthropic, with_request_id
+from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
+from app.gateway.http.unknown_url import refuse_websocket
+from app.protocol.request_id import refused_id
+
+logger = logging.getLogger("app.gateway")
+
+# No key of a caller's asked. What is the operator's asks by itself who comes.
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
+# A model may write HTML, and an upstream may send it: no browser is to take a reply for a page of this origin.
+_NO_SNIFFING = ((b"x-content-type-options", b"nosniff"),)
+_NO_PAGE = (*_NO_SNIFFING, (b"content-security-policy", b"sandbox; default-src 'none'"))
+
+
+class Entrance:
+    """Sends the hot path past the router and its middleware; one base path for both.
+
+    What it takes off the path is in scope["state"]["base"], for addresses that the client is told.
+    """
+
+    def __init__(self, app: App, inference: App) -> None:
+        self._app = app
+        self._inference = inference
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            if scope["path"].startswith("/api/v1/"):
+                scope["path"] = scope["path"][4:]
+                scope["raw_path"] = scope.get("raw_path", b"")[4:]
+                scope.setdefault("state", {})["base"] = "/api"
+            path = scope["path"]
+            if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
+                app = self._inference
+        elif scope["type"] == "websocket":
+            app = refuse_websocket
+        await app(scope, receive, send)
+
+
+class Edge:
+    """Wraps an application.
+
+    It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
+    it has taken of the caller's limits. With ["handed_over"] the request goes on without its connection, and another tells
+    its end.
+    """
+
+    def __init__(self, app: App, keys: Keys, access_log: AccessLog) -> None:
+        self._app = app
+        self._keys = keys
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["began"] = began = time.monotonic()
+        line: dict[str, object] = {}
+        state["line"] = line
+        status = 0
+        guards = _NO_PAGE if scope["path"].startswith("/v1") else _NO_SNIFFING
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"]
+                if speaks_anthropic(scope):
+                    headers = with_request_id(headers)
+                if "grant" in state:
+                    headers = state["grant"].headed(headers)
+                message = {**message, "headers": [*headers, *guards]}
+            await send(message)
+
+        try:
+            if scope["path"] != "/" and not scope["path"].startswith(_OPEN):
+                state["caller"] = caller = self._keys.caller(scope)
+                line["tenant"] = state["tenant"] = caller.tenant
+            await self._app(scope, receive, sending)
+        except ClientGone:
+            line["client"] = "gone"
+        except GatewayError as error:
+            await self._error(error, scope, status, sending)
+        except Exception:  # whatever it is, the client gets an error body and the log the trace
+            logger.exception("unexpected error on %s", scope["path"], extra={"request_id": id_of(line)})
+            await self._error(InternalError("the gateway failed; its log says why"), scope, status, sending)
+        finally:
+            if "handed_over" not in state:
+                if "grant" in state:
+                    await state["grant"].settle(line, status)
+                line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
+                self._access_log.ended(scope, status, line)
+
+    async def _error(self, error: GatewayError, scope: Scope, status: int, send: Send) -> None:
+        line = scope["state"]["line"]
+        line["code"] = error.code
+        if status:  # the head is gone: nothing can be said any more but by breaking off
+            raise error
+        await send_error(send, error, id_of(line), body=error_body(scope, error))
+
+
+def id_of(line: dict[str, object]) -> str:
+    """The request's id in its access line; it gets one that is nowhere else if it was not accepted."""
+    line["request_id"] = found = str(line.get("request_id") or refused_id())
+    return found

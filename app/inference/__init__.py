@@ -1,0 +1,1 @@
+"""Submits a request and follows its reply, for every face: admission, pending requests, idempotency, the request view."""

@@ -1,0 +1,127 @@
+"""Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the models' cards."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, TypeAlias
+
+import orjson
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from app.errors import UndecodableRecord
+from app.protocol.names import model_name, topic_name
+from app.protocol.records import READS
+
+SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
+
+_Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # a number, as the name of a JSON member
+_Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(model_name)]
+_Topic: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(topic_name)]
+Shown: TypeAlias = dict[str, list[dict[str, Any]]]  # requests, `running` and `recent`, as the operator's view has them
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model that is known, whether or not a worker lives; the compacted models' topic holds one per model.
+
+    Its names are those that the configuration of a model may have: they are shown to clients and on terminals.
+    """
+
+    model: _Name
+    topic: _Topic
+    group: str
+    aliases: tuple[_Name, ...] = ()
+    owned_by: str = "llm-gateway"
+    created: int = 0  # seconds since the epoch
+    paths: tuple[str, ...] = ()  # that it has beside those of app/openai_api/endpoints.py
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a request may call it."""
+        return (self.model, *self.aliases)
+
+
+class _Beat:
+    __slots__ = ()
+    interval: float  # seconds between two heartbeats
+
+    @property
+    def silent_after(self) -> float:
+        """Seconds until its process is taken for dead unless it is heard again."""
+        return SILENT_INTERVALS * self.interval
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBeat(_Beat):
+    """A worker's heartbeat."""
+
+    worker: str  # its owner name: random at start
+    model: str
+    topic: str
+    group: str
+    replies: str  # the reply topic it writes to
+    time: float  # its clock, seconds since the epoch
+    interval: float  # seconds between two heartbeats
+    aliases: tuple[str, ...] = ()
+    partitions: tuple[int, ...] = ()
+    positions: dict[_Partition, _Offset] = field(default_factory=dict)  # -> the next offset it will start on
+    capacity: int = 0
+    in_flight: int = 0
+    waiting: int = 0  # taken from the log and not started
+    running: tuple[str, ...] = ()
+    ready: bool = True
+    reason: str = ""  # why it is not ready
+    leaving: bool = False  # it takes nothing new and finishes what runs
+    gone: bool = False  # its last heartbeat
+    host: str = ""
+    version: str = ""
+    reads: tuple[int, ...] = READS
+
+    @property
+    def name(self) -> str:
+        return self.worker
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayBeat(_Beat):
+    """A gateway's heartbeat: which reply partition it reads."""
+
+    gateway: str
+    replies: str
+    partition: int
+    time: float
+    interval: float
+    in_flight: int = 0
+    leaving: bool = False
+    version: str = ""
+    reads: tuple[int, ...] = READS
+    withdrawn: dict[str, int] = field(default_factory=dict)  # model -> requests it has ended that lie in the queue still
+    watched: bool = False  # an operator looks at it: the others tell it what they have to show
+    shown: Shown = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.gateway
+
+
+_BEATS: TypeAdapter[WorkerBeat | GatewayBeat] = TypeAdapter(WorkerBeat | GatewayBeat)
+_CARDS = TypeAdapter(ModelCard)
+
+
+def encode(beat: WorkerBeat | GatewayBeat | ModelCard) -> bytes:
+    return orjson.dumps(asdict(beat))
+
+
+def decode_beat(value: bytes) -> WorkerBeat | GatewayBeat:
+    """Raises UndecodableRecord; members that we do not know are ignored."""
+    try:
+        return _BEATS.validate_json(value)
+    except ValidationError as error:
+        raise UndecodableRecord(f"not a heartbeat: {error.errors()[0]['msg']}") from None
+
+
+def decode_card(value: bytes) -> ModelCard:
+    """Raises UndecodableRecord; members that we do not know are ignored."""
+    try:
+        return _CARDS.validate_json(value)
+    except ValidationError as error:
+        raise UndecodableRecord(f"not a model's card: {error.errors()[0]['msg']}") from None

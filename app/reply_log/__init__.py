@@ -1,0 +1,1 @@
+"""Finds and follows replies in the log by their ids."""

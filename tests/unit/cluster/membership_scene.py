@@ -1,0 +1,59 @@
+"""A gateway's presence, and others that beat when a test says so."""
+
+import time
+from typing import Any
+
+from app.cluster.membership import Presence
+from app.cluster.model_registry import Catalog, Known
+from app.dispatch.abandoned_requests import Withdrawn
+from app.dispatch.queue_depth import Queues
+from app.dispatch.worker_selection import Placement
+from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat, encode
+from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, turns
+
+GROUP = "llm.m"
+
+
+CARD = ModelCard(MODEL, REQUESTS, GROUP)
+
+
+class Scene:
+    """A gateway's presence, and others that beat when a test says so."""
+
+    def __init__(self, bus: ScriptedBus) -> None:
+        self.bus = bus
+        self.catalog = Catalog()
+        self.placement = Placement()
+        self.leaving = False
+        self.withdrawn = Withdrawn()
+        self.presence = Presence("me", bus, TOPICS, self.catalog, 1.0, self._describe, self.placement.heard)
+        self.queues = Queues(bus, self.catalog, self.withdrawn, self.presence.others, 1.0)
+
+    def _describe(self) -> GatewayBeat:
+        return GatewayBeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
+
+    async def card(self, card: ModelCard) -> None:
+        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
+
+    async def worker(self, name: str, **members: Any) -> None:
+        about = {"replies": TOPICS.replies, "time": time.time(), "interval": 1.0, **members}
+        await self.beats(encode(WorkerBeat(name, MODEL, REQUESTS, GROUP, **about)))
+
+    async def gateway(self, name: str, **members: Any) -> None:
+        beat = GatewayBeat(name, TOPICS.replies, **{"partition": 1, "time": time.time(), "interval": 1.0, **members})
+        await self.beats(encode(beat))
+
+    async def beats(self, value: bytes) -> None:
+        await self.bus.send(TOPICS.workers, value, key=b"k", headers=[("v", b"1")])
+        await turns()
+
+    async def begin(self) -> None:
+        await self.presence.start()
+        self.presence.begin_beats()
+        self.queues.start()
+        await turns()
+
+    def known(self) -> Known:
+        found = self.catalog.find(MODEL)
+        assert found is not None
+        return found
