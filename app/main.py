@@ -49,7 +49,7 @@ from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.process import shares_its_port, start_or_end, tune_collector
 from app.protocol.topics import Topics
-from app.stores.factory import make_stores
+from app.stores.factory import make_store
 from app.telemetry import logs
 from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer
@@ -64,7 +64,7 @@ def make_application(settings: Settings) -> App:
     tracer = make_tracer(settings.traces, "llm-gateway")
     Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
     topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
-    gateway = Gateway(bus, *make_stores(settings), settings, tracer)
+    gateway = Gateway(bus, make_store(settings), settings, tracer)
     keys = Keys(settings.gateway)
     keys_file = KeysFile(settings.gateway.api_keys_file, keys)
     observed = Observed(gateway.catalog)

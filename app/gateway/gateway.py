@@ -29,7 +29,7 @@ from app.protocol.topics import Topics
 from app.reply_log.record_scanner import Scanner
 from app.reply_log.reply_feed import ReplyFollowers
 from app.reply_log.reply_lookup import ReplyLookup
-from app.stores.base import Counts, Store
+from app.stores.base import Store
 from app.telemetry.logs import Throttle
 from app.telemetry.tracing import Tracer
 
@@ -42,12 +42,11 @@ _STORE_SECONDS = 1.0  # for its answer, when somebody asks how it is
 
 
 class Gateway:
-    def __init__(self, bus: Bus, store: Store, counts: Counts, settings: Settings, tracer: Tracer | None = None) -> None:
+    def __init__(self, bus: Bus, store: Store, settings: Settings, tracer: Tracer | None = None) -> None:
         self.settings = settings.gateway
         self.max_body = settings.bus.max_body
         self._bus = bus
         self._store = store
-        self._counts = counts
         self._bus_settings = settings.bus
         self._topics = topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
         self.catalog = Catalog()
@@ -55,7 +54,7 @@ class Gateway:
         self._inbox = Inbox(bus, topics.replies)
         self.asynchronous = self._inbox.asynchronous
         self.admission = Admission(self.catalog, self._inbox, settings.gateway)
-        self.limiter = Limiter(self.admission, store, counts, settings.gateway.limits_fail_open)
+        self.limiter = Limiter(self.admission, store, settings.gateway.limits_fail_open)
         sender = TracedSender(bus, tracer, settings.bus.system) if tracer else bus
         self.dispatcher = Dispatcher(sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout)
         own, interval = self.dispatcher.owner, settings.gateway.heartbeat
@@ -107,7 +106,6 @@ class Gateway:
         await self._followers.close()
         self.limiter.places.close()
         await self._store.close()
-        await self._counts.close()
 
     def unready(self) -> list[str]:
         """Why it does not serve; empty when it does."""

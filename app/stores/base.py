@@ -1,11 +1,11 @@
-"""The contracts of a store and of counters. `tests/contract/test_stores.py` and `test_counts.py` are they in full."""
+"""The contract of a store. `tests/contract/test_stores.py` and `test_store_counters.py` are the contract in full."""
 
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
 
 class Store(Protocol):
-    """Small values by key, and places by key, each with a time to live in seconds. Raises StoreUnavailable."""
+    """Small values, leases and counters by key, each with a time to live in seconds. Raises StoreUnavailable."""
 
     async def get(self, key: str) -> bytes | None: ...
 
@@ -24,13 +24,7 @@ class Store(Protocol):
     async def let_go(self, key: str, holder: str) -> None:
         """The holder's place is free again, if it has one."""
 
-    async def close(self) -> None: ...
-
-
-class Counts(Protocol):
-    """Counters by key. Raises StoreUnavailable."""
-
-    async def add(self, key: str, amount: int, seconds: int) -> int:
-        """The counter with `amount` added, which may be below 0; kept for so long from its beginning."""
+    async def add(self, key: str, amount: int, ttl: float) -> int:
+        """Return the counter with `amount` added, which may be below 0. It is kept for `ttl` from its first addition."""
 
     async def close(self) -> None: ...

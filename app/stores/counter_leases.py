@@ -7,7 +7,7 @@ not used; near the limit, and where a limit is below a hundred, each request is 
 
 from dataclasses import dataclass
 
-from app.stores.base import Counts
+from app.stores.base import Store
 
 _SHARE = 100  # of a limit: one of so many parts is taken in advance
 _KEPT_SECONDS = 120  # of a counter: corrections come to it until its minute is over
@@ -23,8 +23,8 @@ class _Lease:
 class Leases:
     """Raises StoreUnavailable where the counters have to be asked and do not answer."""
 
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._leases: dict[str, _Lease] = {}
 
     async def take(self, name: str, minute: int, amount: int, limit: int) -> tuple[bool, int]:
@@ -62,4 +62,4 @@ class Leases:
         return lease.used
 
     async def _add(self, name: str, minute: int, amount: int) -> int:
-        return await self._counts.add(f"{name}:{minute}", amount, _KEPT_SECONDS)
+        return await self._store.add(f"{name}:{minute}", amount, _KEPT_SECONDS)

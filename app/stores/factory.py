@@ -1,20 +1,18 @@
-"""The store and the counters that the settings ask for."""
+"""The store that the settings ask for."""
 
 from app.config.settings import Settings
 from app.errors import SettingsError
-from app.stores.base import Counts, Store
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.base import Store
+from app.stores.memory import MemoryStore
 
 
-def make_stores(settings: Settings) -> tuple[Store, Counts]:
-    """Where gateways share Idempotency-Keys and limits; Redis's modules are imported only now. Raises SettingsError."""
+def make_store(settings: Settings) -> Store:
+    """Return where gateways share Idempotency-Keys and limits. Redis's driver is imported only now. Raises SettingsError."""
     if not settings.gateway.redis_url:
-        return MemoryStore(), MemoryCounts()
+        return MemoryStore()
     from app.stores.redis import RedisStore
-    from app.stores.redis_counters import RedisCounts
 
-    where = settings.gateway.redis_url, settings.bus.prefix
     try:
-        return RedisStore(*where), RedisCounts(*where)
+        return RedisStore(settings.gateway.redis_url, settings.bus.prefix)
     except ValueError as error:
         raise SettingsError(f"REDIS_URL: {error}; for example REDIS_URL=redis://localhost:6379/0") from None

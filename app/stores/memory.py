@@ -1,4 +1,4 @@
-"""A store and counters inside one process: for a single gateway, and for tests."""
+"""A store inside one process: for a single gateway, and for tests."""
 
 import time
 from collections import OrderedDict
@@ -13,6 +13,7 @@ class MemoryStore:
         self._clock = clock
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._held: dict[str, dict[str, float]] = {}  # key -> holder -> until when
+        self._counters: dict[str, tuple[int, float]] = {}  # and until when; in the order of their first additions
 
     async def get(self, key: str) -> bytes | None:
         value, until = self._values.get(key, (b"", 0.0))
@@ -51,42 +52,33 @@ class MemoryStore:
         if not held:
             self._held.pop(key, None)
 
+    async def add(self, key: str, amount: int, ttl: float) -> int:
+        """On the hot path of every caller with limits, so it does no more than it must."""
+        now = self._clock()
+        used, until = self._counters.get(key, (0, 0.0))
+        if until <= now:
+            self._delete_counters_until(now)
+            self._counters.pop(key, None)
+            used, until = 0, now + ttl
+        self._counters[key] = (used + amount, until)
+        return used + amount
+
     async def close(self) -> None:
         self._values.clear()
+        self._counters.clear()
+
+    def _delete_counters_until(self, now: float) -> None:
+        """Delete the oldest that are past their time: as many as began since the last call, mostly."""
+        past = []
+        for key, (_, until) in self._counters.items():
+            if until > now:
+                break
+            past.append(key)
+        for key in past:
+            del self._counters[key]
 
     def _put(self, key: str, value: bytes, ttl: float) -> None:
         self._values[key] = (value, self._clock() + ttl)
         self._values.move_to_end(key)
         while len(self._values) > self._most:
             self._values.popitem(last=False)
-
-
-class MemoryCounts:
-    """Forgets each counter after its time. On the hot path of every caller with limits, so it does no more than that."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._counts: dict[str, tuple[int, float]] = {}  # and until when; in the order of their beginnings
-
-    async def add(self, key: str, amount: int, seconds: int) -> int:
-        now = self._clock()
-        used, until = self._counts.get(key, (0, 0.0))
-        if until <= now:
-            self._forget_until(now)
-            self._counts.pop(key, None)
-            used, until = 0, now + seconds
-        self._counts[key] = (used + amount, until)
-        return used + amount
-
-    async def close(self) -> None:
-        self._counts.clear()
-
-    def _forget_until(self, now: float) -> None:
-        """The oldest that are past their time: as many as began since the last time, mostly."""
-        past = []
-        for key, (_, until) in self._counts.items():
-            if until > now:
-                break
-            past.append(key)
-        for key in past:
-            del self._counts[key]

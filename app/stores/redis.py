@@ -39,9 +39,14 @@ _RENEW = f"""{_NOW}
 for index = 2, #ARGV do redis.call('zadd', KEYS[1], now + ttl, ARGV[index]) end
 {_KEPT}
 """
+_ADD = """
+local value = redis.call('incrby', KEYS[1], ARGV[1])
+if redis.call('pttl', KEYS[1]) < 0 then redis.call('pexpire', KEYS[1], ARGV[2]) end
+return value
+"""
 
 
-def options() -> dict[str, Any]:
+def _options() -> dict[str, Any]:
     """Of every connection. One more try, at once, on a new one: one that lay idle may have been cut by Redis, or by what lies
     between, and its next use would look as if Redis were away. What takes too long is not tried again."""
     once_more = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
@@ -56,7 +61,7 @@ class RedisStore:
     """
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._redis = Redis.from_url(url, **options())
+        self._redis = Redis.from_url(url, **_options())
         self._prefix = prefix
         self._waiting: list[tuple[Command, Future[Any]]] = []
         self._sending: Task[None] | None = None
@@ -85,6 +90,10 @@ class RedisStore:
 
     async def let_go(self, key: str, holder: str) -> None:
         await self._asked(lambda pipeline: pipeline.zrem(self._name(key), holder))
+
+    async def add(self, key: str, amount: int, ttl: float) -> int:
+        name, milliseconds = self._name(key), _milliseconds(ttl)
+        return int(await self._asked(lambda pipeline: pipeline.eval(_ADD, 1, name, amount, milliseconds)))
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -11,7 +11,6 @@ from app.errors import StoreUnavailable
 from app.stores.base import Store
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
-from app.stores.redis_counters import RedisCounts
 from tests.redis_server import running_redis
 
 pytestmark = pytest.mark.usefixtures("patient_redis")
@@ -269,7 +268,13 @@ async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways
 async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
     store = RedisStore(f"redis://127.0.0.1:{refusing_port}/0", "test")
     values = (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG))
-    for call in (*values, store.hold("a", "x", 1, LONG), store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x")):
+    for call in (
+        *values,
+        store.hold("a", "x", 1, LONG),
+        store.renew({"a": ["x"], "b": ["x"]}, LONG),
+        store.let_go("a", "x"),
+        store.add("c", 1, LONG),
+    ):
         with pytest.raises(StoreUnavailable, match="Redis"):
             await call
     await store.close()
@@ -278,13 +283,12 @@ async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
 @pytest.mark.servers
 async def test_a_connection_that_redis_has_cut_is_made_anew():
     with running_redis() as url:
-        store, counts, other = RedisStore(url, "test"), RedisCounts(url, "test"), Redis.from_url(url)
+        store, other = RedisStore(url, "test"), Redis.from_url(url)
         for number in range(3):
             assert await store.hold("a", str(number), 3, LONG)
-            assert await counts.add("a", 1, 600) == number + 1
+            assert await store.add("b", 1, LONG) == number + 1
             await other.client_kill_filter(_type="normal", skipme=True)
-        for made in (store, counts):
-            await made.close()
+        await store.close()
         await other.aclose()
 
 

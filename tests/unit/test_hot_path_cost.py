@@ -29,7 +29,7 @@ from app.gateway.gateway import Gateway
 from app.gateway.http.asgi import App, Message
 from app.gateway.middleware import Edge, Entrance
 from app.gateway.routes.inference import Inference
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.memory import MemoryStore
 from tests.unit.scene import until
 
 # Instructions by version of Python, as each has its own.
@@ -83,7 +83,7 @@ class Served:
 async def served(pause: float = 0.0) -> Served:
     settings = load({"BUS": "memory"})
     bus = make_bus(settings.bus)
-    gateway = Gateway(bus, MemoryStore(), MemoryCounts(), settings)
+    gateway = Gateway(bus, MemoryStore(), settings)
     [entry] = configured(settings)
     worker = Worker(bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=pause))
     await bus.start()

@@ -16,7 +16,7 @@ from app.gateway.access.reservation import MINUTE, REQUESTS, RUNNING, Grant, lim
 from app.gateway.http.asgi import Drain, Send
 from app.inference.admission import Admission
 from app.inference.submission import Submission
-from app.stores.base import Counts, Store
+from app.stores.base import Store
 from app.stores.counter_leases import Leases
 from app.telemetry.logs import Throttle
 from app.telemetry.metrics import UNCOUNTED
@@ -30,14 +30,12 @@ _MOST_USED_UP = 10_000  # tenants and models whose minute is known to be used up
 
 
 class Limiter:
-    """`store` holds the places of running requests, `counts` what is used of a minute."""
+    """`store` holds the leases of running requests and what is used of each minute."""
 
-    def __init__(
-        self, admission: Admission, store: Store, counts: Counts, fail_open: bool, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, admission: Admission, store: Store, fail_open: bool, clock: Callable[[], float] = time.time) -> None:
         self._admission = admission
         self.places = Places(store, self.failed)
-        self.leases = Leases(counts)
+        self.leases = Leases(store)
         self.clock = clock
         self._fail_open = fail_open
         self._away_until = -math.inf

@@ -15,7 +15,7 @@ from app.openai_api.sse import DONE
 from app.protocol.heartbeats import ModelCard, encode
 from app.protocol.records import Control, Reply, Request
 from app.protocol.reply_state import CLAIM, COMPLETED, DATA, FAILED, FINAL
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.memory import MemoryStore
 from tests.unit.gateway.calls import EVENTS
 from tests.unit.scene import (
     MODEL,
@@ -77,7 +77,7 @@ class House:
         self.controls += [Control.decode(record.headers) for record in records]
 
     async def gateway(self) -> Gateway:
-        made = Gateway(self.bus, self.store, MemoryCounts(), settings(**self.environment))
+        made = Gateway(self.bus, self.store, settings(**self.environment))
         await made.start()
         self.gateways.append(made)
         return made

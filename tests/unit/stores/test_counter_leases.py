@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
 from app.stores.counter_leases import Leases
-from app.stores.memory import MemoryCounts
+from app.stores.memory import MemoryStore
 
 
-class Redis(MemoryCounts):
+class Redis(MemoryStore):
     """Knows how often it was asked; may be away."""
 
     def __init__(self) -> None:
-        super().__init__(lambda: 0.0)
+        super().__init__(clock=lambda: 0.0)
         self.asked = 0
         self.away = False
 
-    async def add(self, key: str, amount: int, seconds: int) -> int:
+    async def add(self, key: str, amount: int, ttl: float) -> int:
         self.asked += 1
         await asyncio.sleep(0)
         if self.away:
             raise StoreUnavailable("away")
-        return await super().add(key, amount, seconds)
+        return await super().add(key, amount, ttl)
 
 
 def test_below_a_hundred_every_one_is_asked_for_and_the_count_is_exact() -> None:

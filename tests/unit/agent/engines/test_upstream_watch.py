@@ -11,7 +11,7 @@ from app.gateway.gateway import Gateway
 from app.protocol.heartbeats import WorkerBeat, decode_beat
 from app.protocol.records import Request
 from app.protocol.reply_state import COMPLETED, FAILED
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.memory import MemoryStore
 from tests.unit.agent.scripted_engine import JSON, ScriptedAnswer, ScriptedEngine
 from tests.unit.agent.workshop import Workshop
 from tests.unit.gateway.house import Client, submission
@@ -131,7 +131,7 @@ async def test_a_check_that_fails_by_a_fault_of_ours_is_logged_and_made_again_af
 
 @pytest.fixture
 async def gateway(shop: Workshop) -> AsyncIterator[Gateway]:
-    made = Gateway(shop.bus, MemoryStore(), MemoryCounts(), settings())
+    made = Gateway(shop.bus, MemoryStore(), settings())
     await made.start()
     yield made
     await made.close()

@@ -1,5 +1,6 @@
 """Limits: what is refused, what is told, what is given back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from app.inference.admission import Admission
 from app.inference.reply_consumer import Inbox
 from app.inference.submission import Submission
 from app.protocol.heartbeats import ModelCard
-from app.stores.memory import MemoryCounts, MemoryStore
+from app.stores.memory import MemoryStore
 from app.telemetry.metrics import REGISTRY
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import TOPICS, settings
@@ -27,19 +28,19 @@ def uncounted() -> float:
     return REGISTRY.get_sample_value("llm_gateway_limits_uncounted_total") or 0.0
 
 
-class Redis(MemoryCounts):
-    """Counts that are away while a test says so, and how often they were asked."""
+class Redis(MemoryStore):
+    """Counters that are away while a test says so, and how often they were asked."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
         self.away = False
         self.asked = 0
 
-    async def add(self, key: str, amount: int, seconds: int) -> int:
+    async def add(self, key: str, amount: int, ttl: float) -> int:
         self.asked += 1
         if self.away:
             raise StoreUnavailable(f"Redis: {AWAY}")
-        return await super().add(key, amount, seconds)
+        return await super().add(key, amount, ttl)
 
 
 class Request:
@@ -71,8 +72,8 @@ class Door:
         catalog.learn(ModelCard("other", "t2", "g2"))
         self.admission = Admission(catalog, Inbox(MemoryBus(settings().bus), TOPICS.replies), settings().gateway)
         self.admission.unready = ""
-        self.redis = Redis()
-        self.limiter = Limiter(self.admission, MemoryStore(clock=lambda: self.now), self.redis, fail_open, lambda: self.now)
+        self.redis = Redis(lambda: self.now)
+        self.limiter = Limiter(self.admission, self.redis, fail_open, lambda: self.now)
 
     async def asks(
         self, tenant: str = "t", model: str = "m", body: bytes = b"x" * 40, models: Any = (), **limits: int
