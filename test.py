@@ -1,8 +1,11 @@
-"""The `openai` SDK against a running server: every kind of request once, with OpenAI and with AsyncOpenAI.
+"""The `openai` SDK against a running server: every kind of request once, with OpenAI and with
+AsyncOpenAI.
 
-usage: .venv/bin/python test.py [--base-url http://127.0.0.1:8000/v1] [--model MODEL] [--api-key KEY]
+usage: .venv/bin/python test.py [--base-url http://127.0.0.1:8000/v1] [--model MODEL] [--api-key
+KEY]
 
-Prints a line for each; the exit status is 1 if any failed. Without --model it is the first that the server lists.
+Prints a line for each; the exit status is 1 if any failed. Without --model it is the first that the
+server lists.
 """
 
 import argparse
@@ -33,12 +36,16 @@ def stream_chat(client: OpenAI, model: str) -> str:
 
 
 def complete(client: OpenAI, model: str) -> str:
-    completion = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0)
+    completion = client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0
+    )
     return completion.choices[0].text
 
 
 def stream_complete(client: OpenAI, model: str) -> str:
-    stream = client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True)
+    stream = client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True
+    )
     return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
 
 
@@ -53,16 +60,22 @@ async def chat_async(client: AsyncOpenAI, model: str) -> str:
 
 async def stream_chat_async(client: AsyncOpenAI, model: str) -> str:
     stream = await client.chat.completions.create(model=model, messages=MESSAGES, stream=True)
-    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    return "".join(
+        [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+    )
 
 
 async def complete_async(client: AsyncOpenAI, model: str) -> str:
-    completion = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0)
+    completion = await client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0
+    )
     return completion.choices[0].text
 
 
 async def stream_complete_async(client: AsyncOpenAI, model: str) -> str:
-    stream = await client.completions.create(model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True)
+    stream = await client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=MAX_TOKENS, temperature=0, stream=True
+    )
     return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
 
 
@@ -84,7 +97,10 @@ async def run(base_url: str, model: str, api_key: str) -> bool:
     try:
         client.with_options(max_retries=0).models.list()
     except APIConnectionError as error:
-        print(f"test.py: no server answers at {base_url} ({error.__cause__ or error}); start one, or name it with --base-url")
+        print(
+            f"test.py: no server answers at {base_url} ({error.__cause__ or error}); start "
+            f"one, or name it with --base-url"
+        )
         return False
     except OpenAIError:
         pass  # its line comes below
@@ -96,21 +112,30 @@ async def run(base_url: str, model: str, api_key: str) -> bool:
             await attempt("OpenAI, chat", lambda: chat(client, model)),
             await attempt("OpenAI, chat, stream", lambda: stream_chat(client, model)),
             await attempt("OpenAI, text completion", lambda: complete(client, model)),
-            await attempt("OpenAI, text completion, stream", lambda: stream_complete(client, model)),
+            await attempt(
+                "OpenAI, text completion, stream", lambda: stream_complete(client, model)
+            ),
             await attempt("AsyncOpenAI, model list", lambda: list_models_async(aclient)),
             await attempt("AsyncOpenAI, chat", lambda: chat_async(aclient, model)),
             await attempt("AsyncOpenAI, chat, stream", lambda: stream_chat_async(aclient, model)),
             await attempt("AsyncOpenAI, text completion", lambda: complete_async(aclient, model)),
-            await attempt("AsyncOpenAI, text completion, stream", lambda: stream_complete_async(aclient, model)),
+            await attempt(
+                "AsyncOpenAI, text completion, stream",
+                lambda: stream_complete_async(aclient, model),
+            ),
         ]
     return all(good)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="every kind of request once, with the openai SDK, to a running server")
+    parser = argparse.ArgumentParser(
+        description="every kind of request once, with the openai SDK, to a running server"
+    )
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="", help="default: the first that the server lists")
-    parser.add_argument("--api-key", default="none", help="one of the server's API_KEYS, where it has any")
+    parser.add_argument(
+        "--api-key", default="none", help="one of the server's API_KEYS, where it has any"
+    )
     options = parser.parse_args()
     return 0 if asyncio.run(run(options.base_url, options.model, options.api_key)) else 1
 

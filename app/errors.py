@@ -39,7 +39,7 @@ GatewayError                      status  type                    code
 ├── GatewayDraining               503     server_error            gateway_draining
 └── DeadlineExceeded              504     server_error            deadline_exceeded
 SettingsError                     the start is refused, with one line
-StoreUnavailable                  what gateways share cannot be asked: limits are not counted, a key is not looked up
+StoreUnavailable                  the store that gateways share does not answer
 ClientGone                        the client has closed its connection
 UndecodableRecord                 a record that is not in our wire format: poison
 BusError
@@ -62,9 +62,12 @@ class GatewayError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "internal_error"
-    should_retry: bool | None = None  # x-should-retry, which the openai SDK obeys; None leaves it to the status
+    # x-should-retry, which the openai SDK obeys; None leaves it to the status
+    should_retry: bool | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -86,7 +89,8 @@ class GatewayError(Exception):
 
 def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
     """OpenAI's error object as JSON, from its four members."""
-    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
+    error = {"message": message, "type": type_, "param": param, "code": code}
+    return orjson.dumps({"error": error})
 
 
 class BadRequest(GatewayError):
@@ -106,7 +110,7 @@ class UpgradeRefused(BadRequest):
     code = "upgrade_refused"
 
     def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("connection", "close"))  # what comes next may be this request's body
+        return (*super().head(), ("connection", "close"))  # the next bytes may be the body
 
 
 class UpstreamLoop(BadRequest):
@@ -117,7 +121,7 @@ class InvalidApiKey(GatewayError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
     def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("www-authenticate", "Bearer"))  # RFC 9110, 11.6.1: a 401 says how to authenticate
+        return (*super().head(), ("www-authenticate", "Bearer"))  # RFC 9110 section 11.6.1
 
 
 class AnonymousRefused(GatewayError):
@@ -263,7 +267,7 @@ class SettingsError(Exception):
 
 
 class StoreUnavailable(Exception):
-    """The store that gateways share does not answer. Its text may name an address: it is for the log, `told` is for others."""
+    """The shared store does not answer. The text may name its address; `told` is for clients."""
 
     told = "Redis is out of reach or does not answer in time"
 
@@ -289,8 +293,8 @@ class RecordTooLarge(BusError):
 
 
 class NotDelivered(BusError):
-    """The broker did not acknowledge a record in time, or refused it. It may still be in the log."""
+    """The broker did not acknowledge a record in time. The record may still be in the log."""
 
 
 class Unconfirmed(NotDelivered):
-    """The broker acknowledged later records of the partition and said nothing of this one: it may be in the log or not."""
+    """The broker acknowledged only later records. This one may or may not be in the log."""

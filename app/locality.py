@@ -1,9 +1,11 @@
-"""Decides who may ask without a key: clients on this machine, and no web page of somebody else's in a browser.
+"""Decides who may ask without a key: clients on this machine, and no web page of somebody else's in
+a browser.
 
-A browser on this machine also connects from loopback, so a web page that it shows could ask, too. It says whose page it is
-(https://fetch.spec.whatwg.org/#origin-header). Where the page's own name was made to resolve to this machine (DNS rebinding),
-the browser takes this server for the page's, and sends that name as Host. This module is the only one that decides; the API
-without keys, the operator's views and the operator port differ by their `Policy` alone.
+A browser on this machine also connects from loopback, so a web page that it shows could ask, too.
+It says whose page it is (https://fetch.spec.whatwg.org/#origin-header). Where the page's own name
+was made to resolve to this machine (DNS rebinding), the browser takes this server for the page's,
+and sends that name as Host. This module is the only one that decides; the API without keys, the
+operator's views and the operator port differ by their `Policy` alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +19,13 @@ from app.config.parsers import Network
 Headers = Iterable[tuple[bytes, bytes]]
 
 _FORWARDED_FOR = b"x-forwarded-for"
-# Headers by which proxies name the client that they ask for. Only the first is read; with another one it is not known.
+# Headers by which proxies name the client that they ask for. Only the first is read; with another
+# one it is not known.
 _NAME_CLIENTS = frozenset(
-    b"forwarded x-real-ip cf-connecting-ip cf-connecting-ipv6 true-client-ip x-client-ip x-cluster-client-ip fastly-client-ip"
-    b" x-original-forwarded-for x-envoy-external-address x-remote-addr x-appengine-user-ip fly-client-ip cf-ray cdn-loop"
+    b"forwarded x-real-ip cf-connecting-ip cf-connecting-ipv6 true-client-ip "
+    b"x-client-ip x-cluster-client-ip fastly-client-ip"
+    b" x-original-forwarded-for x-envoy-external-address x-remote-addr "
+    b"x-appengine-user-ip fly-client-ip cf-ray cdn-loop"
     b" tailscale-user-login tailscale-user-name".split()
 )
 _LONGEST_ADDRESS = 64  # characters
@@ -29,7 +34,9 @@ _LONGEST_HOST = 300  # characters of a Host that is one, with its port
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may ask. `hosts`: names by which this server may be asked; `origins`: web pages that may ask (`*`: any)."""
+    """Who may ask. `hosts`: names by which this server may be asked; `origins`: web pages that may
+    ask (`*`: any).
+    """
 
     is_for_this_machine: bool
     trusted: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For is believed
@@ -44,7 +51,8 @@ class Policy:
             return "it serves only clients on its own machine"
         if not names_this_machine(host, self.hosts):
             return (
-                "it is to be asked by its address, as localhost or by a name that is listed, and not by another name:"
+                "it is to be asked by its address, as localhost or by a name that is listed, and "
+                "not by another name:"
                 " any web page can make a name lead here"
             )
         if not is_own_page(origin, host, self.origins):
@@ -55,8 +63,9 @@ class Policy:
 def is_local(peer: str, headers: Headers, trusted: tuple[Network, ...]) -> bool:
     """Return whether the client is on this machine's loopback.
 
-    A request that a proxy passes on is local only if that proxy is trusted, runs on this machine, and names by
-    X-Forwarded-For, and by nothing else, a client on this machine: the last hop that is not itself trusted.
+    A request that a proxy passes on is local only if that proxy is trusted, runs on this machine,
+    and names by X-Forwarded-For, and by nothing else, a client on this machine: the last hop that
+    is not itself trusted.
     """
     if not _is_loopback(peer):
         return False
@@ -91,7 +100,8 @@ def names_this_machine(host: str, listed: Sequence[str] = ()) -> bool:
 
     DNS can repoint no such name, and browsers always send a Host.
     """
-    return len(host) <= _LONGEST_HOST and _names_this_machine(host, tuple(listed))  # what is kept is short
+    # what is kept is short
+    return len(host) <= _LONGEST_HOST and _names_this_machine(host, tuple(listed))
 
 
 @lru_cache(256)
@@ -104,7 +114,9 @@ def _names_this_machine(host: str, listed: tuple[str, ...]) -> bool:
 
 
 def is_own_page(origin: str, host: str, allowed: Sequence[str] = ()) -> bool:
-    """Return whether an Origin header's value is none, the page of this very `host`, or one of those allowed (`*`: any)."""
+    """Return whether an Origin header's value is none, the page of this very `host`, or one of
+    those allowed (`*`: any).
+    """
     if not origin or origin in allowed or "*" in allowed:
         return True
     name = origin.partition("://")[2]

@@ -1,4 +1,6 @@
-"""`uvicorn app.main:application`: the gateway; on the memory bus also the workers, in this one process."""
+"""`uvicorn app.main:application`: the gateway; on the memory bus also the workers, in this one
+process.
+"""
 
 import asyncio
 import logging
@@ -20,27 +22,28 @@ from app.agent.fleet import Fleet
 from app.bus.base import Bus
 from app.bus.factory import make_bus
 from app.config import settings as app_settings
+from app.config.bus_settings import BusSettings
 from app.config.models_file import configured
-from app.config.settings import BusSettings, Settings
+from app.config.settings import Settings
 from app.config.unknown_settings import misspelt
 from app.errors import GatewayError, MethodNotAllowed, SettingsError
-from app.gateway.access.api_keys_watcher import KeysFile
-from app.gateway.access.authentication import Keys
+from app.gateway.access.api_keys_watcher import ApiKeysWatcher
+from app.gateway.access.authentication import Authenticator
 from app.gateway.access.published_host import with_published_host
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.async_accounting import AsyncAccounting
-from app.gateway.accounting.request_metrics import ModelsCollector, Observed
-from app.gateway.accounting.tracing import Traced
+from app.gateway.accounting.request_metrics import ModelsCollector, RequestMetrics
+from app.gateway.accounting.tracing import TracingMiddleware
 from app.gateway.gateway import Gateway
 from app.gateway.http.api_dialect import error_body
 from app.gateway.http.asgi import App
 from app.gateway.http.connection import Connection
 from app.gateway.http.cors import with_cors
 from app.gateway.http.unknown_url import unknown_url, without_base
-from app.gateway.middleware import Edge, Entrance, id_of
+from app.gateway.middleware import FastPathRouter, RequestMiddleware, id_of
 from app.gateway.openapi import document
 from app.gateway.operator.dead_letters import DeadLetters
-from app.gateway.operator.live_requests import Activity
+from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
 from app.gateway.operator_port import OperatorPort
 from app.gateway.routes import docs, health, models, operator, ui
@@ -65,13 +68,13 @@ def make_application(settings: Settings) -> App:
     Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
     topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
     gateway = Gateway(bus, make_store(settings), settings, tracer)
-    keys = Keys(settings.gateway)
-    keys_file = KeysFile(settings.gateway.api_keys_file, keys)
-    observed = Observed(gateway.catalog)
+    keys = Authenticator(settings.gateway)
+    keys_file = ApiKeysWatcher(settings.gateway.api_keys_file, keys)
+    observed = RequestMetrics(gateway.catalog)
     access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
     async_accounting = AsyncAccounting(access_log)
     gateway.asynchronous.ended = async_accounting.ended
-    activity = Activity(gateway, observed.recent)
+    activity = LiveRequests(gateway, observed.recent)
     gateway.shown = activity.told
     overview = Overview(gateway, activity, access_log, DeadLetters(bus, topics.dlq))
     fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
@@ -84,7 +87,9 @@ def make_application(settings: Settings) -> App:
         keys.warn()
         running = asyncio.gather(start_or_end(_start(bus, gateway, fleet)), keys_file.watch())
         drain_on_signal(gateway.drain)
-        async with exposed(settings.admin, [ModelsCollector(gateway.catalog), keys_file], OperatorPort(overview)):
+        async with exposed(
+            settings.admin, [ModelsCollector(gateway.catalog), keys_file], OperatorPort(overview)
+        ):
             yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -105,7 +110,8 @@ def make_application(settings: Settings) -> App:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # ours sees the hot path too
+        # ours sees the hot path too
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     fastapi.router.routes += [
         *Requests(gateway).routes(),
@@ -117,10 +123,13 @@ def make_application(settings: Settings) -> App:
         *docs.routes(partial(keys.visible_models, catalog=gateway.catalog), document),
     ]
     fastapi.add_exception_handler(HTTPException, _refuse)
-    # Around the routes, but within Starlette's own last resort, which would answer our errors with a bare 500.
-    fastapi.add_middleware(Edge, keys=keys, access_log=access_log)
-    entrance = Entrance(fastapi, Edge(inference, keys, access_log))
-    return with_cors(Traced(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins)
+    # Around the routes, but within Starlette's own last resort, which would answer our errors with
+    # a bare 500.
+    fastapi.add_middleware(RequestMiddleware, keys=keys, access_log=access_log)
+    entrance = FastPathRouter(fastapi, RequestMiddleware(inference, keys, access_log))
+    return with_cors(
+        TracingMiddleware(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins
+    )
 
 
 async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
@@ -138,7 +147,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
     ours, line = _refusal(request, allowed), request.state.line
     line["code"] = ours.code
     headers = {"allow": allowed} if ours.status == 405 else {}
-    return Response(error_body(request.scope, ours), ours.status, {**headers, **dict(ours.head()), "x-request-id": id_of(line)})
+    return Response(
+        error_body(request.scope, ours),
+        ours.status,
+        {**headers, **dict(ours.head()), "x-request-id": id_of(line)},
+    )
 
 
 def _refusal(request: Request, allowed: str) -> GatewayError:
@@ -155,7 +168,8 @@ def _refusal(request: Request, allowed: str) -> GatewayError:
 
 
 def refuse_many_processes(settings: BusSettings) -> None:
-    """Each process would have a memory bus of its own, so a request would find no worker in another one. Raises SettingsError.
+    """Each process would have a memory bus of its own, so a request would find no worker in another
+    one. Raises SettingsError.
 
     uvicorn starts a process that ends again and again, so its supervisor is told to end too.
     """
@@ -163,7 +177,8 @@ def refuse_many_processes(settings: BusSettings) -> None:
         return
     os.kill(os.getppid(), signal.SIGTERM)
     raise SettingsError(
-        "--workers: the memory bus lives in one process; use one worker, or set BOOTSTRAP_SERVERS to run several on Kafka"
+        "--workers: the memory bus lives in one process; use one worker, or set "
+        "BOOTSTRAP_SERVERS to run several on Kafka"
     )
 
 

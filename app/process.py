@@ -12,13 +12,16 @@ from typing import Any
 
 logger = logging.getLogger("app.process")
 
-# Requests are freed by their reference counts; what the collector looks for is rare. With the default of 700 it took 15 % of a
-# worker's time under 1,000 streams, and its longest pauses were seen in the gaps between tokens.
+# Requests are freed by their reference counts; what the collector looks for is rare. With the
+# default of 700 it took 15 % of a worker's time under 1,000 streams, and its longest pauses were
+# seen in the gaps between tokens.
 _YOUNG, _MIDDLE, _OLD = 50_000, 20, 20
 
 
 def tune_collector() -> None:
-    """To be called once everything is imported: what is there now stays, so it is never looked at again."""
+    """To be called once everything is imported: what is there now stays, so it is never looked at
+    again.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
@@ -31,7 +34,9 @@ def shares_its_port() -> bool:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """For what makes many objects at once and keeps them all: the collector would look at each of them several times in vain."""
+    """For what makes many objects at once and keeps them all: the collector would look at each of
+    them several times in vain.
+    """
     gc.disable()
     try:
         yield
@@ -40,8 +45,9 @@ def collector_paused() -> Iterator[None]:
 
 
 def start_or_end(start: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Runs the start in the background. An unexpected exception is logged and exits the process with status 1, so that it is
-    started again: it would live on and never serve. It has taken nothing yet, so there is nothing to finish.
+    """Runs the start in the background. An unexpected exception is logged and exits the process
+    with status 1, so that it is started again: it would live on and never serve. It has taken
+    nothing yet, so there is nothing to finish.
     """
     task = asyncio.create_task(start)
     task.add_done_callback(_end_if_it_failed)

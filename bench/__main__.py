@@ -21,26 +21,65 @@ from bench.warm_up import try_once
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--base-url", required=True, metavar="URL", help="for example http://127.0.0.1:8000/v1")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--base-url", required=True, metavar="URL", help="for example http://127.0.0.1:8000/v1"
+    )
     parser.add_argument("--model", required=True, metavar="NAME")
     known_key = os.environ.get("OPENAI_API_KEY", "")
-    parser.add_argument("--api-key", default=known_key, metavar="KEY", help="else that of OPENAI_API_KEY, if there is one")
+    parser.add_argument(
+        "--api-key",
+        default=known_key,
+        metavar="KEY",
+        help="else that of OPENAI_API_KEY, if there is one",
+    )
     parser.add_argument("--stream", action="store_true", help="streamed replies; else whole ones")
-    parser.add_argument("--concurrency", type=counts, default=[1, 32, 256], metavar="N,...", help="1,32,256")
+    parser.add_argument(
+        "--concurrency", type=counts, default=[1, 32, 256], metavar="N,...", help="1,32,256"
+    )
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--requests", type=int, default=0, metavar="N", help="in all, at each concurrency")
-    amount.add_argument("--duration", type=float, default=10, metavar="S", help="seconds at each concurrency (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="max_tokens of each request (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="longest wait for a reply (%(default)s)")
+    amount.add_argument(
+        "--requests", type=int, default=0, metavar="N", help="in all, at each concurrency"
+    )
+    amount.add_argument(
+        "--duration",
+        type=float,
+        default=10,
+        metavar="S",
+        help="seconds at each concurrency (%(default)s)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="max_tokens of each request (%(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=120,
+        metavar="S",
+        help="longest wait for a reply (%(default)s)",
+    )
     add_outputs(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=".svg, or .png where matplotlib is installed")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help=".svg, or .png where matplotlib is installed"
+    )
     return parser.parse_args(given)
 
 
 async def run(options: argparse.Namespace) -> int:
     old = Report.read(options.compare) if options.compare else None
-    asked = question(options.base_url, options.model, stream=options.stream, max_tokens=options.tokens, key=options.api_key)
+    asked = question(
+        options.base_url,
+        options.model,
+        stream=options.stream,
+        max_tokens=options.tokens,
+        key=options.api_key,
+    )
     if options.plot:
         check(options.plot)
     await try_once(asked, options.timeout)

@@ -1,4 +1,6 @@
-"""What is measured: so many clients at once, whole replies or streams, as fast as they come or paced."""
+"""What is measured: so many clients at once, whole replies or streams, as fast as they come or
+paced.
+"""
 
 from dataclasses import dataclass
 
@@ -21,9 +23,19 @@ class Case:
 
     def question(self, url: str, key: str = "") -> Question:
         pace = {"x_first": self.first, "x_gap": self.gap} if self.gap else {}
-        return question(url, MODEL, stream=self.stream, max_tokens=TOKENS, more=pace, key=key, text=text_of(TOKENS))
+        return question(
+            url,
+            MODEL,
+            stream=self.stream,
+            max_tokens=TOKENS,
+            more=pace,
+            key=key,
+            text=text_of(TOKENS),
+        )
 
     def amount(self, seconds: float) -> Amount:
-        """Paced streams begin spread over a reply's length, else they would all be in step; and go on for two more."""
+        """Paced streams begin spread over a reply's length, else they would all be in step; and go
+        on for two more.
+        """
         reply = (self.first + self.gap * TOKENS) / 1000
         return Amount(seconds=max(seconds, 2 * reply), ramp=reply or self.concurrency / 1000)

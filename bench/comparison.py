@@ -34,18 +34,36 @@ def _median(rows: Sequence[Row], of: Callable[[Row], Percentiles]) -> Percentile
 
 
 def markdown_table(rounds: Sequence[Row], base: str) -> str:
-    """A line for each server: median, and lowest to highest, of its rounds; `base` is what the ratios are to."""
+    """A line for each server: median, and lowest to highest, of its rounds; `base` is what the
+    ratios are to.
+    """
     by_key: dict[tuple[str, str, int], list[Row]] = {}
     for row in rounds:
         by_key.setdefault(row.key, []).append(row)
     servers = list(dict.fromkeys(row.part for row in rounds))
-    head = "| | sync requests/s, c=32 | | streamed tokens/s, c=32 | | sync c=1, p50 ms | p99 ms | CPU: sync | stream |"
+    head = (
+        "| | sync requests/s, c=32 | | streamed tokens/s, c=32 | | sync c=1, p50 ms | "
+        "p99 ms | CPU: sync | stream |"
+    )
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for server in servers:
-        sync, stream, alone = (by_key[server, *case] for case in (("sync", 32), ("stream", 32), ("sync", 1)))
-        against = [_times(by_key[server, *case], by_key[base, *case]) for case in (("sync", 32), ("stream", 32))]
+        sync, stream, alone = (
+            by_key[server, *case] for case in (("sync", 32), ("stream", 32), ("sync", 1))
+        )
+        against = [
+            _times(by_key[server, *case], by_key[base, *case])
+            for case in (("sync", 32), ("stream", 32))
+        ]
         whole = medians(alone).whole_ms
-        cells = [server, _range(sync), against[0], _range(stream), against[1], number(whole.p50), number(whole.p99)]
+        cells = [
+            server,
+            _range(sync),
+            against[0],
+            _range(stream),
+            against[1],
+            number(whole.p50),
+            number(whole.p99),
+        ]
         lines.append("| " + " | ".join([*cells, _cpu(medians(sync)), _cpu(medians(stream))]) + " |")
     return "\n".join(lines)
 
@@ -66,14 +84,17 @@ def _cpu(row: Row) -> str:
 def error_lines(rounds: Sequence[Row]) -> list[str]:
     """What went wrong, a line for each case; none if nothing did."""
     return [
-        f"- {row.part}, {row.case} c={row.concurrency}: {count} times `{kind}` beside {row.requests} good ones"
+        f"- {row.part}, {row.case} c={row.concurrency}: {count} times `{kind}` beside "
+        f"{row.requests} good ones"
         for row in rounds
         for kind, count in row.errors.items()
     ]
 
 
 def between_markers(page: str, section: str) -> str:
-    """The page with `section` between the two marker lines. Raises ValueError unless each stands there once, in their order."""
+    """The page with `section` between the two marker lines. Raises ValueError unless each stands
+    there once, in their order.
+    """
     found = re.fullmatch(f"(.*{re.escape(BEGIN)}\n).*({re.escape(END)}.*)", page, re.DOTALL)
     if not found or page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError("the page has not just one section of results")

@@ -1,6 +1,8 @@
-"""One keep-alive connection of the load generator: it asks, takes the answer's times, and asks again.
+"""One keep-alive connection of the load generator: it asks, takes the answer's times, and asks
+again.
 
-A bare protocol with the C parser that uvicorn has, and no object per event: what this costs, the server under test cannot have.
+A bare protocol with the C parser that uvicorn has, and no object per event: what this costs, the
+server under test cannot have.
 """
 
 import asyncio
@@ -29,7 +31,8 @@ class Connection(asyncio.Protocol):
         self._question = question
         self._tickets = tickets
         self._tally = tally
-        # Events of a reply beyond its tokens (role, finish, [DONE], usage): every reply's are alike, so one is parsed.
+        # Events of a reply beyond its tokens (role, finish, [DONE], usage): every reply's are
+        # alike, so one is parsed.
         self._extra: int | None = None
         self._parts: list[bytes] = []
         self.on_body = self._parts.append  # called by the parser, without a frame of Python's
@@ -100,7 +103,9 @@ class Connection(asyncio.Protocol):
             self._count_error(fault, repr(self._last_piece[-300:]))
         else:
             tokens = self._events.events - (self._extra or 0)
-            self._tally.answered(self._first - self.sent, now - self.sent, now, tokens, self._events.events)
+            self._tally.answered(
+                self._first - self.sent, now - self.sent, now, tokens, self._events.events
+            )
             self._tally.gaps_of_nothing += max(0, self._at_once - (self._extra or 0))
         self.sent = 0.0
         if self._stays and self._tickets.take():
@@ -119,13 +124,19 @@ class Connection(asyncio.Protocol):
             return "no [DONE]"
         if self._extra is None:
             try:
-                reply = (parse_stream if self._question.stream else parse_whole)(b"".join(self._kept))
+                reply = (parse_stream if self._question.stream else parse_whole)(
+                    b"".join(self._kept)
+                )
             except ValueError:
                 return "not a completion"
             self._extra = reply.events - reply.tokens if self._question.stream else 0
             return self._unlike(reply)
         wanted = self._question.tokens
-        if self._question.stream and wanted is not None and self._events.events - self._extra != wanted:
+        if (
+            self._question.stream
+            and wanted is not None
+            and self._events.events - self._extra != wanted
+        ):
             return "tokens missing or double"
         return ""
 

@@ -1,4 +1,6 @@
-"""What is measured: the gateway on Kafka with a worker, the gateway on the memory bus, and the way straight to the upstream."""
+"""What is measured: the gateway on Kafka with a worker, the gateway on the memory bus, and the way
+straight to the upstream.
+"""
 
 import os
 import secrets
@@ -31,7 +33,8 @@ class Deployment:
     key: str = ""
 
 
-# Nothing of a user's own configuration; WORKER_CONCURRENCY as one would set it for an engine that takes so many at once.
+# Nothing of a user's own configuration; WORKER_CONCURRENCY as one would set it for an engine that
+# takes so many at once.
 _PLAIN = {
     "MODELS_FILE": "",
     "API_KEYS": "",
@@ -50,27 +53,38 @@ def _environment(**own: str) -> dict[str, str]:
 async def upstream(directory: Path) -> AsyncIterator[tuple[str, Process]]:
     """The simulated one: its address and its process."""
     port = free_port()
-    async with Process("upstream", [sys.executable, "-m", "bench.upstream", "--port", str(port)], directory) as process:
+    async with Process(
+        "upstream", [sys.executable, "-m", "bench.upstream", "--port", str(port)], directory
+    ) as process:
         url = f"http://127.0.0.1:{port}"
         await process.ready(f"{url}/v1/models")
         yield url, process
 
 
 @asynccontextmanager
-async def on_kafka(directory: Path, gateway_command: Sequence[str], upstream_url: str) -> AsyncIterator[Deployment]:
+async def on_kafka(
+    directory: Path, gateway_command: Sequence[str], upstream_url: str
+) -> AsyncIterator[Deployment]:
     """Kafka, one gateway, one worker."""
     prefix = f"bench-{secrets.token_hex(4)}"
     async with broker(directory, prefix) as kafka:
         shared = _environment(BUS="kafka", BOOTSTRAP_SERVERS=kafka.servers, TOPIC_PREFIX=prefix)
         own = {"OPENAI_MODEL_NAME": MODEL, "OPENAI_HOST": upstream_url}
-        worker = Process("worker", [sys.executable, "-m", "app.agent"], directory, {**shared, **own})
-        async with worker, _gateway("gateway-kafka", gateway_command, directory, shared) as (url, gateway):
+        worker = Process(
+            "worker", [sys.executable, "-m", "app.agent"], directory, {**shared, **own}
+        )
+        async with (
+            worker,
+            _gateway("gateway-kafka", gateway_command, directory, shared) as (url, gateway),
+        ):
             processes: dict[str, Measured] = {"gateway": gateway, "worker": worker}
             yield Deployment(url, {**processes, "kafka": kafka} if kafka.pid else processes)
 
 
 @asynccontextmanager
-async def on_memory(directory: Path, gateway_command: Sequence[str], upstream_url: str) -> AsyncIterator[Deployment]:
+async def on_memory(
+    directory: Path, gateway_command: Sequence[str], upstream_url: str
+) -> AsyncIterator[Deployment]:
     """One process, as `make run` starts it."""
     own = _environment(BUS="memory", FIRST_OPENAI_MODEL_NAME=MODEL, FIRST_OPENAI_HOST=upstream_url)
     async with _gateway("gateway-memory", gateway_command, directory, own) as (url, gateway):

@@ -15,7 +15,9 @@ class Percentiles(NamedTuple):
 
 
 def percentiles(seconds: Iterable[float], zeros: int = 0) -> Percentiles:
-    """By nearest rank, of these values and of so many zeros more; NaN where there is no value at all."""
+    """By nearest rank, of these values and of so many zeros more; NaN where there is no value at
+    all.
+    """
     values = sorted(seconds)
     count = len(values) + zeros
 
@@ -32,8 +34,8 @@ def percentiles(seconds: Iterable[float], zeros: int = 0) -> Percentiles:
 class Row:
     """One case at one concurrency.
 
-    `requests` and `tokens` are those of the whole run, to hold against `cpu` (seconds by process, over the whole run);
-    the two rates are those of the time in which all connections were busy.
+    `requests` and `tokens` are those of the whole run, to hold against `cpu` (seconds by process,
+    over the whole run); the two rates are those of the time in which all connections were busy.
     """
 
     part: str  # what was measured; empty for a server of the user's
@@ -59,7 +61,9 @@ class Row:
         return self.tokens > 0
 
     def cpu_per_unit(self, process: str) -> float:
-        """CPU seconds per million tokens of a stream, per 1,000 requests of the rest. NaN if nothing succeeded."""
+        """CPU seconds per million tokens of a stream, per 1,000 requests of the rest. NaN if
+        nothing succeeded.
+        """
         units = self.tokens / 1_000_000 if self.streamed else self.requests / 1000
         return self.cpu[process] / units if units else math.nan
 
@@ -76,7 +80,9 @@ class Row:
         """The row that `document` was made of."""
         known = dict(document)
         for name in ("first_ms", "gap_ms", "whole_ms"):
-            values = {share: math.nan if value is None else value for share, value in known[name].items()}
+            values = {
+                share: math.nan if value is None else value for share, value in known[name].items()
+            }
             known[name] = Percentiles(**values)
         return cls(**known)
 

@@ -1,10 +1,12 @@
-"""What the broker alone adds to a request: one record there and one back between two processes, and nothing else.
+"""What the broker alone adds to a request: one record there and one back between two processes, and
+nothing else.
 
 python -m bench.hops [--rounds N] [--pause MS]
 
-Kafka's own client on both sides, no event loop, no HTTP: the least that a request at concurrency 1 can cost over this broker
-on this machine. With a pause, in which the asker is busy, all others have gone to sleep, as they do while a real request is
-being handled: to be woken costs more than the work. Read from the environment: BOOTSTRAP_SERVERS.
+Kafka's own client on both sides, no event loop, no HTTP: the least that a request at concurrency 1
+can cost over this broker on this machine. With a pause, in which the asker is busy, all others have
+gone to sleep, as they do while a real request is being handled: to be woken costs more than the
+work. Read from the environment: BOOTSTRAP_SERVERS.
 """
 
 import argparse
@@ -30,12 +32,26 @@ _PATIENCE = 30.0  # seconds for one record
 
 
 class End:
-    """Writes to one partition of a topic and reads from another one's, with the settings that a low latency asks for."""
+    """Writes to one partition of a topic and reads from another one's, with the settings that a low
+    latency asks for.
+    """
 
     def __init__(self, servers: str, written: str, read: str) -> None:
         self._written = written
-        self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all", "linger.ms": 0})
-        settings = {"bootstrap.servers": servers, "group.id": read, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        self._producer = Producer(
+            {
+                "bootstrap.servers": servers,
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 0,
+            }
+        )
+        settings = {
+            "bootstrap.servers": servers,
+            "group.id": read,
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
         self._consumer = Consumer(settings)
         self._consumer.assign([TopicPartition(read, 0, 0)])
 
@@ -97,15 +113,34 @@ async def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as directory:
         async with broker(Path(directory), prefix) as kafka:
             for pause in (0.0, options.pause / 1000):
-                found = await asyncio.to_thread(measured, kafka.servers, f"{prefix}.{pause:g}", options.rounds, pause)
-                print(f"two hops, {pause * 1000:g} ms between: p50 {found.p50:.2f} ms, p90 {found.p90:.2f}, p99 {found.p99:.2f}")
+                found = await asyncio.to_thread(
+                    measured, kafka.servers, f"{prefix}.{pause:g}", options.rounds, pause
+                )
+                print(
+                    f"two hops, {pause * 1000:g} ms between: p50 {found.p50:.2f} ms, p90 "
+                    f"{found.p90:.2f}, p99 {found.p99:.2f}"
+                )
     return 0
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.hops", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=4000, metavar="N", help="the first thousand is no part of it (%(default)s)")
-    parser.add_argument("--pause", type=float, default=1.0, metavar="MS", help="the asker's work before each round (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.hops", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=4000,
+        metavar="N",
+        help="the first thousand is no part of it (%(default)s)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=1.0,
+        metavar="MS",
+        help="the asker's work before each round (%(default)s)",
+    )
     parser.add_argument("--echo", nargs=2, metavar=("SERVERS", "PREFIX"), help=argparse.SUPPRESS)
     return parser.parse_args(given)
 

@@ -1,4 +1,6 @@
-"""A broker for one benchmark: one of its own, with nothing in it, or the one that BOOTSTRAP_SERVERS names."""
+"""A broker for one benchmark: one of its own, with nothing in it, or the one that BOOTSTRAP_SERVERS
+names.
+"""
 
 import asyncio
 import os
@@ -31,7 +33,9 @@ class Broker:
 
 @asynccontextmanager
 async def broker(directory: Path, topic_prefix: str) -> AsyncIterator[Broker]:
-    """Ends its own broker and removes its data; from another one it deletes the topics of that prefix. Raises BenchError."""
+    """Ends its own broker and removes its data; from another one it deletes the topics of that
+    prefix. Raises BenchError.
+    """
     servers = os.environ.get("BOOTSTRAP_SERVERS")
     if servers:
         try:
@@ -41,13 +45,18 @@ async def broker(directory: Path, topic_prefix: str) -> AsyncIterator[Broker]:
         return
     data = directory / "kafka"
     port, controller = free_port(), free_port()
-    own = {"KAFKA_PORT": str(port), "KAFKA_CONTROLLER_PORT": str(controller), "KAFKA_DATA": str(data)}
+    own = {
+        "KAFKA_PORT": str(port),
+        "KAFKA_CONTROLLER_PORT": str(controller),
+        "KAFKA_DATA": str(data),
+    }
     starting = asyncio.create_task(asyncio.to_thread(_script, "start", own))
     try:
         await asyncio.shield(starting)
         yield Broker(f"127.0.0.1:{port}", int((data / "broker.pid").read_text()))
     finally:
-        await asyncio.wait([starting])  # told to end while it starts: only then is there something to stop
+        # told to end while it starts: only then is there something to stop
+        await asyncio.wait([starting])
         await asyncio.to_thread(_script, "stop", own)
         shutil.rmtree(data, ignore_errors=True)
 

@@ -1,4 +1,6 @@
-"""The load generator: a closed loop of so many connections, each sending its next request when it has its answer."""
+"""The load generator: a closed loop of so many connections, each sending its next request when it
+has its answer.
+"""
 
 import asyncio
 import math
@@ -15,7 +17,9 @@ _AFTER_NO_CONNECTION = 0.1  # seconds until the next try, so that a dead server 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is asked: so many requests in all, or for so many seconds after the connections' start was spread over `ramp`."""
+    """How much is asked: so many requests in all, or for so many seconds after the connections'
+    start was spread over `ramp`.
+    """
 
     requests: int = 0
     seconds: float = 10.0
@@ -36,7 +40,9 @@ class _Tickets:
         return True
 
 
-async def measure(question: Question, concurrency: int, amount: Amount, timeout: float = 120.0) -> Tally:
+async def measure(
+    question: Question, concurrency: int, amount: Amount, timeout: float = 120.0
+) -> Tally:
     """Runs the load; `timeout` is the longest a request may take, in seconds."""
     start = perf_counter()
     end = math.inf if amount.requests else start + amount.ramp + amount.seconds
@@ -45,14 +51,18 @@ async def measure(question: Question, concurrency: int, amount: Amount, timeout:
     open_now: set[Connection] = set()
     watch = asyncio.create_task(_time_out(open_now, timeout))
     delays = [amount.ramp * slot / concurrency for slot in range(concurrency)]
-    await asyncio.gather(*(_keep_asking(question, tickets, tally, open_now, delay) for delay in delays))
+    await asyncio.gather(
+        *(_keep_asking(question, tickets, tally, open_now, delay) for delay in delays)
+    )
     watch.cancel()
     if amount.requests:
         tally.end = perf_counter()
     return tally
 
 
-async def _keep_asking(question: Question, tickets: _Tickets, tally: Tally, open_now: set[Connection], delay: float) -> None:
+async def _keep_asking(
+    question: Question, tickets: _Tickets, tally: Tally, open_now: set[Connection], delay: float
+) -> None:
     """One slot: a connection, and another one whenever it is lost."""
     await asyncio.sleep(delay)
     loop = asyncio.get_running_loop()

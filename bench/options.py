@@ -9,7 +9,12 @@ from bench.report import Report, comparison_table
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     """What every command of bench can write and read."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures there")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="also prints the ratios to an earlier --json")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD.json",
+        help="also prints the ratios to an earlier --json",
+    )
 
 
 def counts(text: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Rows as a picture: a panel for each quantity, concurrency along the bottom, a line for each case.
 
-SVG is drawn here; PNG by matplotlib, where it is installed. Rates and times begin at 0; concurrency is on a logarithmic scale.
+SVG is drawn here; PNG by matplotlib, where it is installed. Rates and times begin at 0; concurrency
+is on a logarithmic scale.
 """
 
 import math
@@ -28,11 +29,15 @@ _COLUMNS = 2
 
 
 def check(path: Path) -> None:
-    """For before a measurement. Raises ValueError unless the path ends in .svg or .png, and for PNG without matplotlib."""
+    """For before a measurement. Raises ValueError unless the path ends in .svg or .png, and for PNG
+    without matplotlib.
+    """
     if path.suffix not in (".svg", ".png"):
         raise ValueError(f"{path}: a plot is .svg or .png")
     if path.suffix == ".png" and find_spec("matplotlib") is None:
-        raise ValueError(f"{path}: PNG needs matplotlib (pip install matplotlib); SVG needs nothing")
+        raise ValueError(
+            f"{path}: PNG needs matplotlib (pip install matplotlib); SVG needs nothing"
+        )
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -65,8 +70,13 @@ def svg(rows: Sequence[Row]) -> str:
     drawn = panels(rows)
     bottom = math.ceil(len(drawn) / _COLUMNS) * _HEIGHT
     height = bottom + 20 * len(names) + 10
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{_COLUMNS * _WIDTH}" height="{height}"']
-    parts += ['font-family="sans-serif" font-size="11">', '<rect width="100%" height="100%" fill="white"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_COLUMNS * _WIDTH}" height="{height}"'
+    ]
+    parts += [
+        'font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
     for place, (title, lines) in enumerate(drawn):
         x, y = place % _COLUMNS * _WIDTH, place // _COLUMNS * _HEIGHT
         parts += [f'<g transform="translate({x},{y})">', *_panel(title, lines, colours), "</g>"]
@@ -87,15 +97,24 @@ def _panel(title: str, lines: list[Line], colours: dict[str, str]) -> list[str]:
         return bottom + (top - bottom) * y / highest
 
     parts = [f'<text x="{_MARGIN}" y="20" font-weight="bold">{escape(title)}</text>']
-    parts += [f'<text x="{across(x):.1f}" y="{_HEIGHT - 25}" text-anchor="middle">c={x:g}</text>' for x in xs]
+    parts += [
+        f'<text x="{across(x):.1f}" y="{_HEIGHT - 25}" text-anchor="middle">c={x:g}</text>'
+        for x in xs
+    ]
     for y in (0.0, highest / 2, highest):
-        parts.append(f'<text x="{_MARGIN - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{number(y)}</text>')
+        parts.append(
+            f'<text x="{_MARGIN - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{number(y)}</text>'
+        )
         parts.append(f'<path d="M{_MARGIN} {up(y):.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
     for name, points in lines:
         places = [(across(x), up(y)) for x, y in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in places]
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>'
+        )
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in places
+        ]
     return parts
 
 
@@ -113,7 +132,9 @@ def _png(rows: Sequence[Row], path: Path) -> None:
     drawn = panels(rows)
     figure = Figure(figsize=(10, 3.2 * math.ceil(len(drawn) / _COLUMNS)), layout="constrained")
     for place, (title, lines) in enumerate(drawn):
-        axes = figure.add_subplot(math.ceil(len(drawn) / _COLUMNS), _COLUMNS, place + 1, xscale="log", title=title)
+        axes = figure.add_subplot(
+            math.ceil(len(drawn) / _COLUMNS), _COLUMNS, place + 1, xscale="log", title=title
+        )
         for name, points in lines:
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
         axes.set_ylim(bottom=0)

@@ -1,4 +1,6 @@
-"""The processes that are measured: started, waited for, their CPU time and memory read from /proc (Linux), ended."""
+"""The processes that are measured: started, waited for, their CPU time and memory read from /proc
+(Linux), ended.
+"""
 
 import asyncio
 import os
@@ -19,7 +21,8 @@ import uvloop
 ROOT = Path(__file__).parents[1]
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PORTS = iter(range(9600, 9700))
-_PATIENCE = 120.0  # seconds for a process to be ready; LiteLLM takes half a minute on a busy machine
+# seconds for a process to be ready; LiteLLM takes half a minute on a busy machine
+_PATIENCE = 120.0
 _GRACE = 15.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -28,7 +31,9 @@ class BenchError(Exception):
 
 
 def status_of(work: Coroutine[Any, Any, int]) -> int:
-    """Runs it to its exit status: 2, with a line, where something cannot be measured; 130 where it was told to end."""
+    """Runs it to its exit status: 2, with a line, where something cannot be measured; 130 where it
+    was told to end.
+    """
     try:
         return uvloop.run(work)
     except (BenchError, ValueError) as error:
@@ -62,7 +67,13 @@ class Process:
     It runs in `directory`, where no `.env` lies; what it prints goes to `<directory>/<name>.log`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._log = directory / f"{name}.log"
         with self._log.open("ab") as log:
@@ -83,12 +94,16 @@ class Process:
         await asyncio.to_thread(self.end)
 
     async def ready(self, url: str) -> Self:
-        """Returns once a GET of `url` gets a 200. Raises BenchError, with its last lines, if it ends before or takes too long."""
+        """Returns once a GET of `url` gets a 200. Raises BenchError, with its last lines, if it
+        ends before or takes too long.
+        """
         until = time.monotonic() + _PATIENCE
         while not await asyncio.to_thread(answers, url):
             if self._popen.poll() is not None or time.monotonic() > until:
                 lines = self._log.read_text(errors="replace").splitlines()[-20:]
-                raise BenchError("\n".join([f"{self.name} does not answer at {url}; its last lines:", *lines]))
+                raise BenchError(
+                    "\n".join([f"{self.name} does not answer at {url}; its last lines:", *lines])
+                )
             await asyncio.sleep(0.1)
         return self
 
@@ -144,7 +159,9 @@ def peak_mib(pid: int | str = "self") -> float:
 
 
 def _session(leader: int) -> Iterator[tuple[int, list[str]]]:
-    """Process number and the fields of /proc/PID/stat behind the name (from the third, `state`) of each of its processes."""
+    """Process number and the fields of /proc/PID/stat behind the name (from the third, `state`) of
+    each of its processes.
+    """
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has just ended

@@ -24,8 +24,14 @@ class Report:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        document = {"machine": machine(), "peak_mib": self.peak_mib, "rows": [row.document() for row in self.rows]}
-        path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        document = {
+            "machine": machine(),
+            "peak_mib": self.peak_mib,
+            "rows": [row.document() for row in self.rows],
+        }
+        path.write_bytes(
+            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Report":
@@ -39,7 +45,11 @@ class Report:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    return {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "python": platform.python_version()}
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "python": platform.python_version(),
+    }
 
 
 def _processor() -> str:
@@ -53,7 +63,10 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width; all but the first end at the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [
-        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(pairs)
+        )
         for pairs in (list(zip(row, widths, strict=True)) for row in (head, *rows))
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -70,14 +83,23 @@ def _speed(row: Row) -> tuple[str, ...]:
     gap = spread(row.gap_ms) if row.streamed else ""
     errors = ", ".join(f"{count} {kind}" for kind, count in row.errors.items()) or "0"
     times = (spread(row.first_ms), gap, spread(row.whole_ms))
-    return (f"{row.case} c={row.concurrency}", number(row.requests_per_s), tokens, *times, str(row.requests), errors)
+    return (
+        f"{row.case} c={row.concurrency}",
+        number(row.requests_per_s),
+        tokens,
+        *times,
+        str(row.requests),
+        errors,
+    )
 
 
 def cpu_table(rows: Sequence[Row]) -> str:
     """CPU seconds by process: per 1,000 requests, of streams per million tokens."""
     names = list(dict.fromkeys(name for row in rows for name in row.cpu))
     head = ("CPU seconds", "per", *names, "all")
-    return text_table(head, [(f"{row.case} c={row.concurrency}", _unit(row), *_cpu(row, names)) for row in rows])
+    return text_table(
+        head, [(f"{row.case} c={row.concurrency}", _unit(row), *_cpu(row, names)) for row in rows]
+    )
 
 
 def _unit(row: Row) -> str:
@@ -90,10 +112,16 @@ def _cpu(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def cost_table(rows: Sequence[Row], direct: Sequence[Row]) -> str:
-    """What the way over us adds to the way straight to the upstream, in milliseconds, and the share of its rate that is left."""
+    """What the way over us adds to the way straight to the upstream, in milliseconds, and the share
+    of its rate that is left.
+    """
     straight = {(row.case, row.concurrency): row for row in direct}
     head = ("added to straight", "first p50", "first p99", "whole p50", "whole p99", "rate left")
-    pairs = [(row, straight[row.case, row.concurrency]) for row in rows if (row.case, row.concurrency) in straight]
+    pairs = [
+        (row, straight[row.case, row.concurrency])
+        for row in rows
+        if (row.case, row.concurrency) in straight
+    ]
     return text_table(head, [_cost(row, other) for row, other in pairs])
 
 
@@ -101,13 +129,26 @@ def _cost(row: Row, other: Row) -> tuple[str, ...]:
     first = (row.first_ms.p50 - other.first_ms.p50, row.first_ms.p99 - other.first_ms.p99)
     whole = (row.whole_ms.p50 - other.whole_ms.p50, row.whole_ms.p99 - other.whole_ms.p99)
     left = ratio(rate(row), rate(other))
-    return (f"{row.case} c={row.concurrency}", *(number(value) for value in (*first, *whole)), number(left))
+    return (
+        f"{row.case} c={row.concurrency}",
+        *(number(value) for value in (*first, *whole)),
+        number(left),
+    )
 
 
 def comparison_table(new: Sequence[Row], old: Sequence[Row]) -> str:
     """New over old. Above 1 is better for the rates, worse for times and CPU."""
     before = {row.key: row for row in old}
-    head = ("new / old", *_FASTER, "first p50", "first p99", "gap p99", "whole p50", "whole p99", "CPU")
+    head = (
+        "new / old",
+        *_FASTER,
+        "first p50",
+        "first p99",
+        "gap p99",
+        "whole p50",
+        "whole p99",
+        "CPU",
+    )
     return text_table(head, [_compared(row, before[row.key]) for row in new if row.key in before])
 
 
@@ -122,7 +163,10 @@ def _compared(row: Row, old: Row) -> tuple[str, ...]:
         ratio(row.whole_ms.p99, old.whole_ms.p99),
         ratio(_all_cpu(row), _all_cpu(old)),
     )
-    return (f"{row.part} {row.case} c={row.concurrency}".strip(), *(number(value) for value in ratios))
+    return (
+        f"{row.part} {row.case} c={row.concurrency}".strip(),
+        *(number(value) for value in ratios),
+    )
 
 
 def _all_cpu(row: Row) -> float:

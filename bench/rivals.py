@@ -1,4 +1,6 @@
-"""The servers that ours is measured beside: fetched from PyPI into environments of their own, started as for production."""
+"""The servers that ours is measured beside: fetched from PyPI into environments of their own,
+started as for production.
+"""
 
 import asyncio
 import subprocess
@@ -57,7 +59,15 @@ async def litellm(scratch: Path, directory: Path, upstream_url: str) -> AsyncIte
     port = free_port()
     configuration = directory / "litellm.yaml"
     configuration.write_text(_LITELLM_CONFIGURATION.replace("UPSTREAM", upstream_url))
-    command = [str(programs / "litellm"), "--config", str(configuration), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(programs / "litellm"),
+        "--config",
+        str(configuration),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     own = {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY, "PYTHONPATH": ""}
     async with Process("litellm", [*command, "--num_workers", "1"], directory, own) as process:
         url = f"http://127.0.0.1:{port}"
@@ -66,12 +76,31 @@ async def litellm(scratch: Path, directory: Path, upstream_url: str) -> AsyncIte
 
 
 @asynccontextmanager
-async def vllm_router(scratch: Path, directory: Path, upstream_url: str) -> AsyncIterator[Deployment]:
+async def vllm_router(
+    scratch: Path, directory: Path, upstream_url: str
+) -> AsyncIterator[Deployment]:
     """In front of one server there is nothing to choose: the cheapest policy."""
     programs = programs_of(VLLM_ROUTER, scratch)
     port, metrics = free_port(), free_port()
-    command = [str(programs / "vllm-router"), "--worker-urls", upstream_url, "--policy", "round_robin", "--log-level", "error"]
-    ports = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), "--prometheus-host", "127.0.0.1"]
+    command = [
+        str(programs / "vllm-router"),
+        "--worker-urls",
+        upstream_url,
+        "--policy",
+        "round_robin",
+        "--log-level",
+        "error",
+    ]
+    ports = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--prometheus-port",
+        str(metrics),
+        "--prometheus-host",
+        "127.0.0.1",
+    ]
     async with Process("vllm-router", [*command, *ports], directory, {"PYTHONPATH": ""}) as process:
         url = f"http://127.0.0.1:{port}"
         await process.ready(f"{url}/readiness")

@@ -1,4 +1,6 @@
-"""Streamed replies, read as cheaply as can be: events are counted in the bytes, and only a reply now and then is parsed."""
+"""Streamed replies, read as cheaply as can be: events are counted in the bytes, and only a reply
+now and then is parsed.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +13,15 @@ _TEXTS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
 
 class EventCounter:
-    """Counts the `data:` events of one stream, however it was cut into pieces. Line ends are LF or CRLF."""
+    """Counts the `data:` events of one stream, however it was cut into pieces. Line ends are LF or
+    CRLF.
+    """
 
     def __init__(self) -> None:
         self.events = 0
         self.done = False  # [DONE] has come
-        # One byte less than what is looked for: what is cut in two is found whole, and nothing twice.
+        # One byte less than what is looked for: what is cut in two is found whole, and nothing
+        # twice.
         self._tail = b"\n"
 
     def feed(self, data: bytes) -> int:
@@ -43,7 +48,9 @@ def parse_stream(body: bytes) -> Reply:
     """Raises ValueError for what is not JSON where it should be."""
     lines = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
     texts = [_texts(orjson.loads(line)) for line in lines if line != _DONE]
-    return Reply("".join(text for text, _ in texts), sum(carries for _, carries in texts), len(lines))
+    return Reply(
+        "".join(text for text, _ in texts), sum(carries for _, carries in texts), len(lines)
+    )
 
 
 def _texts(event: Any) -> tuple[str, bool]:

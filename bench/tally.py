@@ -8,7 +8,9 @@ from bench.figures import Row, percentiles
 
 
 class Tally:
-    """Times in seconds. Rates count what falls between `begin` and `end`, when every connection is busy."""
+    """Times in seconds. Rates count what falls between `begin` and `end`, when every connection is
+    busy.
+    """
 
     def __init__(self, begin: float, end: float) -> None:
         self.begin = begin
@@ -55,7 +57,9 @@ class Tally:
         self.errors[kind] += 1
         self.examples.setdefault(kind, detail)
 
-    def row(self, part: str, case: str, concurrency: int, cpu: Mapping[str, float] | None = None) -> Row:
+    def row(
+        self, part: str, case: str, concurrency: int, cpu: Mapping[str, float] | None = None
+    ) -> Row:
         """The figures of the run."""
         seconds = self.end - self.begin
         # A reply's other events (role, finish, [DONE]) arrive among the tokens, in a fixed share.

@@ -2,9 +2,10 @@
 
     python -m bench.upstream --port 9601 --first 50 --gap 20
 
-It answers POST .../completions (chat or not; whole or streamed, `max_tokens` tokens) and GET .../models. Times are in
-milliseconds; the members `x_first` and `x_gap` of a request's body take their place. Tokens go out one by one on a fixed
-schedule; without a gap the whole reply is one write, which is the most that a server can offer.
+It answers POST .../completions (chat or not; whole or streamed, `max_tokens` tokens) and GET
+.../models. Times are in milliseconds; the members `x_first` and `x_gap` of a request's body take
+their place. Tokens go out one by one on a fixed schedule; without a gap the whole reply is one
+write, which is the most that a server can offer.
 """
 
 import argparse
@@ -19,12 +20,16 @@ import uvloop
 
 MODEL = "sim"
 _TOKENS = 64  # where a request does not say
-_EARLY = 0.0005  # seconds; the loop counts in whole milliseconds, and waiting for less than one is spinning
+# seconds; the loop counts in whole milliseconds, and waiting for less than one is spinning
+_EARLY = 0.0005
 _BASE = {"id": "chatcmpl-bench", "created": 1_700_000_000, "model": MODEL}
 _STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: "
+    b"no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
 )
-_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}"
+_NOT_FOUND = (
+    b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}"
+)
 
 
 def text_of(tokens: int) -> str:
@@ -35,17 +40,29 @@ def text_of(tokens: int) -> str:
 @cache
 def whole_reply(tokens: int) -> bytes:
     """With its HTTP head."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text_of(tokens)}, "finish_reason": "length"}
-    return _json_reply({**_BASE, "object": "chat.completion", "choices": [choice], "usage": _usage(tokens)})
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text_of(tokens)},
+        "finish_reason": "length",
+    }
+    return _json_reply(
+        {**_BASE, "object": "chat.completion", "choices": [choice], "usage": _usage(tokens)}
+    )
 
 
 @cache
 def pieces(tokens: int, usage: bool) -> list[bytes]:
-    """The body of a stream, HTTP chunks and all: role and first token, the other tokens one by one, what ends it."""
+    """The body of a stream, HTTP chunks and all: role and first token, the other tokens one by one,
+    what ends it.
+    """
     events = [_chunk_of({"content": f" {number}"}) for number in range(tokens)]
     end = [_chunk_of({}, "length")]
     if usage:
-        end.append(_chunk({**_BASE, "object": "chat.completion.chunk", "choices": [], "usage": _usage(tokens)}))
+        end.append(
+            _chunk(
+                {**_BASE, "object": "chat.completion.chunk", "choices": [], "usage": _usage(tokens)}
+            )
+        )
     end.append(_http_chunk(b"data: [DONE]\n\n"))
     events[0] = _chunk_of({"role": "assistant", "content": ""}) + events[0]
     events[-1] += b"".join(end) + b"0\r\n\r\n"
@@ -77,10 +94,18 @@ def _http_chunk(data: bytes) -> bytes:
 
 def _json_reply(document: Any) -> bytes:
     body = orjson.dumps(document)
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
 
 
-_MODELS = _json_reply({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "bench"}]})
+_MODELS = _json_reply(
+    {
+        "object": "list",
+        "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "bench"}],
+    }
+)
 
 
 class Conversation(asyncio.Protocol):
@@ -142,7 +167,9 @@ class Conversation(asyncio.Protocol):
             self._transport.write(reply)
 
     def _stream(self, events: list[bytes], number: int, due: float, gap: float) -> None:
-        """Waits for the moment of each piece; the schedule is fixed, so that being late once is not being late for good."""
+        """Waits for the moment of each piece; the schedule is fixed, so that being late once is not
+        being late for good.
+        """
         while due - _EARLY <= self._loop.time():
             self._transport.write(events[number])
             number += 1
@@ -161,10 +188,16 @@ async def serve(port: int, first: float, gap: float) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.upstream", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.upstream", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--first", type=float, default=0, help="milliseconds to the first token (%(default)s)")
-    parser.add_argument("--gap", type=float, default=0, help="milliseconds between tokens (%(default)s)")
+    parser.add_argument(
+        "--first", type=float, default=0, help="milliseconds to the first token (%(default)s)"
+    )
+    parser.add_argument(
+        "--gap", type=float, default=0, help="milliseconds between tokens (%(default)s)"
+    )
     options = parser.parse_args()
     uvloop.run(serve(options.port, options.first / 1000, options.gap / 1000))
     return 0

@@ -1,7 +1,8 @@
 """What measures in a comparison: our own upstream and load generator, or others of the same kind.
 
-LOAD_TOOLS names a folder with two programs, `simup` (an upstream with numbered tokens) and `sseload` (a load generator that
-prints one line of JSON). Whichever is used, every server of a comparison is measured by the same one.
+LOAD_TOOLS names a folder with two programs, `simup` (an upstream with numbered tokens) and
+`sseload` (a load generator that prints one line of JSON). Whichever is used, every server of a
+comparison is measured by the same one.
 """
 
 import asyncio
@@ -40,7 +41,9 @@ class Yardstick(Protocol):
 
 
 class OurOwn:
-    """bench.upstream and bench.load. Every reply's tokens are counted; each connection's first is read, too."""
+    """bench.upstream and bench.load. Every reply's tokens are counted; each connection's first is
+    read, too.
+    """
 
     name = "bench's own upstream and load generator"
 
@@ -48,7 +51,9 @@ class OurOwn:
         return [sys.executable, "-m", "bench.upstream", "--port", str(port)]
 
     async def measure(self, target: Target, case: Case, seconds: float) -> Row:
-        tally = await measure(case.question(target.url, target.key), case.concurrency, Amount(seconds=seconds))
+        tally = await measure(
+            case.question(target.url, target.key), case.concurrency, Amount(seconds=seconds)
+        )
         return tally.row(target.name, case.name, case.concurrency)
 
 
@@ -67,11 +72,27 @@ class LoadTools:
         return [str(self._folder / "simup"), "--port", str(port), "--model", MODEL]
 
     async def measure(self, target: Target, case: Case, seconds: float) -> Row:
-        options = ["--url", f"{target.url}/v1/chat/completions", "--model", MODEL, "--max-tokens", str(TOKENS)]
-        options += ["--expect-events", str(TOKENS), "-c", str(case.concurrency), "-d", f"{seconds:g}"]
+        options = [
+            "--url",
+            f"{target.url}/v1/chat/completions",
+            "--model",
+            MODEL,
+            "--max-tokens",
+            str(TOKENS),
+        ]
+        options += [
+            "--expect-events",
+            str(TOKENS),
+            "-c",
+            str(case.concurrency),
+            "-d",
+            f"{seconds:g}",
+        ]
         options += ["--stream", "--check-order"] if case.stream else ["--no-stream"]
         options += ["--header", f"authorization: Bearer {target.key}"] if target.key else []
-        process = await asyncio.create_subprocess_exec(self._folder / "sseload", *options, stdout=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            self._folder / "sseload", *options, stdout=asyncio.subprocess.PIPE
+        )
         printed, _ = await process.communicate()
         if process.returncode not in (0, 1):
             raise BenchError(f"sseload {' '.join(options)} ended with status {process.returncode}")
@@ -96,7 +117,11 @@ def row_of(printed: dict[str, Any], target: Target, case: Case) -> Row:
 
 
 def _percentiles(printed: dict[str, float | None]) -> Percentiles:
-    return Percentiles(*(float("nan") if printed.get(name) is None else printed[name] for name in Percentiles._fields))  # type: ignore[arg-type]
+    return Percentiles(*(_number(printed.get(name)) for name in Percentiles._fields))
+
+
+def _number(printed: float | None) -> float:
+    return float("nan") if printed is None else printed
 
 
 def yardstick() -> Yardstick:

@@ -2,9 +2,10 @@
 
 usage: python -m scripts.run_kafka GATEWAY_COMMAND...
 
-The models are those of `make run`, read from the environment and `.env`: one worker process for MODELS_FILE, one for
-FIRST_OPENAI_*, one for SECOND_OPENAI_*; with none of them one for the built-in `echo`. A process that ends is named, and
-started again while the others go on; one whose settings do not work (status 2) ends them all.
+The models are those of `make run`, read from the environment and `.env`: one worker process for
+MODELS_FILE, one for FIRST_OPENAI_*, one for SECOND_OPENAI_*; with none of them one for the built-in
+`echo`. A process that ends is named, and started again while the others go on; one whose settings
+do not work (status 2) ends them all.
 """
 
 import signal
@@ -37,9 +38,20 @@ def worker_environments(models: ModelSettings) -> list[dict[str, str]]:
     """Return what makes each worker process serve its models, and no other's."""
     found = [{"MODELS_FILE": models.file, "OPENAI_MODEL_NAME": ""}] if models.file else []
     if models.first_name:
-        found.append(_one_model(models.first_name, models.first_host, models.first_token, models.first_read_timeout))
+        found.append(
+            _one_model(
+                models.first_name, models.first_host, models.first_token, models.first_read_timeout
+            )
+        )
     if models.second_name:
-        found.append(_one_model(models.second_name, models.second_host, models.second_token, models.second_read_timeout))
+        found.append(
+            _one_model(
+                models.second_name,
+                models.second_host,
+                models.second_token,
+                models.second_read_timeout,
+            )
+        )
     return found or [_one_model(ECHO.id, "", "", None)]
 
 
@@ -69,16 +81,24 @@ class Program:
     due: float = 0.0  # monotonic
 
     def start(self) -> None:
-        """Start it in a process group of its own, so that the terminal's Ctrl-C reaches it through `run` alone."""
+        """Start it in a process group of its own, so that the terminal's Ctrl-C reaches it through
+        `run` alone.
+        """
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            self.command, env=self.environment, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.command,
+            env=self.environment,
+            process_group=0,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert self.process.stdout is not None
         Thread(target=_copy_lines, args=(self.name, self.process.stdout), daemon=True).start()
 
     def plan_restart(self) -> float:
-        """Return the seconds until it is started again: twice as many each time, unless it ran steadily."""
+        """Return the seconds until it is started again: twice as many each time, unless it ran
+        steadily.
+        """
         if time.monotonic() - self.started > STEADY_SECONDS:
             self.pause = FIRST_PAUSE
         pause, self.pause = self.pause, min(2 * self.pause, LONGEST_PAUSE)
@@ -98,8 +118,14 @@ def say(line: str) -> None:
 
 
 def programs(settings: Settings, gateway_command: list[str]) -> list[Program]:
-    """Return the gateway and the workers. The gateway has ADMIN_PORT, each worker one of the ports behind it."""
-    shared = {**settings.environment, "BUS": "kafka", "BOOTSTRAP_SERVERS": settings.bus.servers or LOCAL_KAFKA}
+    """Return the gateway and the workers. The gateway has ADMIN_PORT, each worker one of the ports
+    behind it.
+    """
+    shared = {
+        **settings.environment,
+        "BUS": "kafka",
+        "BOOTSTRAP_SERVERS": settings.bus.servers or LOCAL_KAFKA,
+    }
     if sys.stderr.isatty():
         shared.setdefault("LOG_FORMAT", "text")  # the processes themselves write to a pipe
     found = [Program("gateway", gateway_command, shared)]
@@ -111,7 +137,9 @@ def programs(settings: Settings, gateway_command: list[str]) -> list[Program]:
 
 
 def run(all_programs: list[Program]) -> int:
-    """Pass SIGINT and SIGTERM on, and start again what ends. Exit status 0 if it was told to stop."""
+    """Pass SIGINT and SIGTERM on, and start again what ends. Exit status 0 if it was told to
+    stop.
+    """
     status: int | None = None
 
     def stop(number: int, _frame: FrameType | None = None) -> None:
@@ -129,12 +157,19 @@ def run(all_programs: list[Program]) -> int:
         for program in all_programs:
             ended = program.process.poll() if program.process is not None else None
             if ended is not None and status is None and ended == BAD_SETTINGS:
-                say(f"run-kafka: {program.name} cannot work with its settings (see above); stopping the others")
+                say(
+                    f"run-kafka: {program.name} cannot work with its settings (see "
+                    f"above); stopping "
+                    f"the others"
+                )
                 program.process, status = None, 1
                 stop(signal.SIGTERM)
             elif ended is not None and status is None:
                 pause = program.plan_restart()
-                say(f"run-kafka: {program.name} ended with {_described(ended)}; started again in {pause:g} s")
+                say(
+                    f"run-kafka: {program.name} ended with {_described(ended)}; started again in "
+                    f"{pause:g} s"
+                )
             elif ended is not None:
                 program.process = None
             elif program.process is None and status is None and time.monotonic() >= program.due:

@@ -1,11 +1,14 @@
 """Make a Qwen2 chat model of half a million parameters that knows a few chats by heart.
 
-usage: tiny_model.py FOLDER      run by vllm.sh; needs torch, tokenizers, transformers; under a minute
+usage: tiny_model.py FOLDER
 
-Asked at temperature 0, it gives the ANSWERS below word for word, and goes on from the text after any of their
-tokens; asked for the weather in one of CITIES, with or without a get_weather tool, it calls that tool. To
-anything else it answers something. Its tokenizer is trained on Python's standard library, so nothing is
-downloaded. It says so and exits 1 when it has not learned its lines.
+Run by vllm.sh; needs torch, tokenizers, transformers; takes less than a minute
+
+Asked at temperature 0, it gives the ANSWERS below word for word, and goes on from the text after
+any of their tokens; asked for the weather in one of CITIES, with or without a get_weather tool, it
+calls that tool. To anything else it answers something. Its tokenizer is trained on Python's
+standard library, so nothing is downloaded. It says so and exits 1 when it has not learned its
+lines.
 """
 
 import random
@@ -40,7 +43,8 @@ VOCABULARY = 2048
 TRAINING_STEPS, BATCH, LEARNING_RATE = 400, 16, 3e-3
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
-# The tools' names stand in a system turn; what the tools are like is more than this model could read.
+# The tools' names stand in a system turn; what the tools are like is more than this model could
+# read.
 CHAT_TEMPLATE = """\
 {%- if tools %}<|im_start|>system
 {% for tool in tools %}{{ tool.function.name }} {% endfor %}<|im_end|>
@@ -70,8 +74,12 @@ def make_tokenizer() -> ChatTokenizer:
     )
     texts = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
     tokenizer.train([str(text) for text in texts], trainer)
-    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
-    wrapped = ChatTokenizer(tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT)
+    tokenizer.add_tokens(
+        [AddedToken(marker, special=False, normalized=False) for marker in MARKERS]
+    )
+    wrapped = ChatTokenizer(
+        tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT
+    )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
@@ -79,9 +87,9 @@ def make_tokenizer() -> ChatTokenizer:
 def as_served(tokenizer: ChatTokenizer, config: Qwen2Config, folder: str) -> ChatTokenizer:
     """The tokenizer as whoever loads the model from the folder will have it.
 
-    For a Qwen2 model that is Qwen2's own rule of splitting text (digits one by one), whatever was saved.
-    Trained on other tokens than the server makes of the same text, the model could not go on from a text that
-    it began itself.
+    For a Qwen2 model that is Qwen2's own rule of splitting text (digits one by one), whatever was
+    saved. Trained on other tokens than the server makes of the same text, the model could not go on
+    from a text that it began itself.
     """
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -107,12 +115,16 @@ def make_config(tokenizer: ChatTokenizer) -> Qwen2Config:
 
 def prompt_tokens(tokenizer: ChatTokenizer, question: str, tools: list[Any] | None) -> list[int]:
     messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False
+    )
     return list(tokenizer(text).input_ids)
 
 
 def lessons() -> Iterator[tuple[str, str, list[Any] | None]]:
-    """Questions with answers and tools, without end. Half are tool calls, and some tools are for nothing."""
+    """Questions with answers and tools, without end. Half are tool calls, and some tools are for
+    nothing.
+    """
     while True:
         if random.random() < 0.5:
             city = random.choice(CITIES)
@@ -155,14 +167,20 @@ def train(model: Qwen2ForCausalLM, tokenizer: ChatTokenizer) -> None:
 
 
 def mistakes(model: Qwen2ForCausalLM, tokenizer: ChatTokenizer) -> list[str]:
-    """What is not answered, with and without tools, as it should be, or could not be continued half-way."""
+    """What is not answered, with and without tools, as it should be, or could not be continued
+    half-way.
+    """
     expected = dict(ANSWERS)
-    expected |= {ask.format(city): WEATHER_CALL.format(city) for ask in WEATHER_QUESTIONS for city in CITIES}
+    expected |= {
+        ask.format(city): WEATHER_CALL.format(city) for ask in WEATHER_QUESTIONS for city in CITIES
+    }
     wrong = []
     for question, answer in expected.items():
         for tools in (None, WEATHER_TOOLS):
             prompt = torch.tensor([prompt_tokens(tokenizer, question, tools)])
-            tokens = model.generate(prompt, max_new_tokens=60, do_sample=False)[0, prompt.shape[1] :].tolist()
+            tokens = model.generate(prompt, max_new_tokens=60, do_sample=False)[
+                0, prompt.shape[1] :
+            ].tolist()
             said = tokenizer.decode(tokens)
             if said != answer + END_OF_TURN or not can_be_continued(tokenizer, tokens):
                 wrong.append(f"{question!r} with{'' if tools else 'out'} tools: {said!r}")
@@ -170,19 +188,27 @@ def mistakes(model: Qwen2ForCausalLM, tokenizer: ChatTokenizer) -> list[str]:
 
 
 def can_be_continued(tokenizer: ChatTokenizer, tokens: list[int]) -> bool:
-    """Whether the text up to each token is read as the tokens it was written with: then the rest follows."""
-    return all(tokenizer(tokenizer.decode(tokens[:n])).input_ids == tokens[:n] for n in range(1, len(tokens)))
+    """Whether the text up to each token is read as the tokens it was written with: then the rest
+    follows.
+    """
+    return all(
+        tokenizer(tokenizer.decode(tokens[:n])).input_ids == tokens[:n]
+        for n in range(1, len(tokens))
+    )
 
 
 def main(folder: str) -> None:
     torch.manual_seed(0)
     random.seed(0)
-    torch.set_num_threads(1)  # sums in the same order each time; so small a model gains nothing from more
+    # sums in the same order each time; so small a model gains nothing from more
+    torch.set_num_threads(1)
     trained = make_tokenizer()
     config = make_config(trained)
     tokenizer = as_served(trained, config, folder)
     model = Qwen2ForCausalLM(config).to(torch.float32)
-    endings = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    endings = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.generation_config = endings
     train(model, tokenizer)
     if wrong := mistakes(model, tokenizer):

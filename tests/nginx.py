@@ -1,4 +1,6 @@
-"""Real nginx (Debian's will do), from the project's own configuration, in front of gateways on 127.0.0.1."""
+"""Real nginx (Debian's will do), from the project's own configuration, in front of gateways on
+127.0.0.1.
+"""
 
 import os
 import random
@@ -14,7 +16,8 @@ from pathlib import Path
 START = Path(__file__).parents[1] / "nginx" / "start.sh"
 
 
-_PORTS = range(15_000, 32_000)  # below those that the system gives to whoever connects, and to other tests that ask it for one
+# below those that the system gives to whoever connects, and to other tests that ask it for one
+_PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
@@ -36,18 +39,32 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def running_nginx(
-    gateway_ports: Sequence[int], settings: Mapping[str, str] | None = None, port: int | None = None, log_to: Path | None = None
+    gateway_ports: Sequence[int],
+    settings: Mapping[str, str] | None = None,
+    port: int | None = None,
+    log_to: Path | None = None,
 ) -> Iterator[int]:
     """Runs nginx/start.sh in front of `gateway_ports`; gives the port that nginx listens on.
 
-    `settings` are start.sh's variables, for instance {"MAX_BODY_BYTES": "1000"}. What it says goes behind the end of `log_to`,
-    if there is one. Raises AssertionError, with nginx's own words, where it does not come up.
+    `settings` are start.sh's variables, for instance {"MAX_BODY_BYTES": "1000"}. What it says goes
+    behind the end of `log_to`, if there is one. Raises AssertionError, with nginx's own words,
+    where it does not come up.
     """
     port = port or free_port()
     gateways = " ".join(f"127.0.0.1:{gateway}" for gateway in gateway_ports)
-    with tempfile.TemporaryDirectory() as run_dir, open(log_to or Path(run_dir) / "log", "ab") as log:
-        environment = {"PATH": os.environ["PATH"], "LISTEN": f"127.0.0.1:{port}", "GATEWAYS": gateways, "RUN_DIR": run_dir}
-        process = subprocess.Popen([START], env=environment | dict(settings or {}), stdout=log, stderr=log)
+    with (
+        tempfile.TemporaryDirectory() as run_dir,
+        open(log_to or Path(run_dir) / "log", "ab") as log,
+    ):
+        environment = {
+            "PATH": os.environ["PATH"],
+            "LISTEN": f"127.0.0.1:{port}",
+            "GATEWAYS": gateways,
+            "RUN_DIR": run_dir,
+        }
+        process = subprocess.Popen(
+            [START], env=environment | dict(settings or {}), stdout=log, stderr=log
+        )
         try:
             deadline = time.monotonic() + 20
             while not listens(port):

@@ -1,6 +1,8 @@
-"""What the simulated upstream says: tokens with numbers, " tok0", " tok1", ..., so that a reader sees a doubled or a missing one.
+"""What the simulated upstream says: tokens with numbers, " tok0", " tok1", ..., so that a reader
+sees a doubled or a missing one.
 
-A request to go on from a text (`continue_final_message`, or a completion's prompt that ends so) goes on behind its last " tokN".
+A request to go on from a text (`continue_final_message`, or a completion's prompt that ends so)
+goes on behind its last " tokN".
 """
 
 import array
@@ -15,7 +17,14 @@ import orjson
 DONE = b"data: [DONE]\n\n"
 CREATED = 1_700_000_000  # the same in every reply, so that replies can be compared
 # Texts that look like the framing of a stream, for tokens of requests with `x_odd`.
-ODD = ("data: [DONE]", "[DONE]", '"finish_reason":"stop"', '{"error":{"message":"x"}}', '{"type":"message_stop"}', '"usage":{}')
+ODD = (
+    "data: [DONE]",
+    "[DONE]",
+    '"finish_reason":"stop"',
+    '{"error":{"message":"x"}}',
+    '{"type":"message_stop"}',
+    '"usage":{}',
+)
 _LAST_TOKEN = re.compile(rf" tok(\d+)(?:{'|'.join(map(re.escape, ODD))})?\Z")
 
 
@@ -56,7 +65,9 @@ class Generation:
             id=f"{'chatcmpl' if chat else 'cmpl'}-{id_}",
             model=body["model"],
             chat=chat,
-            first=_goes_on_from(prompt[-1]) if not chat or body.get("continue_final_message") is True else 0,
+            first=_goes_on_from(prompt[-1])
+            if not chat or body.get("continue_final_message") is True
+            else 0,
             count=limit or natural,
             finish="length" if limit else "stop",
             prompt_tokens=sum(len(text.split()) for text in prompt),
@@ -65,7 +76,9 @@ class Generation:
 
     def whole(self) -> dict[str, Any]:
         text = tokens(self.count, self.first, odd=self.odd)
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        said: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        )
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": self.finish}
         return self._object("chat.completion", [choice], usage=self.usage())
 
@@ -80,24 +93,43 @@ class Generation:
     def closing(self, include_usage: bool) -> bytes:
         """The finish event, the usage where it is asked for, [DONE]."""
         finish = self._event({"delta": {}} if self.chat else {"text": ""}, self.finish)
-        usage = sse(self._object("chat.completion.chunk", [], usage=self.usage())) if include_usage else b""
+        usage = (
+            sse(self._object("chat.completion.chunk", [], usage=self.usage()))
+            if include_usage
+            else b""
+        )
         return finish + usage + DONE
 
     def usage(self) -> dict[str, int]:
         total = self.prompt_tokens + self.count
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.count, "total_tokens": total}
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.count,
+            "total_tokens": total,
+        }
 
     def _event(self, part: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "logprobs": None, "finish_reason": finish, **part}  # an odd text ends the event
+        # an odd text ends the event
+        choice = {"index": 0, "logprobs": None, "finish_reason": finish, **part}
         return sse(self._object("chat.completion.chunk", [choice]))
 
     def _object(self, chat_kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         kind = chat_kind if self.chat else "text_completion"
-        return {"id": self.id, "object": kind, "created": CREATED, "model": self.model, "choices": choices, **more}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": CREATED,
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
 
 
 def _texts(messages: list[dict[str, Any]]) -> list[str]:
-    return [content if isinstance(content := message.get("content"), str) else "" for message in messages]
+    return [
+        content if isinstance(content := message.get("content"), str) else ""
+        for message in messages
+    ]
 
 
 def _goes_on_from(text: str) -> int:
@@ -106,7 +138,9 @@ def _goes_on_from(text: str) -> int:
 
 
 def embeddings(body: dict[str, Any], dimensions: int = 64) -> dict[str, Any]:
-    """A vector for each input, in the encoding that is asked for; the same input number has always the same vector."""
+    """A vector for each input, in the encoding that is asked for; the same input number has always
+    the same vector.
+    """
     inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
     vectors = [vector(number, dimensions) for number in range(len(inputs))]
     as_text = body.get("encoding_format") == "base64"
@@ -114,7 +148,9 @@ def embeddings(body: dict[str, Any], dimensions: int = 64) -> dict[str, Any]:
         {
             "object": "embedding",
             "index": number,
-            "embedding": base64.b64encode(array.array("f", values).tobytes()).decode() if as_text else values,
+            "embedding": base64.b64encode(array.array("f", values).tobytes()).decode()
+            if as_text
+            else values,
         }
         for number, values in enumerate(vectors)
     ]
@@ -131,7 +167,11 @@ def rerank(body: dict[str, Any]) -> dict[str, Any]:
     """The documents in reverse order, the last the most relevant."""
     documents = body["documents"]
     results = [
-        {"index": index, "document": {"text": documents[index]}, "relevance_score": (index + 1) / len(documents)}
+        {
+            "index": index,
+            "document": {"text": documents[index]},
+            "relevance_score": (index + 1) / len(documents),
+        }
         for index in reversed(range(len(documents)))
     ]
     return {"id": "rerank-0", "model": body["model"], "results": results}
@@ -154,10 +194,19 @@ def sound(text: str) -> bytes:
 
 def response_events(body: dict[str, Any], count: int) -> list[bytes]:
     """A streamed /responses reply: events with an `event:` line, no [DONE]."""
-    frame = {"id": "resp_0", "object": "response", "created_at": CREATED, "model": body["model"], "output": []}
+    frame = {
+        "id": "resp_0",
+        "object": "response",
+        "created_at": CREATED,
+        "model": body["model"],
+        "output": [],
+    }
     parts = [{"type": "response.created", "response": {**frame, "status": "in_progress"}}]
     place = {"item_id": "msg_0", "output_index": 0, "content_index": 0}
-    parts += [{"type": "response.output_text.delta", **place, "delta": tokens(1, number)} for number in range(count)]
+    parts += [
+        {"type": "response.output_text.delta", **place, "delta": tokens(1, number)}
+        for number in range(count)
+    ]
     parts += [{"type": "response.completed", "response": {**frame, "status": "completed"}}]
     return [
         b"event: " + str(part["type"]).encode() + b"\n" + sse({**part, "sequence_number": number})

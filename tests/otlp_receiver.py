@@ -1,4 +1,6 @@
-"""A collector of traces: it takes what comes by OTLP over HTTP and keeps the spans, for tests to look at."""
+"""A collector of traces: it takes what comes by OTLP over HTTP and keeps the spans, for tests to
+look at.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -47,10 +49,14 @@ class Receiver:
 
     def of(self, trace: str) -> list[Received]:
         """A trace's spans in the order of their beginnings."""
-        return sorted((span for span in self.spans if span.trace == trace), key=lambda span: span.began)
+        return sorted(
+            (span for span in self.spans if span.trace == trace), key=lambda span: span.began
+        )
 
     def has(self, trace: str, *kinds: str) -> bool:
-        """Whether a trace has at least one span of each of these kinds, and as many as they are named."""
+        """Whether a trace has at least one span of each of these kinds, and as many as they are
+        named.
+        """
         found = [span.kind for span in self.of(trace)]
         return all(found.count(kind) >= kinds.count(kind) for kind in kinds)
 
@@ -93,7 +99,11 @@ def _values(pairs: Any) -> dict[str, Any]:
 
 def _value(value: AnyValue) -> Any:
     kind = value.WhichOneof("value")
-    return [_value(each) for each in value.array_value.values] if kind == "array_value" else getattr(value, kind)
+    return (
+        [_value(each) for each in value.array_value.values]
+        if kind == "array_value"
+        else getattr(value, kind)
+    )
 
 
 @contextmanager
@@ -104,7 +114,9 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            answered = receiver.take(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            answered = receiver.take(
+                self.path, {name.lower(): value for name, value in self.headers.items()}, body
+            )
             self.send_response(answered)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -114,7 +126,9 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield receiver

@@ -10,9 +10,21 @@ from tests.nginx import free_port, listens
 
 @contextmanager
 def running_redis(port: int = 0, password: str = "") -> Iterator[str]:
-    """Gives its address, for REDIS_URL; on that port, or a free one. Raises AssertionError where it does not come up."""
+    """Gives its address, for REDIS_URL; on that port, or a free one. Raises AssertionError where it
+    does not come up.
+    """
     port = port or free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     command += ["--requirepass", password] if password else []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

@@ -1,4 +1,6 @@
-"""A Kafka broker with TLS: listeners for users with a password (SCRAM), for clients with a certificate, and for the tests."""
+"""A Kafka broker with TLS: listeners for users with a password (SCRAM), for clients with a
+certificate, and for the tests.
+"""
 
 import subprocess
 from pathlib import Path
@@ -24,7 +26,8 @@ _NEEDED = {
     ResourceType.GROUP: "READ DESCRIBE ALTER_CONFIGS",
     ResourceType.BROKER: "DESCRIBE_CONFIGS",  # the cluster
 }
-# Of each role, what docs/operating/kafka-security.md says. {} is TOPIC_PREFIX; a name that ends in a star is a prefix.
+# Of each role, what docs/operating/kafka-security.md says. {} is TOPIC_PREFIX; a name that ends in
+# a star is a prefix.
 ROLES: dict[str, dict[ResourceType, dict[str, str]]] = {
     "gateway": {
         ResourceType.TOPIC: {
@@ -57,7 +60,9 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 
 class Authority:
-    """A certificate authority in a directory of its own; `certificate` is what its clients are to believe."""
+    """A certificate authority in a directory of its own; `certificate` is what its clients are to
+    believe.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -68,7 +73,13 @@ class Authority:
         """A certificate for 127.0.0.1 and its key."""
         key = self._directory / "ca.key"
         return self._made(
-            name, "-CA", str(self.certificate), "-CAkey", str(key), "-addext", "subjectAltName=IP:127.0.0.1"
+            name,
+            "-CA",
+            str(self.certificate),
+            "-CAkey",
+            str(key),
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
         ), self._directory / f"{name}.key"
 
     def _made(self, name: str, *more: str) -> Path:
@@ -87,7 +98,10 @@ class SecureBroker(Broker):
         certificate, key = self.authority.signed("broker")
         both = directory / "broker.pem"
         both.write_text(key.read_text() + certificate.read_text())
-        self.for_passwords, self.for_certificates = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.for_passwords, self.for_certificates = (
+            f"127.0.0.1:{free_port()}",
+            f"127.0.0.1:{free_port()}",
+        )
         super().__init__(
             directory,
             "ssl.keystore.type=PEM",
@@ -105,7 +119,13 @@ class SecureBroker(Broker):
 
     def allow(self, principal: str, prefix: str) -> None:
         """What a deployment needs whose topics and groups begin so: User:name, User:CN=name."""
-        self._create([_binding(principal, prefix, kind, name) for kind, names in _NEEDED.items() for name in names.split()])
+        self._create(
+            [
+                _binding(principal, prefix, kind, name)
+                for kind, names in _NEEDED.items()
+                for name in names.split()
+            ]
+        )
 
     def allow_role(self, principal: str, prefix: str, role: str) -> None:
         """Give a user what its role needs in the deployment with that prefix, and nothing else."""
@@ -132,10 +152,24 @@ class SecureBroker(Broker):
 
 def _rule(principal: str, kind: ResourceType, name: str, operation: str) -> AclBinding:
     pattern = ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL
-    return AclBinding(kind, name.removesuffix("*"), pattern, principal, "*", AclOperation[operation], AclPermissionType.ALLOW)
+    return AclBinding(
+        kind,
+        name.removesuffix("*"),
+        pattern,
+        principal,
+        "*",
+        AclOperation[operation],
+        AclPermissionType.ALLOW,
+    )
 
 
 def _binding(principal: str, prefix: str, kind: ResourceType, operation: str) -> AclBinding:
     whole = kind is ResourceType.BROKER
-    name, pattern = ("kafka-cluster", ResourcePatternType.LITERAL) if whole else (prefix, ResourcePatternType.PREFIXED)
-    return AclBinding(kind, name, pattern, principal, "*", AclOperation[operation], AclPermissionType.ALLOW)
+    name, pattern = (
+        ("kafka-cluster", ResourcePatternType.LITERAL)
+        if whole
+        else (prefix, ResourcePatternType.PREFIXED)
+    )
+    return AclBinding(
+        kind, name, pattern, principal, "*", AclOperation[operation], AclPermissionType.ALLOW
+    )

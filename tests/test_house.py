@@ -1,4 +1,6 @@
-"""What a reader relies on in this repository, checked: sizes, names, and that what is written down is what the code says."""
+"""What a reader relies on in this repository, checked: sizes, names, and that what is written down
+is what the code says.
+"""
 
 import ast
 import re
@@ -19,7 +21,8 @@ TOP = Path(__file__).parents[1]
 CODE = sorted((TOP / "app").rglob("*.py"))
 MOST_LINES = 300
 TARGETS = (
-    "help install run run-kafka test test-all chaos bench bench-compare check format deps env up down logs restart build clean"
+    "help install run run-kafka test test-all chaos bench bench-compare check format "
+    "deps env up down logs restart build clean"
 )
 FIRST_IN_ENV_EXAMPLE = [
     *(f"FIRST_OPENAI_{part}" for part in ("TOKEN", "MODEL_NAME", "HOST")),
@@ -34,7 +37,11 @@ def read(name: str) -> str:
 
 def variables() -> dict[str, str]:
     """The settings' variables and their defaults."""
-    return {item.metadata["name"]: item.metadata["default"] for section in SECTIONS for item in fields(section)}
+    return {
+        item.metadata["name"]: item.metadata["default"]
+        for section in SECTIONS
+        for item in fields(section)
+    }
 
 
 def env_example() -> list[tuple[str, str, bool]]:
@@ -47,7 +54,11 @@ def used_in_deployment() -> set[str]:
     """The variables that the Makefile and the compose files take from .env."""
     compose = "".join(path.read_text() for path in TOP.glob("docker-compose*.yml"))
     handed_on = re.findall(r"^ +([A-Z_]+): *$", compose, re.MULTILINE)
-    return {*re.findall(r"\$\{([A-Z_]+)", compose), *handed_on, *re.findall(r"from_env,([A-Z_]+)", read("Makefile"))}
+    return {
+        *re.findall(r"\$\{([A-Z_]+)", compose),
+        *handed_on,
+        *re.findall(r"from_env,([A-Z_]+)", read("Makefile")),
+    }
 
 
 def error_kinds(kind: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
@@ -57,9 +68,13 @@ def error_kinds(kind: type[GatewayError] = GatewayError) -> Iterator[type[Gatewa
 
 
 def table_rows(document: str) -> list[list[str]]:
-    """The cells of each table row of a document, without their backticks; heads and rules left out."""
+    """The cells of each table row of a document, without their backticks; heads and rules left
+    out.
+    """
     lines = [line for line in read(document).splitlines() if line.startswith("| ")]
-    cells = [[cell.strip().replace("`", "") for cell in line.strip("| ").split(" | ")] for line in lines]
+    cells = [
+        [cell.strip().replace("`", "") for cell in line.strip("| ").split(" | ")] for line in lines
+    ]
     return [row for row in cells if row[0] not in ("status", "field")]
 
 
@@ -69,13 +84,21 @@ def test_a_file_is_short_enough_to_be_read_at_once(path: Path) -> None:
 
 
 def test_every_setting_is_in_the_example_with_its_default() -> None:
-    shown = {name: value for name, value, counts in env_example() if not counts or name not in FIRST_IN_ENV_EXAMPLE}
-    expected = {name: default for name, default in variables().items() if name not in FIRST_IN_ENV_EXAMPLE}
+    shown = {
+        name: value
+        for name, value, counts in env_example()
+        if not counts or name not in FIRST_IN_ENV_EXAMPLE
+    }
+    expected = {
+        name: default for name, default in variables().items() if name not in FIRST_IN_ENV_EXAMPLE
+    }
     assert {name: value for name, value in shown.items() if name in variables()} == expected
 
 
 def test_the_example_begins_with_what_people_have_and_sets_nothing_else() -> None:
-    assert [name for name, _, _ in env_example()][: len(FIRST_IN_ENV_EXAMPLE)] == FIRST_IN_ENV_EXAMPLE
+    assert [name for name, _, _ in env_example()][
+        : len(FIRST_IN_ENV_EXAMPLE)
+    ] == FIRST_IN_ENV_EXAMPLE
     set_by_copying = {name: value for name, value, counts in env_example() if counts}
     expected = {**dict.fromkeys(FIRST_IN_ENV_EXAMPLE, ""), "BOOTSTRAP_SERVERS": "localhost:9093"}
     assert set_by_copying == expected
@@ -120,7 +143,11 @@ def test_the_tree_of_errors_shows_each_below_its_parent() -> None:
         depth = len(branch) // 4
         drawn[name] = above[depth]
         above[depth + 1 :] = [name]
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     assert drawn == {kind.__name__: kind.__bases__[0].__name__ for kind in kinds}
 
 
@@ -135,7 +162,10 @@ def example_models(text: str, tmp_path: Path, **environment: str) -> list[ModelE
 
 def test_the_example_of_a_models_file_works_as_it_is(tmp_path: Path) -> None:
     entries = example_models(read("models.example.yaml"), tmp_path)
-    assert [(entry.id, entry.engine) for entry in entries] == [("Qwen/Qwen3-8B", "http"), ("echo", "echo")]
+    assert [(entry.id, entry.engine) for entry in entries] == [
+        ("Qwen/Qwen3-8B", "http"),
+        ("echo", "echo"),
+    ]
 
 
 def test_the_commented_part_of_the_example_works_with_its_token(tmp_path: Path) -> None:
@@ -152,14 +182,20 @@ def test_every_target_of_the_makefile_has_a_line_in_its_help() -> None:
     assert " ".join(targets) == TARGETS
 
 
-@pytest.mark.parametrize("document", ["README.md", *(str(path.relative_to(TOP)) for path in TOP.glob("docs/**/*.md"))])
+@pytest.mark.parametrize(
+    "document", ["README.md", *(str(path.relative_to(TOP)) for path in TOP.glob("docs/**/*.md"))]
+)
 def test_a_documents_links_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(document))
     assert [link for link in links if not (TOP / document).parent.joinpath(link).exists()] == []
 
 
 def test_kafkas_driver_is_imported_only_where_the_name_of_the_room_says_so() -> None:
-    importers = {path.relative_to(TOP / "app").as_posix() for path in CODE if "confluent_kafka" in imported(path)}
+    importers = {
+        path.relative_to(TOP / "app").as_posix()
+        for path in CODE
+        if "confluent_kafka" in imported(path)
+    }
     assert importers
     assert [name for name in importers if not re.fullmatch(r"bus/kafka/\w+\.py", name)] == []
 

@@ -1,10 +1,11 @@
-"""A simulated OpenAI-compatible upstream whose tokens are numbered (tests/numbered.py), in a process of its own:
+"""A simulated OpenAI-compatible upstream whose tokens are numbered (tests/numbered.py), in a
+process of its own:
 
     python -m tests.upstream --port 9300 --model sim --ttft 0.2 --gap 0.05
 
-Under /v1: chat/completions, completions, embeddings, responses, audio/speech, audio/transcriptions (a form), models.
-At the root, as vLLM has them: rerank, tokenize.
-A model that it does not serve is a 404. A request may say in its body how it is to fare:
+Under /v1: chat/completions, completions, embeddings, responses, audio/speech, audio/transcriptions
+(a form), models. At the root, as vLLM has them: rerank, tokenize. A model that it does not serve is
+a 404. A request may say in its body how it is to fare:
 
     x_ttft, x_gap        seconds to the first token and between tokens, instead of the server's
     x_status, x_headers  this error status, with these headers, instead of a first token
@@ -12,12 +13,13 @@ A model that it does not serve is a 404. A request may say in its body how it is
     x_error_after        stream: an error event after so many tokens, and no [DONE]
     x_break_after        stream: the connection is reset after so many tokens
     x_odd                each token's text ends with one that looks like the framing of a stream
-    x_times              the failures above only for the first so many tries of the request (by its x-request-id)
+    x_times              the failures above only for the first so many attempts of a request
+                         (by its x-request-id)
 
-POST /release: what has begun waits no more, so that a test may have long ones and end them when it has seen enough;
-POST /hurry: nor does what begins from now on.
-GET /stats: started, completed, aborted (the client left), failed (as scripted), tokens, active, peak (most at once);
-`tries` by request id; `requests`, the last 100 as they came.
+POST /release: what has begun waits no more, so that a test may have long ones and end them when it
+has seen enough; POST /hurry: nor does what begins from now on. GET /stats: started, completed,
+aborted (the client left), failed (as scripted), tokens, active, peak (most at once); `tries` by
+request id; `requests`, the last 100 as they came.
 """
 
 import argparse
@@ -47,7 +49,9 @@ Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 class SimulatedUpstream:
     """Times in seconds; `natural`: tokens of a reply without a limit."""
 
-    def __init__(self, models: list[str], *, ttft: float, gap: float, natural: int, owned_by: str) -> None:
+    def __init__(
+        self, models: list[str], *, ttft: float, gap: float, natural: int, owned_by: str
+    ) -> None:
         self._models = models
         self._ttft = ttft
         self._gap = gap
@@ -80,7 +84,13 @@ class SimulatedUpstream:
 
     async def _list_models(self, _: web.Request) -> web.Response:
         cards = [
-            {"id": model, "object": "model", "created": numbered.CREATED, "owned_by": self._owned_by} for model in self._models
+            {
+                "id": model,
+                "object": "model",
+                "created": numbered.CREATED,
+                "owned_by": self._owned_by,
+            }
+            for model in self._models
         ]
         return _json({"object": "list", "data": cards})
 
@@ -88,7 +98,13 @@ class SimulatedUpstream:
         names = ("started", "completed", "aborted", "failed", "tokens")
         counts = {name: self._counts[name] for name in names}
         return _json(
-            {**counts, "active": self._active(), "peak": self._peak, "tries": self._tries, "requests": list(self._requests)}
+            {
+                **counts,
+                "active": self._active(),
+                "peak": self._peak,
+                "tries": self._tries,
+                "requests": list(self._requests),
+            }
         )
 
     async def _release(self, _: web.Request) -> web.Response:
@@ -113,11 +129,14 @@ class SimulatedUpstream:
             end = "failed"
             try:
                 response = await self._answer(answer, request, _parsed(request, raw))
-                end = "completed" if response.status == 200 and _BROKEN not in response else "failed"
+                end = (
+                    "completed" if response.status == 200 and _BROKEN not in response else "failed"
+                )
                 return response
             except (asyncio.CancelledError, ConnectionError):
                 end = "aborted"
-                raise asyncio.CancelledError from None  # of a ConnectionError aiohttp would log a trace
+                # of a ConnectionError aiohttp would log a trace
+                raise asyncio.CancelledError from None
             finally:
                 self._counts[end] += 1
 
@@ -129,10 +148,14 @@ class SimulatedUpstream:
         body = base64.b64encode(raw).decode()
         self._requests.append({"path": request.path_qs, "headers": headers, "body": body})
 
-    async def _answer(self, answer: Answer, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def _answer(
+        self, answer: Answer, request: web.Request, body: dict[str, Any]
+    ) -> web.StreamResponse:
         if self._fails(request, body) and (status := body.get("x_status")):
             await _rest(body.get("x_ttft", self._ttft), self._released)
-            return _json(_error(body.get("x_message", f"scripted {status}")), status, body.get("x_headers"))
+            return _json(
+                _error(body.get("x_message", f"scripted {status}")), status, body.get("x_headers")
+            )
         if body.get("model") not in self._models:
             return _json(_error(f"The model `{body.get('model')}` does not exist."), 404)
         return await answer(request, body)
@@ -152,9 +175,16 @@ class SimulatedUpstream:
         return _json(generation.whole())
 
     async def _stream(
-        self, request: web.Request, body: dict[str, Any], generation: Generation, ttft: float, gap: float
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        generation: Generation,
+        ttft: float,
+        gap: float,
     ) -> web.StreamResponse:
-        """The head at once, role and first token after `ttft`, each further token `gap` after the one before."""
+        """The head at once, role and first token after `ttft`, each further token `gap` after the
+        one before.
+        """
         released = self._released
         response = await _event_stream(request)
         loop = asyncio.get_running_loop()
@@ -163,7 +193,9 @@ class SimulatedUpstream:
             await _rest(due - loop.time(), released)
             if self._fails(request, body) and await _breaks_off(request, response, body, index):
                 return response
-            await response.write((generation.opening() if index == 0 else b"") + generation.token(index))
+            await response.write(
+                (generation.opening() if index == 0 else b"") + generation.token(index)
+            )
             self._counts["tokens"] += 1
             due += gap
         options = body.get("stream_options") or {}
@@ -181,9 +213,22 @@ class SimulatedUpstream:
     async def _transcribe(self, request: web.Request, form: dict[str, Any]) -> web.StreamResponse:
         heard = f"{form['file']} of {form['model']}"
         if form.get("stream") != "true":
-            return _json({"text": heard, "usage": {"type": "tokens", "input_tokens": 2, "output_tokens": 3, "total_tokens": 5}})
+            return _json(
+                {
+                    "text": heard,
+                    "usage": {
+                        "type": "tokens",
+                        "input_tokens": 2,
+                        "output_tokens": 3,
+                        "total_tokens": 5,
+                    },
+                }
+            )
         response = await _event_stream(request)
-        for event in ({"type": "transcript.text.delta", "delta": heard}, {"type": "transcript.text.done", "text": heard}):
+        for event in (
+            {"type": "transcript.text.delta", "delta": heard},
+            {"type": "transcript.text.done", "text": heard},
+        ):
             await response.write(numbered.sse(event))
         await response.write_eof()
         return response
@@ -204,8 +249,13 @@ def _parsed(request: web.Request, raw: bytes) -> dict[str, Any]:
     if request.content_type != "multipart/form-data":
         found: dict[str, Any] = orjson.loads(raw)
         return found
-    form = message_from_bytes(b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n" + raw)
-    parts = {str(part.get_param("name", header="content-disposition")): part for part in form.get_payload()}
+    form = message_from_bytes(
+        b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n" + raw
+    )
+    parts = {
+        str(part.get_param("name", header="content-disposition")): part
+        for part in form.get_payload()
+    }
     return {name: _said(part) for name, part in parts.items()}
 
 
@@ -228,7 +278,9 @@ async def _event_stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _breaks_off(request: web.Request, response: web.StreamResponse, body: dict[str, Any], sent: int) -> bool:
+async def _breaks_off(
+    request: web.Request, response: web.StreamResponse, body: dict[str, Any], sent: int
+) -> bool:
     """Ends the stream if the request said that it should get `sent` tokens and no more."""
     if sent == body.get("x_error_after"):
         await response.write(numbered.sse(_error("scripted error")))
@@ -242,24 +294,36 @@ async def _breaks_off(request: web.Request, response: web.StreamResponse, body: 
 
 
 def _error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "upstream_error", "param": None, "code": "scripted"}}
+    return {
+        "error": {"message": message, "type": "upstream_error", "param": None, "code": "scripted"}
+    }
 
 
 def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, headers=headers, content_type="application/json")
+    return web.Response(
+        body=orjson.dumps(document), status=status, headers=headers, content_type="application/json"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A simulated OpenAI-compatible upstream with numbered tokens.")
+    parser = argparse.ArgumentParser(
+        description="A simulated OpenAI-compatible upstream with numbered tokens."
+    )
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--model", action="append", help="a model it serves; may be repeated (default: sim)")
+    parser.add_argument(
+        "--model", action="append", help="a model it serves; may be repeated (default: sim)"
+    )
     parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
     parser.add_argument("--gap", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--natural", type=int, default=16, help="tokens of a reply without a limit")
     parser.add_argument("--owned-by", default="vllm", help="what its list of models says")
     given = parser.parse_args()
     upstream = SimulatedUpstream(
-        given.model or ["sim"], ttft=given.ttft, gap=given.gap, natural=given.natural, owned_by=given.owned_by
+        given.model or ["sim"],
+        ttft=given.ttft,
+        gap=given.gap,
+        natural=given.natural,
+        owned_by=given.owned_by,
     )
     uvloop.run(serve(upstream, given.port))
 

@@ -26,23 +26,40 @@ Command: TypeAlias = Callable[[Bus, Topics, Settings, argparse.Namespace], Await
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m app.admin", description="The operator's commands, on API_KEYS_FILE and BOOTSTRAP_SERVERS."
+        prog="python -m app.admin",
+        description="The operator's commands, on API_KEYS_FILE and BOOTSTRAP_SERVERS.",
     )
     rooms = top.add_subparsers(required=True, metavar="keys|models|dlq")
     keys.add_commands(rooms)
-    of_models = rooms.add_parser("models", help="the models that are known").add_subparsers(required=True, metavar="list|forget")
-    _add(of_models.add_parser("list", help="every known model with its topic and group"), models.show)
+    of_models = rooms.add_parser("models", help="the models that are known").add_subparsers(
+        required=True, metavar="list|forget"
+    )
+    _add(
+        of_models.add_parser("list", help="every known model with its topic and group"), models.show
+    )
     forget = _add(
-        of_models.add_parser("forget", help="no longer list a model; it comes back with its next worker"), models.forget
+        of_models.add_parser(
+            "forget", help="no longer list a model; it comes back with its next worker"
+        ),
+        models.forget,
     )
     forget.add_argument("model")
     forget.add_argument("--force", action="store_true", help="though workers serve it")
-    of_dlq = rooms.add_parser("dlq", help="the dead letters").add_subparsers(required=True, metavar="list|show|replay")
+    of_dlq = rooms.add_parser("dlq", help="the dead letters").add_subparsers(
+        required=True, metavar="list|show|replay"
+    )
     _add(of_dlq.add_parser("list", help="every dead letter, a line each"), dlq.show_all)
-    one = _add(of_dlq.add_parser("show", help="one dead letter: it may hold a prompt"), dlq.show_one)
+    one = _add(
+        of_dlq.add_parser("show", help="one dead letter: it may hold a prompt"), dlq.show_one
+    )
     one.add_argument("offset", type=int)
     one.add_argument("--whole", action="store_true", help="all of it, however large")
-    again = _add(of_dlq.add_parser("replay", help="send one again, as a new request; prints the id to look it up by"), dlq.replay)
+    again = _add(
+        of_dlq.add_parser(
+            "replay", help="send one again, as a new request; prints the id to look it up by"
+        ),
+        dlq.replay,
+    )
     again.add_argument("offset", type=int)
     return top
 
@@ -72,7 +89,8 @@ def main() -> int:
         status = _obey(parser().parse_args())
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the end goes nowhere
+        # what is still to be written at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 

@@ -11,7 +11,7 @@ from app.bus.base import Bus, Record
 from app.config.settings import Settings
 from app.errors import UndecodableRecord
 from app.protocol import dead_letters
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from app.protocol.request_id import Address, fingerprint, new_id
 from app.protocol.topics import Topics
 from app.reply_log.record_scanner import read_stretch
@@ -34,7 +34,9 @@ async def _letters(bus: Bus, topics: Topics) -> list[Record]:
 
 
 async def _letter(bus: Bus, topics: Topics, offset: int) -> Record | None:
-    found = next((record for record in await _letters(bus, topics) if record.offset == offset), None)
+    found = next(
+        (record for record in await _letters(bus, topics) if record.offset == offset), None
+    )
     if found is None:
         print(f"there is no dead letter {offset}")
     return found
@@ -49,7 +51,9 @@ def _line(record: Record) -> str:
     return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}")
 
 
-async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace) -> int:
+async def show_all(
+    bus: Bus, topics: Topics, _settings: Settings, _arguments: argparse.Namespace
+) -> int:
     letters = await _letters(bus, topics)
     for record in letters:
         print(_line(record))
@@ -57,7 +61,9 @@ async def show_all(bus: Bus, topics: Topics, _settings: Settings, _arguments: ar
     return 0
 
 
-async def show_one(bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace) -> int:
+async def show_one(
+    bus: Bus, topics: Topics, _settings: Settings, arguments: argparse.Namespace
+) -> int:
     record = await _letter(bus, topics, arguments.offset)
     if record is None:
         return 1
@@ -72,28 +78,41 @@ def _shown(value: bytes, whole: bool, *, kept: str) -> str:
     """A client's bytes, for a terminal: their beginning, unless the `whole` is wanted."""
     begin = value if whole else value[:_SHOWN_BYTES]
     text = escaped(begin.decode(errors="backslashreplace"), kept=kept)
-    return text if len(begin) == len(value) else f"{text}\n({len(begin)} of {len(value)} bytes; --whole shows all)"
+    return (
+        text
+        if len(begin) == len(value)
+        else f"{text}\n({len(begin)} of {len(value)} bytes; --whole shows all)"
+    )
 
 
-async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace) -> int:
-    """Send a new request with the old one's body, for the same tenant: the old one has had its outcome.
+async def replay(
+    bus: Bus, topics: Topics, settings: Settings, arguments: argparse.Namespace
+) -> int:
+    """Send a new request with the old one's body, for the same tenant: the old one has had its
+    outcome.
 
-    One that is not in our format goes back to its topic as it was. Anyone who can write to the dead letters can name a
-    topic in their headers, so nothing is sent but to the topic of a known model.
+    One that is not in our format goes back to its topic as it was. Anyone who can write to the dead
+    letters can name a topic in their headers, so nothing is sent but to the topic of a known model.
     """
     record = await _letter(bus, topics, arguments.offset)
     if record is None:
         return 1
     said, own = dead_letters.split(record.headers)
     if dead_letters.CUT in said:
-        print(f"dead letter {arguments.offset} was cut, as it was too large for its topic: there is nothing whole to send again")
+        print(
+            f"dead letter {arguments.offset} was cut, as it was too large for its topic: "
+            f"there is nothing whole to send again"
+        )
         return 1
     topic = said.get(dead_letters.ORIGIN, "").split("/")[0]
     if topic not in {card.topic for card in (await known_cards(bus, topics)).values()}:
-        print(f"{escaped(topic) or 'its origin'} is no topic of a known model (models list), so nothing is sent there")
+        print(
+            f"{escaped(topic) or 'its origin'} is no topic of a known model (models list), so "
+            f"nothing is sent there"
+        )
         return 1
     try:
-        request = Request.decode(own, record.value)
+        request = RequestRecord.decode(own, record.value)
     except UndecodableRecord:
         place = await bus.send(topic, record.value, key=record.key or b"", headers=own)
         print(f"sent again as it was: {topic}[{place.partition}]@{place.offset}")
@@ -108,6 +127,13 @@ async def replay(bus: Bus, topics: Topics, settings: Settings, arguments: argpar
         maybe_duplicate=False,
     )
     place = await bus.send(topic, new.body, key=new.id.encode(), headers=new.headers())
-    address = Address(new.id, fingerprint(topic), place.partition, place.offset, new.reply_partition, new.reply_offset)
+    address = Address(
+        new.id,
+        fingerprint(topic),
+        place.partition,
+        place.offset,
+        new.reply_partition,
+        new.reply_offset,
+    )
     print(address.encode())
     return 0

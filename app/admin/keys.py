@@ -1,4 +1,6 @@
-"""The keys of API_KEYS_FILE: making one, showing what there is, taking one out. Gateways follow within seconds."""
+"""The keys of API_KEYS_FILE: making one, showing what there is, taking one out. Gateways follow
+within seconds.
+"""
 
 import argparse
 import fcntl
@@ -16,13 +18,19 @@ from app.config.api_keys_file import KeyEntry, hash_of, in_utc, parse_keys, read
 from app.config.settings import Settings
 from app.errors import SettingsError
 
-_OPTIONS = ("models", "rpm", "tpm", "concurrent", "priority", "expires")  # whose absence says what it says in the file
-_UNTIL = "how long it is good, or until when: 90m, 12h, 30d, 2031-01-31, 2031-01-31T18:00:00Z; without it for ever"
+# whose absence says what it says in the file
+_OPTIONS = ("models", "rpm", "tpm", "concurrent", "priority", "expires")
+_UNTIL = (
+    "how long it is good, or until when: 90m, 12h, 30d, 2031-01-31, "
+    "2031-01-31T18:00:00Z; without it for ever"
+)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def expiry(text: str) -> datetime:
-    """From now on `90m`, `12h` or `30d`, or a date or a time as in the file, in UTC unless it says otherwise; for argparse."""
+    """From now on `90m`, `12h` or `30d`, or a date or a time as in the file, in UTC unless it says
+    otherwise; for argparse.
+    """
     now = datetime.now(UTC).replace(microsecond=0)
     if found := re.fullmatch(r"([1-9]\d{0,5})([mhd])", text):
         return now + timedelta(**{_UNITS[found[2]]: int(found[1])})
@@ -30,7 +38,8 @@ def expiry(text: str) -> datetime:
         until = in_utc(datetime.fromisoformat(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            "minutes, hours or days from now (90m, 12h, 30d), or a date or a time (2031-01-31, 2031-01-31T18:00:00Z)"
+            "minutes, hours or days from now (90m, 12h, 30d), or a date or a time "
+            "(2031-01-31, 2031-01-31T18:00:00Z)"
         ) from None
     if until <= now:
         raise argparse.ArgumentTypeError(f"{text} has passed")
@@ -41,23 +50,49 @@ def named_models(text: str) -> tuple[str, ...]:
     """`gpt,qwen`; for argparse."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise argparse.ArgumentTypeError("it names no model; a key that may use all is made without --models")
+        raise argparse.ArgumentTypeError(
+            "it names no model; a key that may use all is made without --models"
+        )
     return names
 
 
 def add_commands(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`keys new|list|revoke`; each needs no bus."""
-    commands = rooms.add_parser("keys", help="who may call").add_subparsers(required=True, metavar="new|list|revoke")
+    commands = rooms.add_parser("keys", help="who may call").add_subparsers(
+        required=True, metavar="new|list|revoke"
+    )
     make = commands.add_parser("new", help="make a key and print it, once, as the last word")
     make.set_defaults(offline=new)
-    make.add_argument("--tenant", required=True, help="whose it is; keys of one tenant share its limits and its requests")
-    make.add_argument("--id", default="", help="what list, revoke and the logs call it; without it a random one")
-    make.add_argument("--models", type=named_models, metavar="a,b", help="the models that it may use; without it all")
-    for name, help_ in (("rpm", "requests a minute"), ("tpm", "tokens a minute"), ("concurrent", "requests at once")):
-        make.add_argument(f"--{name}", type=int, metavar="N", help=f"{help_}, with each model; without it no limit")
+    make.add_argument(
+        "--tenant",
+        required=True,
+        help="whose it is; keys of one tenant share its limits and its requests",
+    )
+    make.add_argument(
+        "--id", default="", help="what list, revoke and the logs call it; without it a random one"
+    )
+    make.add_argument(
+        "--models",
+        type=named_models,
+        metavar="a,b",
+        help="the models that it may use; without it all",
+    )
+    for name, help_ in (
+        ("rpm", "requests a minute"),
+        ("tpm", "tokens a minute"),
+        ("concurrent", "requests at once"),
+    ):
+        make.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="N",
+            help=f"{help_}, with each model; without it no limit",
+        )
     make.add_argument("--priority", choices=("low", "normal", "high"), default="normal")
     make.add_argument("--expires", type=expiry, metavar="30d", help=_UNTIL)
-    commands.add_parser("list", help="every key with its tenant and limits, never the key itself").set_defaults(offline=show)
+    commands.add_parser(
+        "list", help="every key with its tenant and limits, never the key itself"
+    ).set_defaults(offline=show)
     revoke_ = commands.add_parser("revoke", help="take a key out")
     revoke_.set_defaults(offline=revoke)
     revoke_.add_argument("id")
@@ -68,7 +103,9 @@ def new(settings: Settings, arguments: argparse.Namespace) -> int:
     entry = _entry(key, arguments)
     with _editing(_path(settings)) as entries:
         if any(other.id == entry.id for other in entries):
-            raise SettingsError(f"--id: there is a key {entry.id} already; revoke it first or choose another id")
+            raise SettingsError(
+                f"--id: there is a key {entry.id} already; revoke it first or choose another id"
+            )
         entries.append(entry)
     print(f"{_line(entry)}\nThe key itself, which is kept nowhere and not shown again: {key}")
     return 0
@@ -119,9 +156,12 @@ def _read(path: Path) -> list[KeyEntry]:
 def _editing(path: Path) -> Iterator[list[KeyEntry]]:
     """The entries, to be changed; written if they were, by one process at a time."""
     try:
-        directory = os.open(path.resolve().parent, os.O_RDONLY)  # the file itself is replaced, so it can hold no lock
+        # the file itself is replaced, so it can hold no lock
+        directory = os.open(path.resolve().parent, os.O_RDONLY)
     except OSError as error:
-        raise SettingsError(f"API_KEYS_FILE: the directory of {path} cannot be read ({error.strerror})") from None
+        raise SettingsError(
+            f"API_KEYS_FILE: the directory of {path} cannot be read ({error.strerror})"
+        ) from None
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         entries = _read(path)
@@ -136,10 +176,16 @@ def _editing(path: Path) -> Iterator[list[KeyEntry]]:
 
 
 def _line(entry: KeyEntry) -> str:
-    limits = [f"{name}={getattr(entry, name)}" for name in ("rpm", "tpm", "concurrent") if getattr(entry, name)]
+    limits = [
+        f"{name}={getattr(entry, name)}"
+        for name in ("rpm", "tpm", "concurrent")
+        if getattr(entry, name)
+    ]
     models = [f"models={','.join(entry.models)}"] if entry.models else []
     priority = [f"priority={entry.priority}"] if entry.priority != "normal" else []
-    return " ".join([f"{entry.id} tenant={entry.tenant}", *models, *limits, *priority, *_expiry(entry)])
+    return " ".join(
+        [f"{entry.id} tenant={entry.tenant}", *models, *limits, *priority, *_expiry(entry)]
+    )
 
 
 def _expiry(entry: KeyEntry) -> list[str]:

@@ -58,7 +58,9 @@ def _on_signal(stopped: asyncio.Event) -> None:
 
 
 def main() -> int:
-    """Exit status 2, with one line that names the variable, when a setting is missing or does not work."""
+    """Exit status 2, with one line that names the variable, when a setting is missing or does not
+    work.
+    """
     try:
         settings = app_settings.load()
         bus, entries = make_bus(settings.bus, shared=True), for_worker(settings)

@@ -17,31 +17,51 @@ logger = logging.getLogger("app.agent")
 
 
 class Fleet:
-    def __init__(self, bus: Bus, settings: Settings, entries: Sequence[ModelEntry], tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        settings: Settings,
+        entries: Sequence[ModelEntry],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._bus = bus
         self._entries = entries
         self._drain_seconds = settings.worker.drain
         self._workers = [
-            Worker(bus, settings.bus, settings.worker, entry, make_engine(entry, settings.worker), tracer) for entry in entries
+            Worker(
+                bus,
+                settings.bus,
+                settings.worker,
+                entry,
+                make_engine(entry, settings.worker),
+                tracer,
+            )
+            for entry in entries
         ]
         self._starting: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start each worker in the background; it takes requests as soon as its upstream answers.
 
-        An unexpected error ends the process of a single worker; beside others it makes that worker unready.
+        An unexpected error ends the process of a single worker; beside others it makes that worker
+        unready.
         """
         warn_of_loopback_hosts(self._entries)
         if len(self._workers) == 1:
             self._starting = [start_or_end(worker.start()) for worker in self._workers]
         else:
-            self._starting = [asyncio.create_task(_start_beside_others(worker)) for worker in self._workers]
+            self._starting = [
+                asyncio.create_task(_start_beside_others(worker)) for worker in self._workers
+            ]
 
     def unready(self) -> list[str]:
         """Why they do not take requests; empty when all do."""
         log = self._bus.healthy()
         found = [(worker.model, worker.unready()) for worker in self._workers]
-        return [*([f"bus: {log}"] if log else []), *(f"model {model}: {why}" for model, why in found if why)]
+        return [
+            *([f"bus: {log}"] if log else []),
+            *(f"model {model}: {why}" for model, why in found if why),
+        ]
 
     async def drain(self) -> None:
         """Leaves the groups at once and finishes what runs, within DRAIN_SECONDS."""

@@ -1,4 +1,6 @@
-"""A worker's health at ADMIN_PORT, for Kubernetes' probes: the same two paths and bodies as a gateway's."""
+"""A worker's health at ADMIN_PORT, for Kubernetes' probes: the same two paths and bodies as a
+gateway's.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -10,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """A WSGI application. GET /healthz: the process lives. GET /readyz: it takes requests, or why it does not.
+    """A WSGI application. GET /healthz: the process lives. GET /readyz: it takes requests, or why
+    it does not.
 
     `unready` is called from other threads than the event loop's.
     """
@@ -18,9 +21,13 @@ class Health:
     def __init__(self, unready: Callable[[], list[str]]) -> None:
         self._unready = unready
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
         status, body = self._answer(environ["PATH_INFO"])
-        start_response(status, [("content-type", "application/json"), ("content-length", str(len(body)))])
+        start_response(
+            status, [("content-type", "application/json"), ("content-length", str(len(body)))]
+        )
         return [body]
 
     def _answer(self, path: str) -> tuple[str, bytes]:

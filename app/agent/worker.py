@@ -8,26 +8,27 @@ import time
 from collections.abc import Awaitable, Callable
 
 from app import __version__
-from app.agent.consume.cancellations import ControlReader
-from app.agent.consume.concurrency_limiter import Slots
-from app.agent.consume.partition_buffers import Intake
+from app.agent.consume.cancellations import Cancellations
+from app.agent.consume.concurrency_limiter import ConcurrencyLimiter
+from app.agent.consume.partition_buffers import PartitionBuffers
 from app.agent.consume.scheduler import Scheduler
 from app.agent.consume.tracing import JobTraces, TracedEngine
 from app.agent.engines.base import Engine
 from app.agent.engines.upstream_watch import UpstreamWatch
 from app.agent.reply.job_context import JobContext
-from app.agent.reply.reply_batcher import Outbox
+from app.agent.reply.reply_batcher import ReplyBatcher
 from app.bus.base import Bus, GroupReader
 from app.bus.topic_configs import largest_record, request_spec, shared_specs
-from app.cluster.heartbeat_sender import Heartbeats
+from app.cluster.heartbeat_sender import HeartbeatSender
 from app.cluster.peers import Peers
+from app.config.bus_settings import BusSettings
 from app.config.model_entry import ModelEntry
-from app.config.settings import BusSettings, WorkerSettings
-from app.protocol.heartbeats import WorkerBeat, encode
+from app.config.settings import WorkerSettings
+from app.protocol.heartbeats import WorkerHeartbeat, encode
 from app.protocol.reply_batch import JOINED
 from app.protocol.topics import Topics
 from app.reply_log.backlog_feed import ReplyTails
-from app.reply_log.record_scanner import Scanner
+from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 from app.reply_log.retry import until_done
 from app.telemetry.metrics import DEAD_LETTERS, REBALANCES, TAKEOVERS, UPSTREAM_RETRIES
@@ -61,14 +62,17 @@ class Worker:
         self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
         self._card = entry.card(bus_settings.prefix, int(time.time()))
         for counter in (TAKEOVERS, UPSTREAM_RETRIES, DEAD_LETTERS):
-            counter.labels(entry.id)  # 0 from the start: what looks at an increase would miss the first one
-        self._slots = Slots(entry.concurrency or settings.concurrency, lambda: self._scheduler.begin_quiet())
-        self._intake = Intake(self._changed, lambda: self._scheduler.pump())
-        self._beats = Heartbeats(bus, topics.workers, settings.heartbeat, self._describe)
+            # 0 from the start: what looks at an increase would miss the first one
+            counter.labels(entry.id)
+        self._slots = ConcurrencyLimiter(
+            entry.concurrency or settings.concurrency, lambda: self._scheduler.begin_quiet()
+        )
+        self._intake = PartitionBuffers(self._changed, lambda: self._scheduler.pump())
+        self._beats = HeartbeatSender(bus, topics.workers, settings.heartbeat, self._describe)
         self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
-        lookup = ReplyLookup(Scanner(bus), topics.replies)
+        lookup = ReplyLookup(RecordScanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
-        outbox = Outbox(bus, topics.replies, lambda: self._peers.all_read(JOINED))
+        outbox = ReplyBatcher(bus, topics.replies, lambda: self._peers.all_read(JOINED))
         self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
         self._context = JobContext(
             bus,
@@ -84,13 +88,23 @@ class Worker:
             largest_record(bus_settings),
             settings.max_reply,
         )
-        self._control = ControlReader(
-            bus, topics.control, settings.request_timeout, lambda control: self._scheduler.on_control(control)
+        self._control = Cancellations(
+            bus,
+            topics.control,
+            settings.request_timeout,
+            lambda control: self._scheduler.on_control(control),
         )
         group = self._card.group
         traces = JobTraces(tracer, self.owner, group, bus_settings.system) if tracer else None
         self._scheduler = Scheduler(
-            self._context, self._intake, self._slots, self._peers, self._control, group, self._beats.soon, traces
+            self._context,
+            self._intake,
+            self._slots,
+            self._peers,
+            self._control,
+            group,
+            self._beats.soon,
+            traces,
         )
         self._group: GroupReader | None = None
         self._engine_is_open = False
@@ -111,7 +125,9 @@ class Worker:
         return self._not_ready or self._upstream.reason
 
     async def start(self) -> None:
-        """Makes its topics known, waits for its upstream, joins its group. It is ready only then."""
+        """Makes its topics known, waits for its upstream, joins its group. It is ready only
+        then.
+        """
         for step in (self._make_topics, self._announce, self._control.start, self._peers.start):
             await self._patiently(step)
         self._beats.start()
@@ -122,7 +138,12 @@ class Worker:
         await self._patiently(self._join)
         self._not_ready = ""
         self._beats.soon()
-        logger.info("model %s: serving topic %s as group %s", self._entry.id, self._card.topic, self._card.group)
+        logger.info(
+            "model %s: serving topic %s as group %s",
+            self._entry.id,
+            self._card.topic,
+            self._card.group,
+        )
 
     def could_not_start(self, error: Exception) -> None:
         """It takes no requests until its process is started again, and says why."""
@@ -131,21 +152,30 @@ class Worker:
 
     async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
         """A broker that is away, or that is still making a topic, is waited for."""
-        await until_done(f"start of model {self._entry.id}'s worker", step, pause=_BUS_RETRY_SECONDS)
+        await until_done(
+            f"start of model {self._entry.id}'s worker", step, pause=_BUS_RETRY_SECONDS
+        )
 
     async def _make_topics(self) -> None:
-        specs = [*shared_specs(self._bus_settings, self._topics), request_spec(self._bus_settings, self._card.topic)]
+        specs = [
+            *shared_specs(self._bus_settings, self._topics),
+            request_spec(self._bus_settings, self._card.topic),
+        ]
         for line in await self._bus.ensure_topics(specs):
             logger.warning("topic kept as it is: %s", line)
 
     async def _announce(self) -> None:
         """Makes the model known, for as long as nobody forgets it."""
         card = self._card
-        await self._bus.send(self._topics.models, encode(card), key=card.model.encode(), headers=[("v", b"1")])
+        await self._bus.send(
+            self._topics.models, encode(card), key=card.model.encode(), headers=[("v", b"1")]
+        )
 
     async def _join(self) -> None:
         buffer = max(self._slots.count, _LEAST_BUFFER)
-        self._group = await self._bus.group_reader(self._card.topic, self._card.group, self._intake, buffer=buffer)
+        self._group = await self._bus.group_reader(
+            self._card.topic, self._card.group, self._intake, buffer=buffer
+        )
         self._intake.attach(self._group)
 
     async def drain(self, seconds: float) -> None:
@@ -172,12 +202,17 @@ class Worker:
         self._not_ready = "joining its group"
 
     def _nobody_reads(self) -> str:
-        """A reply topic that no gateway reads is a mistake in the settings; without gateways there is nothing to say."""
+        """A reply topic that no gateway reads is a mistake in the settings; without gateways there
+        is nothing to say.
+        """
         read = self._peers.reply_topics()
         if not read or self._topics.replies in read:
             return ""
         theirs = ", ".join(sorted(read))
-        return f"KAFKA_RESPONSE_TOPIC: the gateways read {theirs}, this worker would write to {self._topics.replies}"
+        return (
+            f"KAFKA_RESPONSE_TOPIC: the gateways read {theirs}, this worker would write to "
+            f"{self._topics.replies}"
+        )
 
     def _changed(self) -> None:
         """Partitions came or went: others act on that, so they hear of it at once."""
@@ -187,8 +222,8 @@ class Worker:
         self._scheduler.pump()
         self._beats.soon()
 
-    def _describe(self) -> WorkerBeat:
-        return WorkerBeat(
+    def _describe(self) -> WorkerHeartbeat:
+        return WorkerHeartbeat(
             worker=self.owner,
             model=self._card.model,
             topic=self._card.topic,

@@ -1,6 +1,8 @@
-"""The contract of a bus: a durable, partitioned log with consumer groups. Kafka is one, memory is another.
+"""The contract of a bus: a durable, partitioned log with consumer groups. Kafka is one, memory is
+another.
 
-All methods and callbacks belong to one event loop. `tests/contract/test_bus.py` is the contract in full.
+All methods and callbacks belong to one event loop. `tests/contract/test_bus.py` is the contract in
+full.
 """
 
 from asyncio import Future
@@ -13,7 +15,9 @@ from app.protocol.records import Headers
 
 
 class Record(NamedTuple):
-    """One record as it lies in the log. `timestamp` is milliseconds since the epoch. A header's value may be empty, not None."""
+    """One record as it lies in the log. `timestamp` is milliseconds since the epoch. A header's
+    value may be empty, not None.
+    """
 
     topic: str
     partition: int
@@ -66,7 +70,9 @@ class TopicSpec:
 
 
 def shortfalls(spec: TopicSpec, there: Mapping[str, str | None]) -> list[str]:
-    """Where an existing topic's settings do not do what ours would, a line each. More than we want is fine."""
+    """Where an existing topic's settings do not do what ours would, a line each. More than we want
+    is fine.
+    """
     return [
         f"{spec.name} has {name}={there.get(name)}, and {wanted} is needed"
         for name, wanted in spec.config.items()
@@ -102,13 +108,17 @@ class GroupListener(Protocol):
 
 
 class GroupReader(Protocol):
-    """A member of a consumer group on one topic. At most `buffer` records per partition are handed over and not taken."""
+    """A member of a consumer group on one topic. At most `buffer` records per partition are handed
+    over and not taken.
+    """
 
     def took(self, partition: int) -> None:
         """One record of the partition has left the caller's buffer: there is room for another."""
 
     def commit(self, partition: int, offset: int) -> None:
-        """Offsets below `offset` are done. Written soon, and at the latest when the partition is given away."""
+        """Offsets below `offset` are done. Written soon, and at the latest when the partition is
+        given away.
+        """
 
     async def close(self) -> None:
         """Commits, leaves the group at once, ends."""
@@ -130,7 +140,13 @@ class Sender(Protocol):
     """Writes records."""
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         """Queues a record; the future ends when all in-sync replicas have it, or with NotDelivered.
 
@@ -152,14 +168,20 @@ class Bus(Sender, Protocol):
         """Empty when the log is within reach, else why not."""
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
-        """Makes the topics that are missing. What an existing one has too little of comes back, a line each."""
+        """Makes the topics that are missing. What an existing one has too little of comes back, a
+        line each.
+        """
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has; 0 if there is no such topic."""
 
-    async def group_reader(self, topic: str, group: str, listener: GroupListener, *, buffer: int) -> GroupReader: ...
+    async def group_reader(
+        self, topic: str, group: str, listener: GroupListener, *, buffer: int
+    ) -> GroupReader: ...
 
-    async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
+    async def log_reader(
+        self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords
+    ) -> LogReader:
         """Returns once the positions are known."""
 
     async def ends(self, topic: str) -> dict[int, int]:

@@ -1,4 +1,6 @@
-"""The ends of topics' partitions, asked for by one question at a time, however many want to know."""
+"""The ends of topics' partitions, asked for by one question at a time, however many want to
+know.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -13,10 +15,13 @@ class Ends:
         self._bus = bus
         self._callers = 0
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._latest: dict[str, tuple[int, dict[int, int]]] = {}  # callers before the question; the answer
+        # callers before the question; the answer
+        self._latest: dict[str, tuple[int, dict[int, int]]] = {}
 
     async def of(self, topic: str) -> dict[int, int]:
-        """Return the next offset to be written in each partition, no older than this call. Raises BusError."""
+        """Return the next offset to be written in each partition, no older than this call. Raises
+        BusError.
+        """
         self._callers += 1
         number = self._callers
         async with self._locks[topic]:

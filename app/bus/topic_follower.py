@@ -7,7 +7,7 @@ from app.bus.base import Bus, From, LogReader, OnRecords, Record
 from app.errors import BusError
 
 
-class Follower:
+class TopicFollower:
     """A log reader over all partitions of one topic."""
 
     def __init__(self, bus: Bus, topic: str, on_records: OnRecords) -> None:
@@ -19,7 +19,8 @@ class Follower:
         self._caught_up = asyncio.Event()
 
     async def start(self, begin: From) -> None:
-        """Returns when everything from `begin` to the topic's end of this moment has been handed over.
+        """Returns when everything from `begin` to the topic's end of this moment has been handed
+        over.
 
         Raises BusError; may then be called again.
         """
@@ -27,7 +28,9 @@ class Follower:
             self._ends = await self._bus.ends(self._topic)
             if not self._ends:  # also where a broker that has not heard of it yet was asked
                 raise BusError(f"topic {self._topic} is not there yet")
-            self._reader = await self._bus.log_reader(self._topic, sorted(self._ends), begin, self._seen)
+            self._reader = await self._bus.log_reader(
+                self._topic, sorted(self._ends), begin, self._seen
+            )
         self._check()
         await self._caught_up.wait()
 
@@ -44,5 +47,7 @@ class Follower:
 
     def _check(self) -> None:
         reader = self._reader
-        if reader is not None and all(reader.position(partition) >= end for partition, end in self._ends.items()):
+        if reader is not None and all(
+            reader.position(partition) >= end for partition, end in self._ends.items()
+        ):
             self._caught_up.set()

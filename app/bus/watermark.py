@@ -4,7 +4,9 @@ from collections import deque
 
 
 class Watermark:
-    """Offsets of one partition in work. `position` is the first one that is not done: all below may be committed."""
+    """Offsets of one partition in work. `position` is the first one that is not done: all below may
+    be committed.
+    """
 
     __slots__ = ("_done", "_open", "position")
 

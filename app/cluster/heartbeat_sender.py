@@ -1,4 +1,6 @@
-"""A process's own heartbeats: sent every interval, and at once when something changed that others act on."""
+"""A process's own heartbeats: sent every interval, and at once when something changed that others
+act on.
+"""
 
 import asyncio
 import logging
@@ -6,15 +8,21 @@ from collections.abc import Callable
 
 from app.bus.base import Bus
 from app.errors import BusError
-from app.protocol.heartbeats import GatewayBeat, WorkerBeat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode
 
 logger = logging.getLogger("app.bus")
 
 
-class Heartbeats:
+class HeartbeatSender:
     """Sends what `describe` gives, to the workers' topic."""
 
-    def __init__(self, bus: Bus, topic: str, interval: float, describe: Callable[[], WorkerBeat | GatewayBeat]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        topic: str,
+        interval: float,
+        describe: Callable[[], WorkerHeartbeat | GatewayHeartbeat],
+    ) -> None:
         self._bus = bus
         self._topic = topic
         self._interval = interval
@@ -30,7 +38,9 @@ class Heartbeats:
         self._changed.set()
 
     async def close(self) -> None:
-        """Sends the last one, which says that this process leaves; nothing if there was none before."""
+        """Sends the last one, which says that this process leaves; nothing if there was none
+        before.
+        """
         if self._task is not None:
             self._task.cancel()
             await self._beat()
@@ -52,6 +62,8 @@ class Heartbeats:
         beat = self._describe()
         try:
             async with asyncio.timeout(self._interval):
-                await self._bus.send(self._topic, encode(beat), key=beat.name.encode(), headers=[("v", b"1")])
+                await self._bus.send(
+                    self._topic, encode(beat), key=beat.name.encode(), headers=[("v", b"1")]
+                )
         except (BusError, TimeoutError):
             return  # the next one says it

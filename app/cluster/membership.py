@@ -6,12 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.bus.base import Bus, Record, Since, Start
-from app.bus.topic_follower import Follower
-from app.cluster.heartbeat_sender import Heartbeats
-from app.cluster.model_registry import Catalog
-from app.cluster.suspend_aware_clock import AwakeClock
+from app.bus.topic_follower import TopicFollower
+from app.cluster.heartbeat_sender import HeartbeatSender
+from app.cluster.model_registry import ModelRegistry
+from app.cluster.suspend_aware_clock import SuspendAwareClock
 from app.errors import UndecodableRecord
-from app.protocol.heartbeats import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat, decode_card
+from app.protocol.heartbeats import (
+    SILENT_INTERVALS,
+    GatewayHeartbeat,
+    WorkerHeartbeat,
+    decode_beat,
+    decode_card,
+)
 from app.protocol.topics import Topics
 
 logger = logging.getLogger("app.cluster.membership")
@@ -20,10 +26,11 @@ _MOST_SKEW = 1.0  # seconds between two clocks before it is said
 _WATCH_SECONDS = 10.0  # after a look at the live view, which looks again every two
 
 
-class Presence:
+class Membership:
     """Keeps the catalog: cards from the models' topic, heartbeats from the workers'.
 
-    `own`: this gateway's name. `worker_heard` is called with the name of each worker that sends a heartbeat.
+    `own`: this gateway's name. `worker_heard` is called with the name of each worker that sends a
+    heartbeat.
     """
 
     def __init__(
@@ -31,9 +38,9 @@ class Presence:
         own: str,
         bus: Bus,
         topics: Topics,
-        catalog: Catalog,
+        catalog: ModelRegistry,
         interval: float,
-        describe: Callable[[], GatewayBeat],
+        describe: Callable[[], GatewayHeartbeat],
         worker_heard: Callable[[str], None],
     ) -> None:
         self._own = own
@@ -41,14 +48,15 @@ class Presence:
         self._catalog = catalog
         self._worker_heard = worker_heard
         self._interval = interval
-        self._models = Follower(bus, topics.models, self._on_models)
-        self._workers = Follower(bus, topics.workers, self._on_beats)
-        self._clock = AwakeClock(interval / 2)
-        self._silent_at: dict[str, float] = {}  # process -> when, by our clock, it is taken for dead unless it is heard again
-        self._gateways: dict[str, GatewayBeat] = {}
+        self._models = TopicFollower(bus, topics.models, self._on_models)
+        self._workers = TopicFollower(bus, topics.workers, self._on_beats)
+        self._clock = SuspendAwareClock(interval / 2)
+        # process -> when, by our clock, it is taken for dead unless it is heard again
+        self._silent_at: dict[str, float] = {}
+        self._gateways: dict[str, GatewayHeartbeat] = {}
         self._said: set[tuple[str, str]] = set()  # worker, and what of it
         self._watched_until = 0.0  # monotonic
-        self._beats = Heartbeats(bus, topics.workers, interval, describe)
+        self._beats = HeartbeatSender(bus, topics.workers, interval, describe)
         self._burying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -74,11 +82,11 @@ class Presence:
         """The reply partition of each other gateway that lives."""
         return [beat.partition for beat in self.others()]
 
-    def others(self) -> list[GatewayBeat]:
+    def others(self) -> list[GatewayHeartbeat]:
         """The other gateways that live, as their last heartbeats say."""
         return [beat for beat in self._gateways.values() if beat.gateway != self._own]
 
-    def gateways(self) -> list[GatewayBeat]:
+    def gateways(self) -> list[GatewayHeartbeat]:
         """The gateways that live, this one too, as their last heartbeats say."""
         return sorted(self._gateways.values(), key=lambda beat: beat.gateway)
 
@@ -91,7 +99,8 @@ class Presence:
         for record in records:
             try:
                 if record.value is None:
-                    self._catalog.forget((record.key or b"").decode(errors="replace"))  # not UTF-8: no model's name
+                    # not UTF-8: no model's name
+                    self._catalog.forget((record.key or b"").decode(errors="replace"))
                 else:
                     self._catalog.learn(decode_card(record.value))
             except UndecodableRecord as error:
@@ -104,24 +113,36 @@ class Presence:
             except UndecodableRecord as error:
                 logger.warning("undecodable heartbeat at offset %d: %s", record.offset, error)
                 continue
-            if isinstance(beat, WorkerBeat):
+            if isinstance(beat, WorkerHeartbeat):
                 self._on_worker(beat, record.timestamp / 1000)
             else:
                 self._on_gateway(beat)
 
-    def _on_worker(self, beat: WorkerBeat, sent: float) -> None:
+    def _on_worker(self, beat: WorkerHeartbeat, sent: float) -> None:
         self._silent_at[beat.worker] = self._clock.now() + beat.silent_after
         if beat.replies != self._topics.replies:
-            what = f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads {self._topics.replies}"
+            what = (
+                f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads "
+                f"{self._topics.replies}"
+            )
             self._say(beat.worker, "replies", what)
             return
-        if abs(skew := beat.time - time.time()) > _MOST_SKEW and time.time() - sent < self._interval:
-            self._say(beat.worker, "clock", f"the clock of worker {beat.worker} on {beat.host} is off by about {skew:.0f} s")
+        if (
+            abs(skew := beat.time - time.time()) > _MOST_SKEW
+            and time.time() - sent < self._interval
+        ):
+            self._say(
+                beat.worker,
+                "clock",
+                f"the clock of worker {beat.worker} on {beat.host} is off by about {skew:.0f} s",
+            )
         self._catalog.heard(beat)
         self._worker_heard(beat.worker)
 
     def watch(self) -> None:
-        """An operator looks at this gateway, and presumably goes on for a while: the others hear of it at once."""
+        """An operator looks at this gateway, and presumably goes on for a while: the others hear of
+        it at once.
+        """
         begins, self._watched_until = not self.watched, time.monotonic() + _WATCH_SECONDS
         if begins:
             self._beats.soon()
@@ -130,7 +151,7 @@ class Presence:
     def watched(self) -> bool:
         return time.monotonic() < self._watched_until
 
-    def _on_gateway(self, beat: GatewayBeat) -> None:
+    def _on_gateway(self, beat: GatewayHeartbeat) -> None:
         before = self._gateways.get(beat.gateway)
         if beat.watched and not (before and before.watched) and beat.gateway != self._own:
             self._beats.soon()  # who looks there sees what is here

@@ -1,4 +1,6 @@
-"""What the other workers say they run. A worker whose heartbeat is younger than three intervals is alive."""
+"""What the other workers say they run. A worker whose heartbeat is younger than three intervals is
+alive.
+"""
 
 import asyncio
 import time
@@ -6,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.bus.base import Bus, Record, Since
-from app.bus.topic_follower import Follower
-from app.cluster.suspend_aware_clock import AwakeClock
+from app.bus.topic_follower import TopicFollower
+from app.cluster.suspend_aware_clock import SuspendAwareClock
 from app.errors import UndecodableRecord
-from app.protocol.heartbeats import SILENT_INTERVALS, GatewayBeat, WorkerBeat, decode_beat
+from app.protocol.heartbeats import SILENT_INTERVALS, GatewayHeartbeat, WorkerHeartbeat, decode_beat
 from app.protocol.records import READS
 
 _LATELY_SECONDS = 60.0
@@ -18,22 +20,24 @@ _REMEMBERED_SECONDS = 600.0  # after a worker fell silent
 
 @dataclass(slots=True)
 class _Peer:
-    beat: WorkerBeat
+    beat: WorkerHeartbeat
     running: frozenset[str]
-    silent_at: float  # by the clock of who listens: when it is taken for dead unless it is heard again
+    # by the clock of who listens: when it is taken for dead unless it is heard again
+    silent_at: float
 
 
 class Peers:
     """Follows the workers' topic."""
 
     def __init__(self, bus: Bus, topic: str, interval: float, own: str) -> None:
-        self._follower = Follower(bus, topic, self._on_records)
-        self._clock = AwakeClock(interval / 2)
+        self._follower = TopicFollower(bus, topic, self._on_records)
+        self._clock = SuspendAwareClock(interval / 2)
         self._interval = interval
         self._own = own
         self._caught_up = False
         self._peers: dict[str, _Peer] = {}
-        self._gateways: dict[str, tuple[GatewayBeat, float]] = {}  # with when each is taken for dead
+        # with when each is taken for dead
+        self._gateways: dict[str, tuple[GatewayHeartbeat, float]] = {}
         self._versions = frozenset(READS)  # of records that all who live read
         self._changed = asyncio.Event()
 
@@ -57,8 +61,13 @@ class Peers:
         return sum(len(peer.running) for peer in self._living())
 
     def holds(self, group: str, partition: int) -> bool:
-        """Another worker that lives still counts this partition as its own: what it runs of it is not settled yet."""
-        return any(peer.beat.group == group and partition in peer.beat.partitions for peer in self._living())
+        """Another worker that lives still counts this partition as its own: what it runs of it is
+        not settled yet.
+        """
+        return any(
+            peer.beat.group == group and partition in peer.beat.partitions
+            for peer in self._living()
+        )
 
     def lives(self, worker: str) -> bool:
         return worker in self._peers and self._peers[worker].silent_at > self._clock.now()
@@ -69,13 +78,18 @@ class Peers:
         return any(id_ in peer.running and peer.silent_at <= now for peer in self._peers.values())
 
     def died_without(self, id_: str) -> bool:
-        """Lately a worker fell silent, without leaving, that did not run this request: something else ends workers too."""
+        """Lately a worker fell silent, without leaving, that did not run this request: something
+        else ends workers too.
+        """
         now = self._clock.now()
-        return any(now - _LATELY_SECONDS < peer.silent_at <= now and id_ not in peer.running for peer in self._peers.values())
+        return any(
+            now - _LATELY_SECONDS < peer.silent_at <= now and id_ not in peer.running
+            for peer in self._peers.values()
+        )
 
     def reply_topics(self) -> set[str]:
         """What the gateways that live read."""
-        return {beat.replies for beat in self._beats() if isinstance(beat, GatewayBeat)}
+        return {beat.replies for beat in self._beats() if isinstance(beat, GatewayHeartbeat)}
 
     def all_read(self, version: int) -> bool:
         """Everybody who lives, gateways and workers, reads records of this version."""
@@ -91,7 +105,7 @@ class Peers:
         except TimeoutError:
             return
 
-    def _beats(self) -> list[WorkerBeat | GatewayBeat]:
+    def _beats(self) -> list[WorkerHeartbeat | GatewayHeartbeat]:
         """The last ones of all who live."""
         now = self._clock.now()
         gateways = [beat for beat, silent_at in self._gateways.values() if silent_at > now]
@@ -108,7 +122,7 @@ class Peers:
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
             silent_at = self._clock.now() + beat.silent_after - self._age(record)
-            if isinstance(beat, GatewayBeat):
+            if isinstance(beat, GatewayHeartbeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:
                 self._heard(beat, silent_at)
@@ -118,19 +132,25 @@ class Peers:
         changed.set()
 
     def _age(self, record: Record) -> float:
-        """Seconds since it was sent, by the sender's clock and ours: so only of what lay there before this worker came."""
+        """Seconds since it was sent, by the sender's clock and ours: so only of what lay there
+        before this worker came.
+        """
         return 0.0 if self._caught_up else max(0.0, time.time() - record.timestamp / 1000)
 
-    def _heard(self, beat: WorkerBeat, silent_at: float) -> None:
+    def _heard(self, beat: WorkerHeartbeat, silent_at: float) -> None:
         if beat.gone:
             self._peers.pop(beat.worker, None)
         else:
             self._peers[beat.worker] = _Peer(beat, frozenset(beat.running), silent_at)
 
     def _forget_the_dead(self) -> None:
-        """Dead workers are remembered for a while: who takes over asks whether they died with a request."""
+        """Dead workers are remembered for a while: who takes over asks whether they died with a
+        request.
+        """
         now = self._clock.now()
-        for gateway in [gateway for gateway, (_, silent_at) in self._gateways.items() if silent_at <= now]:
+        for gateway in [
+            gateway for gateway, (_, silent_at) in self._gateways.items() if silent_at <= now
+        ]:
             del self._gateways[gateway]
         oldest = now - _REMEMBERED_SECONDS
         for worker in [worker for worker, peer in self._peers.items() if peer.silent_at < oldest]:

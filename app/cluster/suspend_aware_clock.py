@@ -1,14 +1,17 @@
-"""A clock that stands still while its process does: who was not heard meanwhile has not fallen silent."""
+"""A clock that stands still while its process does: who was not heard meanwhile has not fallen
+silent.
+"""
 
 import asyncio
 import time
 
 
-class AwakeClock:
-    """Monotonic seconds, of which a process that was stopped, paused with its machine or starved has missed all but two ticks.
+class SuspendAwareClock:
+    """Monotonic seconds, of which a process that was stopped, paused with its machine or starved
+    has missed all but two ticks.
 
-    By the system's clock everybody has been silent when it goes on, as what they said meanwhile is still on its way: a worker
-    would take over what another is at work on.
+    By the system's clock everybody has been silent when it goes on, as what they said meanwhile is
+    still on its way: a worker would take over what another is at work on.
     """
 
     def __init__(self, tick: float) -> None:

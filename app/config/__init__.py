@@ -1,1 +1,3 @@
-"""Settings, the models file, the API keys file: the only readers of the environment and of files that people write."""
+"""Settings, the models file, the API keys file: the only readers of the environment and of files
+that people write.
+"""

@@ -1,6 +1,8 @@
-"""The keys file: who may call, and how much. `python -m app.admin keys` writes it, gateways read it.
+"""The keys file: who may call, and how much. `python -m app.admin keys` writes it, gateways read
+it.
 
-It holds hashes, never keys. A key is random and long, so a plain SHA-256 of it can be neither guessed nor turned back.
+It holds hashes, never keys. A key is random and long, so a plain SHA-256 of it can be neither
+guessed nor turned back.
 """
 
 import hashlib
@@ -20,7 +22,10 @@ from app.errors import SettingsError
 EXAMPLE = "keys: [{id: one, tenant: research, hash: SHA-256 OF THE KEY, rpm: 60}]"
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_HEAD = "# Written by python -m app.admin keys, which keeps no comments; docs/operating/keys.md says what may stand here.\n"
+_HEAD = (
+    "# Written by python -m app.admin keys, which keeps no comments; "
+    "docs/operating/keys.md says what may stand here.\n"
+)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML has it
 
 
@@ -42,7 +47,9 @@ class KeyEntry(BaseModel):
     @field_validator("models")
     @classmethod
     def _some(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        """A list that came out empty, of a variable that was not set, is not to open every model."""
+        """A list that came out empty, of a variable that was not set, is not to open every
+        model.
+        """
         if not models:
             raise ValueError("at least one model; without the list the key may use all")
         return models
@@ -72,7 +79,9 @@ def read_content(path: Path) -> bytes:
 
 
 def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
-    """The entries in a file's content. Raises SettingsError, naming the line or the entry but not what stands there."""
+    """The entries in a file's content. Raises SettingsError, naming the line or the entry but not
+    what stands there.
+    """
     try:
         entries = tuple(parse_entries(content, "key", KeyEntry))
     except ValueError as error:
@@ -82,12 +91,19 @@ def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
 
 
 def write_keys(path: Path, entries: Iterable[KeyEntry]) -> None:
-    """Replaces the file at once: who reads it finds the old entries or the new ones, whole. Raises OSError."""
+    """Replaces the file at once: who reads it finds the old entries or the new ones, whole. Raises
+    OSError.
+    """
     path = path.resolve()  # a link stays a link
     described = [entry.model_dump(mode="python", exclude_defaults=True) for entry in entries]
-    content = _HEAD + yaml.dump({"keys": [_plain(entry) for entry in described]}, Dumper=_DUMPER, sort_keys=False)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644  # a gateway may run as another user
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
+    content = _HEAD + yaml.dump(
+        {"keys": [_plain(entry) for entry in described]}, Dumper=_DUMPER, sort_keys=False
+    )
+    # a gateway may run as another user
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as new:
         try:
             new.write(content)
             new.flush()
@@ -100,7 +116,9 @@ def write_keys(path: Path, entries: Iterable[KeyEntry]) -> None:
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in entry.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in entry.items()
+    }
 
 
 def _refuse_repeats(entries: Iterable[KeyEntry], path: Path) -> None:
@@ -109,7 +127,9 @@ def _refuse_repeats(entries: Iterable[KeyEntry], path: Path) -> None:
         for number, entry in enumerate(entries, 1):
             value = getattr(entry, member)
             if value in seen:
-                raise _wrong(path, f"{named('key', number, entry.id)}: another key has the same {member}")
+                raise _wrong(
+                    path, f"{named('key', number, entry.id)}: another key has the same {member}"
+                )
             seen.add(value)
 
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from app.config import parsers as parse
 from app.protocol import topics
-from app.protocol.heartbeats import ModelCard
+from app.protocol.heartbeats import ModelRegistration
 from app.protocol.names import model_name, topic_name
 
 EndpointPath = Annotated[str, AfterValidator(parse.endpoint_path)]
@@ -20,7 +20,8 @@ class ModelEntry(BaseModel):
 
     id: Name
     engine: Literal["http", "echo"] = "http"
-    host: Annotated[str, AfterValidator(parse.upstream)] = Field(default="", repr=False)  # it may hold a password
+    # it may hold a password
+    host: Annotated[str, AfterValidator(parse.upstream)] = Field(default="", repr=False)
     token: SecretStr = SecretStr("")
     upstream_model: str = ""  # where the upstream calls it otherwise
     aliases: tuple[Name, ...] = ()
@@ -44,9 +45,9 @@ class ModelEntry(BaseModel):
     def upstream_name(self) -> str:
         return self.upstream_model or self.id
 
-    def card(self, prefix: str, created: int) -> ModelCard:
+    def card(self, prefix: str, created: int) -> ModelRegistration:
         """The entry as it is announced, with the names of its topic and group."""
-        return ModelCard(
+        return ModelRegistration(
             model=self.id,
             topic=self.topic or topics.request_topic(prefix, self.id),
             group=self.group or topics.request_group(prefix, self.id),

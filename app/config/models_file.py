@@ -1,4 +1,6 @@
-"""The models as configured: MODELS_FILE, FIRST_OPENAI_* and SECOND_OPENAI_*, and a worker's own OPENAI_*."""
+"""The models as configured: MODELS_FILE, FIRST_OPENAI_* and SECOND_OPENAI_*, and a worker's own
+OPENAI_*.
+"""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +19,8 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 def configured(settings: Settings) -> list[ModelEntry]:
-    """The models of the embedded default: MODELS_FILE's, FIRST_OPENAI_*, SECOND_OPENAI_*; `echo` if there are none.
+    """The models of the embedded default: MODELS_FILE's, FIRST_OPENAI_*, SECOND_OPENAI_*; `echo` if
+    there are none.
 
     Raises SettingsError.
     """
@@ -31,16 +34,22 @@ def configured(settings: Settings) -> list[ModelEntry]:
 
 
 def for_worker(settings: Settings) -> list[ModelEntry]:
-    """The models of `python -m app.agent`: the one OPENAI_MODEL_NAME names, or all of MODELS_FILE. Raises SettingsError."""
+    """The models of `python -m app.agent`: the one OPENAI_MODEL_NAME names, or all of MODELS_FILE.
+    Raises SettingsError.
+    """
     models = settings.models
     if models.file:
         described = _from_file(settings)
         entries = [entry for entry in described if models.name in ("", entry.id)]
         if not entries:
-            raise SettingsError(f"OPENAI_MODEL_NAME: {models.name!r} is not in MODELS_FILE; name one of its ids")
+            raise SettingsError(
+                f"OPENAI_MODEL_NAME: {models.name!r} is not in MODELS_FILE; name one of its ids"
+            )
         return entries
     if not models.name:
-        raise SettingsError("OPENAI_MODEL_NAME: is not set; for example OPENAI_MODEL_NAME=Qwen/Qwen3-8B")
+        raise SettingsError(
+            "OPENAI_MODEL_NAME: is not set; for example OPENAI_MODEL_NAME=Qwen/Qwen3-8B"
+        )
     return [_worker_entry(models)]
 
 
@@ -48,7 +57,9 @@ def _worker_entry(models: ModelSettings) -> ModelEntry:
     if models.name == ECHO.id and not models.host:
         return ECHO
     if not models.host:
-        raise SettingsError("OPENAI_HOST: is not set; for example OPENAI_HOST=http://127.0.0.1:8011")
+        raise SettingsError(
+            "OPENAI_HOST: is not set; for example OPENAI_HOST=http://127.0.0.1:8011"
+        )
     return ModelEntry(
         id=models.name,
         host=models.host,
@@ -63,9 +74,13 @@ def _worker_entry(models: ModelSettings) -> ModelEntry:
 def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
     name, host = getattr(models, f"{order}_name"), getattr(models, f"{order}_host")
     token = getattr(models, f"{order}_token")
-    if not (name or host) and (not token or models.file):  # an entry of the file may name that variable
+    # an entry of the file may name that variable
+    if not (name or host) and (not token or models.file):
         return None
-    for part, value, example in (("MODEL_NAME", name, "gpt-4o-mini"), ("HOST", host, "https://api.openai.com")):
+    for part, value, example in (
+        ("MODEL_NAME", name, "gpt-4o-mini"),
+        ("HOST", host, "https://api.openai.com"),
+    ):
         if not value:
             variable = f"{order.upper()}_OPENAI_{part}"
             set_ = " and ".join(
@@ -73,7 +88,9 @@ def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
                 for other, text in (("TOKEN", token), ("MODEL_NAME", name), ("HOST", host))
                 if text
             )
-            raise SettingsError(f"{variable}: is not set, and {set_} is; for example {variable}={example}")
+            raise SettingsError(
+                f"{variable}: is not set, and {set_} is; for example {variable}={example}"
+            )
     read_timeout = getattr(models, f"{order}_read_timeout")
     return ModelEntry(id=name, host=host, token=SecretStr(token), read_timeout=read_timeout)
 
@@ -94,7 +111,9 @@ def _from_file(settings: Settings) -> list[ModelEntry]:
 
 
 def _entry(entry: ModelEntry, number: int, settings: Settings) -> ModelEntry:
-    """One of the file's models, with its token: the file has the name of a variable, so that no secret lies in it."""
+    """One of the file's models, with its token: the file has the name of a variable, so that no
+    secret lies in it.
+    """
     path, which = settings.models.file, named("model", number, entry.id)
     if entry.engine == "http" and not entry.host:
         raise _wrong(path, f"{which} has no host")
@@ -109,7 +128,10 @@ def _no_token(variable: str) -> str:
     """What is no variable's name may be the secret itself, so it is not shown."""
     if _VARIABLE.fullmatch(variable):
         return f"token names the variable {variable}, which is not set"
-    return "token takes the NAME of a variable of the environment or .env, not the token itself; for example token: GPT_TOKEN"
+    return (
+        "token takes the NAME of a variable of the environment or .env, not the token "
+        "itself; for example token: GPT_TOKEN"
+    )
 
 
 def _refuse_repeats(entries: Iterable[ModelEntry], setting: str) -> None:
@@ -117,7 +139,9 @@ def _refuse_repeats(entries: Iterable[ModelEntry], setting: str) -> None:
     for entry in entries:
         for name in (entry.id, *entry.aliases):
             if name in seen:
-                raise SettingsError(f"{setting}: the name {name!r} stands for two models; each needs its own")
+                raise SettingsError(
+                    f"{setting}: the name {name!r} stands for two models; each needs its own"
+                )
             seen.add(name)
 
 

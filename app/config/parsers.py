@@ -1,4 +1,6 @@
-"""What the text of a variable may be: each parser returns its value, or raises ValueError with what would have been right."""
+"""What the text of a variable may be: each parser returns its value, or raises ValueError with what
+would have been right.
+"""
 
 import re
 from collections.abc import Callable
@@ -8,16 +10,25 @@ from urllib.parse import urlsplit
 
 from app.config.weak_keys import weakness
 
-_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
+_ENDPOINTS = (
+    "/chat/completions",
+    "/completions",
+    "/responses",
+    "/messages",
+    "/embeddings",
+    "/models",
+)
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?")
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
 def without_userinfo(address: str) -> str:
-    """Return an address for messages and logs: without user, password, query, which may hold a key, and fragment.
+    """Return an address for messages and logs: without user, password, query, which may hold a key,
+    and fragment.
 
-    Takes any text: what is no address may be one with a slip in it, and its password is one all the same.
+    Takes any text: what is no address may be one with a slip in it, and its password is one all the
+    same.
     """
     scheme = _SCHEME.match(address)[0]  # type: ignore[index]
     _, at, rest = address[len(scheme) :].rpartition("@")
@@ -48,7 +59,9 @@ def proxy(text: str) -> str:
     if text and not _is_address(text if "://" in text else f"http://{text}"):
         raise ValueError("an http:// address, http://user:password@host:port")
     if text.startswith("https://"):
-        raise ValueError("an http:// address: proxies that are themselves reached by TLS are not supported")
+        raise ValueError(
+            "an http:// address: proxies that are themselves reached by TLS are not supported"
+        )
     return text
 
 
@@ -129,7 +142,9 @@ def upstream(text: str) -> str:
     """Parse the address where an upstream's API begins."""
     path = urlsplit(url(text)).path.rstrip("/")
     if path.endswith(_ENDPOINTS):
-        raise ValueError("the address where the API begins, such as https://host/v1, not that of one endpoint")
+        raise ValueError(
+            "the address where the API begins, such as https://host/v1, not that of one endpoint"
+        )
     return text
 
 
@@ -140,7 +155,13 @@ def _is_address(text: str) -> bool:
         name.encode("idna")
     except ValueError:  # half a bracket, a port that is none, a name that no resolver takes
         return False
-    return parts.scheme in ("http", "https") and bool(name) and number != 0 and text.isprintable() and " " not in text
+    return (
+        parts.scheme in ("http", "https")
+        and bool(name)
+        and number != 0
+        and text.isprintable()
+        and " " not in text
+    )
 
 
 def endpoint_path(text: str) -> str:
@@ -151,7 +172,10 @@ def endpoint_path(text: str) -> str:
         or {".", ".."} & set(segments)
         or segments[1].lower() in ("v1", "models", "requests")
     ):
-        raise ValueError("a path below /v1 such as /audio/isolation, not below /models or /requests, without a query")
+        raise ValueError(
+            "a path below /v1 such as /audio/isolation, not below /models or /requests, "
+            "without a query"
+        )
     return text
 
 

@@ -3,7 +3,17 @@
 _SHORTEST_KEY = 16  # characters
 _FEWEST_LETTERS = 5  # different ones
 _PLACEHOLDERS = (
-    *("changeme", "changethis", "replaceme", "replacethis", "placeholder", "password", "yourkey", "yourapikey", "yoursecret"),
+    *(
+        "changeme",
+        "changethis",
+        "replaceme",
+        "replacethis",
+        "placeholder",
+        "password",
+        "yourkey",
+        "yourapikey",
+        "yoursecret",
+    ),
     *(
         "apikeyhere",
         "keyhere",

@@ -1,4 +1,6 @@
-"""YAML of a person's making: read safely; what is wrong with it is said in one line that shows nothing else of it than ids."""
+"""YAML of a person's making: read safely; what is wrong with it is said in one line that shows
+nothing else of it than ids.
+"""
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +36,9 @@ class _Loader(_Base):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """PyYAML lets out what its makers of values stumble over (2026-02-30: a bare ValueError), without the place."""
+        """PyYAML lets out what its makers of values stumble over (2026-02-30: a bare ValueError),
+        without the place.
+        """
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, OverflowError):
@@ -42,7 +46,9 @@ class _Loader(_Base):
 
 
 def parse_entries(content: bytes, kind: str, model: type[Entry]) -> list[Entry]:
-    """What the document lists, as `keys` those of the kind `key`. Raises ValueError, with one line that names the place."""
+    """What the document lists, as `keys` those of the kind `key`. Raises ValueError, with one line
+    that names the place.
+    """
     document = _parse(content)
     listed = document.get(f"{kind}s") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -74,7 +80,9 @@ def _parse(content: bytes) -> Any:
         if problem in (_CANNOT_BE, _TWICE):
             raise ValueError(f"line {mark.line + 1} has {problem}") from None
         cause = _TAB if _is_tab(content, mark.line, mark.column) else problem
-        raise ValueError(f"line {mark.line + 1}, column {mark.column + 1}: it is no YAML: {cause}") from None
+        raise ValueError(
+            f"line {mark.line + 1}, column {mark.column + 1}: it is no YAML: {cause}"
+        ) from None
 
 
 def _is_tab(content: bytes, line: int, column: int) -> bool:
@@ -88,13 +96,16 @@ def _meant(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] != "extra_forbidden":
         return ""
     close = get_close_matches(str(first["loc"][-1])[:_SHOWN], model.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(model.model_fields)}"
+    return (
+        f"; did you mean {close[0]}?" if close else f"; there are {', '.join(model.model_fields)}"
+    )
 
 
 def _fault_of(error: ValidationError) -> str:
     """The first of a model's faults, with the field's name: `aliases: expected a list`."""
     first = error.errors(include_input=False)[0]
-    field = ascii(".".join(str(part)[:_SHOWN] for part in first["loc"]))[1:-1]  # a name may hold a line's end too
+    # a name may hold a line's end too
+    field = ascii(".".join(str(part)[:_SHOWN] for part in first["loc"]))[1:-1]
     own = f"expected {first['ctx']['error']}" if first["type"] == "value_error" else first["msg"]
     return f"{field + ': ' if field else ''}{_SENTENCES.get(first['type'], own)}"
 

@@ -1,14 +1,16 @@
-"""Which partition a request goes to: one of the worker's with the most room, in the half that is for its tenant."""
+"""Which partition a request goes to: one of the worker's with the most room, in the half that is
+for its tenant.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from app.cluster.model_registry import Known
-from app.protocol.heartbeats import WorkerBeat
+from app.cluster.model_registry import ModelState
+from app.protocol.heartbeats import WorkerHeartbeat
 from app.protocol.lanes import halves
 
 
-class Placement:
+class WorkerSelector:
     """Remembers what it has sent to each worker since that worker's last heartbeat."""
 
     def __init__(self) -> None:
@@ -19,8 +21,10 @@ class Placement:
         """A heartbeat came: what was sent before is in its numbers."""
         self._sent.pop(worker, None)
 
-    def choose(self, known: Known, *, crowd: bool = False) -> int | None:
-        """A partition of the request topic, or None: any of them, as no worker that serves is known and no partition either."""
+    def choose(self, known: ModelState, *, crowd: bool = False) -> int | None:
+        """A partition of the request topic, or None: any of them, as no worker that serves is known
+        and no partition either.
+        """
         serving = [beat for beat in known.serving if beat.partitions]
         if not serving:
             everywhere = halves(tuple(sorted(known.ends)))[crowd]
@@ -33,10 +37,16 @@ class Placement:
         self._sent[best.worker] += 1
         return self._turn(best.worker, partitions)
 
-    def _beside_the_backlog(self, serving: Sequence[WorkerBeat], backlog: frozenset[int]) -> tuple[WorkerBeat, tuple[int, ...]]:
-        """Quiet partitions in which nothing waits, where there are any: a crowd may have been there before partitions moved."""
+    def _beside_the_backlog(
+        self, serving: Sequence[WorkerHeartbeat], backlog: frozenset[int]
+    ) -> tuple[WorkerHeartbeat, tuple[int, ...]]:
+        """Quiet partitions in which nothing waits, where there are any: a crowd may have been there
+        before partitions moved.
+        """
         quiet = {beat.worker: halves(beat.partitions).quiet for beat in serving}
-        free = {worker: tuple(p for p in half if p not in backlog) for worker, half in quiet.items()}
+        free = {
+            worker: tuple(p for p in half if p not in backlog) for worker, half in quiet.items()
+        }
         best = max((beat for beat in serving if free[beat.worker]), key=self._room, default=None)
         if best is None:
             best, free = max(serving, key=self._room), quiet
@@ -46,5 +56,5 @@ class Placement:
         self._turns[whose] += 1
         return partitions[self._turns[whose] % len(partitions)]
 
-    def _room(self, beat: WorkerBeat) -> int:
+    def _room(self, beat: WorkerHeartbeat) -> int:
         return beat.capacity - beat.in_flight - beat.waiting - self._sent[beat.worker]

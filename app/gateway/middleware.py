@@ -1,10 +1,12 @@
-"""The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line per request."""
+"""The outermost layers, pure ASGI: one base path, errors as OpenAI's bodies, keys, one access line
+per request.
+"""
 
 import logging
 import time
 
 from app.errors import ClientGone, GatewayError, InternalError
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.api_dialect import error_body, speaks_anthropic, with_request_id
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
@@ -15,12 +17,13 @@ logger = logging.getLogger("app.gateway")
 
 # No key of a caller's asked. What is the operator's asks by itself who comes.
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
-# A model may write HTML, and an upstream may send it: no browser is to take a reply for a page of this origin.
+# A model may write HTML, and an upstream may send it: no browser is to take a reply for a page of
+# this origin.
 _NO_SNIFFING = ((b"x-content-type-options", b"nosniff"),)
 _NO_PAGE = (*_NO_SNIFFING, (b"content-security-policy", b"sandbox; default-src 'none'"))
 
 
-class Entrance:
+class FastPathRouter:
     """Sends the hot path past the router and its middleware; one base path for both.
 
     What it takes off the path is in scope["state"]["base"], for addresses that the client is told.
@@ -38,22 +41,26 @@ class Entrance:
                 scope["raw_path"] = scope.get("raw_path", b"")[4:]
                 scope.setdefault("state", {})["base"] = "/api"
             path = scope["path"]
-            if scope["method"] == "POST" and path.startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
+            if (
+                scope["method"] == "POST"
+                and path.startswith("/v1/")
+                and not f"{path}/".startswith("/v1/requests/")
+            ):
                 app = self._inference
         elif scope["type"] == "websocket":
             app = refuse_websocket
         await app(scope, receive, send)
 
 
-class Edge:
+class RequestMiddleware:
     """Wraps an application.
 
-    It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access line adds, in ["grant"] what
-    it has taken of the caller's limits. With ["handed_over"] the request goes on without its connection, and another tells
-    its end.
+    It finds in scope["state"] the "caller" and its "tenant", and leaves in ["line"] what the access
+    line adds, in ["grant"] what it has taken of the caller's limits. With ["handed_over"] the
+    request goes on without its connection, and another tells its end.
     """
 
-    def __init__(self, app: App, keys: Keys, access_log: AccessLog) -> None:
+    def __init__(self, app: App, keys: Authenticator, access_log: AccessLog) -> None:
         self._app = app
         self._keys = keys
         self._access_log = access_log
@@ -91,8 +98,12 @@ class Edge:
         except GatewayError as error:
             await self._error(error, scope, status, sending)
         except Exception:  # whatever it is, the client gets an error body and the log the trace
-            logger.exception("unexpected error on %s", scope["path"], extra={"request_id": id_of(line)})
-            await self._error(InternalError("the gateway failed; its log says why"), scope, status, sending)
+            logger.exception(
+                "unexpected error on %s", scope["path"], extra={"request_id": id_of(line)}
+            )
+            await self._error(
+                InternalError("the gateway failed; its log says why"), scope, status, sending
+            )
         finally:
             if "handed_over" not in state:
                 if "grant" in state:
@@ -109,6 +120,8 @@ class Edge:
 
 
 def id_of(line: dict[str, object]) -> str:
-    """The request's id in its access line; it gets one that is nowhere else if it was not accepted."""
+    """The request's id in its access line; it gets one that is nowhere else if it was not
+    accepted.
+    """
     line["request_id"] = found = str(line.get("request_id") or refused_id())
     return found

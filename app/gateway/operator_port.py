@@ -1,4 +1,6 @@
-"""The operator's pages at ADMIN_PORT: its server has threads and speaks WSGI, the pages live on the event loop."""
+"""The operator's pages at ADMIN_PORT: its server has threads and speaks WSGI, the pages live on the
+event loop.
+"""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,21 +18,30 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 _PATIENCE = 30.0  # seconds for one answer
-_REQUEST_HEADERS = {"HTTP_IF_NONE_MATCH": b"if-none-match", "HTTP_HOST": b"host"}  # the ones that are looked at
+# the ones that are looked at
+_REQUEST_HEADERS = {"HTTP_IF_NONE_MATCH": b"if-none-match", "HTTP_HOST": b"host"}
 
 
 class OperatorPort:
-    """A WSGI application for other threads than that of the loop it was made on. Whoever reaches it is asked for no key."""
+    """A WSGI application for other threads than that of the loop it was made on. Whoever reaches it
+    is asked for no key.
+    """
 
     def __init__(self, overview: Overview) -> None:
         self._loop = asyncio.get_running_loop()
-        self._app = Starlette(routes=[Route("/admin/overview", operator.overview_route(overview)), *ui.routes()])
+        self._app = Starlette(
+            routes=[Route("/admin/overview", operator.overview_route(overview)), *ui.routes()]
+        )
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
         answer = asyncio.run_coroutine_threadsafe(self._asked(_scope(environ)), self._loop)
         status, headers, body = answer.result(_PATIENCE)
         head = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        start_response(f"{status} {HTTPStatus(status).phrase}", [*head, ("x-content-type-options", "nosniff")])
+        start_response(
+            f"{status} {HTTPStatus(status).phrase}", [*head, ("x-content-type-options", "nosniff")]
+        )
         return [body]
 
     async def _asked(self, scope: Scope) -> tuple[int, RawHeaders, bytes]:
@@ -44,7 +55,11 @@ class OperatorPort:
 
         await self._app(scope, receive, send)
         head, *rest = sent
-        return head["status"], head["headers"], b"".join(message.get("body", b"") for message in rest)
+        return (
+            head["status"],
+            head["headers"],
+            b"".join(message.get("body", b"") for message in rest),
+        )
 
 
 def _scope(environ: "WSGIEnvironment") -> Scope:
@@ -58,5 +73,9 @@ def _scope(environ: "WSGIEnvironment") -> Scope:
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [(ours, environ[name].encode("latin-1")) for name, ours in _REQUEST_HEADERS.items() if name in environ],
+        "headers": [
+            (ours, environ[name].encode("latin-1"))
+            for name, ours in _REQUEST_HEADERS.items()
+            if name in environ
+        ],
     }

@@ -1,4 +1,6 @@
-"""SIGTERM and SIGINT: the first one drains, the second ends at once. Chained before whatever handlers there were."""
+"""SIGTERM and SIGINT: the first one drains, the second ends at once. Chained before whatever
+handlers there were.
+"""
 
 import asyncio
 import signal
@@ -11,7 +13,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def drain_on_signal(drain: Callable[[], Awaitable[None]]) -> None:
     """Runs `drain` at the first signal, then lets the earlier handlers (uvicorn's) have it.
 
-    Under the plain `uvicorn` command the server has installed its own handlers before the application starts.
+    Under the plain `uvicorn` command the server has installed its own handlers before the
+    application starts.
     """
     loop = asyncio.get_running_loop()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -1,6 +1,7 @@
 """Requests that were answered 202 at once (Prefer: respond-async): no client waits for them.
 
-A hundred thousand may wait, so of each only what its access line needs is kept: no body, no headers, no part of its reply.
+A hundred thousand may wait, so of each only what its access line needs is kept: no body, no
+headers, no part of its reply.
 """
 
 import asyncio
@@ -12,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeAlias
 
-from app.inference.pending_request import Call
-from app.protocol.records import Reply
-from app.protocol.reply_state import Fold, Step
+from app.inference.pending_request import PendingRequest
+from app.protocol.records import ReplyRecord
+from app.protocol.reply_state import ReplyState, Step
 
 logger = logging.getLogger("app.inference.async_requests")
 
@@ -24,7 +25,7 @@ LEEWAY_SECONDS = 5.0  # past a deadline: workers have had theirs, and what they 
 class Owing(Protocol):
     """What a request has taken of its caller's limits, beyond what it may have used."""
 
-    def read(self, part: Reply) -> None: ...
+    def read(self, part: ReplyRecord) -> None: ...
 
     async def settle(self, line: dict[str, object], status: int) -> None: ...
 
@@ -33,7 +34,7 @@ class Owing(Protocol):
 class AsyncRequest:
     """One of them. Fed by the reply log, as a call is."""
 
-    fold: Fold
+    fold: ReplyState
     public_id: str
     path: str
     named: str  # the model, as the client called it
@@ -47,16 +48,21 @@ class AsyncRequest:
     status: int = 0  # that a client which waited would have got
     due: set[bytes] = field(default_factory=set)  # those whose deadline is in the same second
 
-    def feed(self, reply: Reply) -> Step:
+    def feed(self, reply: ReplyRecord) -> Step:
         """Takes the next record of this id from the log."""
         step = self.fold.apply(
-            reply.kind, reply.owner, reply.seq, outcome=reply.outcome, supersedes=reply.supersedes, by_gateway=reply.by_gateway
+            reply.kind,
+            reply.owner,
+            reply.seq,
+            outcome=reply.outcome,
+            supersedes=reply.supersedes,
+            by_gateway=reply.by_gateway,
         )
         if step in (Step.PART, Step.ENDED):
             self.saw(reply)
         return step
 
-    def saw(self, part: Reply) -> None:
+    def saw(self, part: ReplyRecord) -> None:
         """A record that counts. A stream's first one decides the status, a whole reply's last."""
         if part.status and not (self.stream and self.status):
             self.status = part.status
@@ -64,11 +70,12 @@ class AsyncRequest:
             self.grant.read(part)
 
 
-Ended: TypeAlias = Callable[[AsyncRequest, Reply | None], None]
+Ended: TypeAlias = Callable[[AsyncRequest, ReplyRecord | None], None]
 
 
 class AsyncRequests:
-    """Those that one gateway took, by internal id, until their end, or until it is sure that none will come.
+    """Those that one gateway took, by internal id, until their end, or until it is sure that none
+    will come.
 
     `begun` is told of each model and tenant whose request waits for a worker no more.
     """
@@ -76,8 +83,10 @@ class AsyncRequests:
     def __init__(self, begun: Callable[[str, str], None]) -> None:
         self._begun = begun
         self._all: dict[bytes, AsyncRequest] = {}
-        self._due: dict[int, set[bytes]] = {}  # by second: a timer for each request is as large as what is kept of it
-        self.ended: Ended = lambda request, final: None  # is told of each end; AsyncAccounting's, once there is one
+        # by second: a timer for each request is as large as what is kept of it
+        self._due: dict[int, set[bytes]] = {}
+        # is told of each end; AsyncAccounting's, once there is one
+        self.ended: Ended = lambda request, final: None
 
     def __len__(self) -> int:
         return len(self._all)
@@ -89,7 +98,7 @@ class AsyncRequests:
         """With their internal ids, the newest first."""
         return [(id_.decode(), self._all[id_]) for id_ in islice(reversed(self._all), count)]
 
-    def take(self, call: Call, one: AsyncRequest) -> None:
+    def take(self, call: PendingRequest, one: AsyncRequest) -> None:
         """Goes on where the call was left, at which its end may have come already."""
         parts = call.parts()
         for part in parts:
@@ -105,10 +114,12 @@ class AsyncRequests:
     def _due_at(self, second: int) -> set[bytes]:
         if second not in self._due:
             self._due[second] = set()
-            asyncio.get_running_loop().call_later(max(0.0, second - time.time()), self._past_deadline, second)
+            asyncio.get_running_loop().call_later(
+                max(0.0, second - time.time()), self._past_deadline, second
+            )
         return self._due[second]
 
-    def feed(self, id_: bytes, reply: Reply) -> None:
+    def feed(self, id_: bytes, reply: ReplyRecord) -> None:
         one = self._all.get(id_)
         if one is None:  # ended within the same record
             return
@@ -134,14 +145,17 @@ class AsyncRequests:
         for id_ in self._due.pop(second):
             self._end(self._all.pop(id_), None)
 
-    def _end(self, one: AsyncRequest, final: Reply | None) -> None:
+    def _end(self, one: AsyncRequest, final: ReplyRecord | None) -> None:
         self._waits_no_more(one)
         self.ended(one, final)
 
     def close(self) -> None:
         """Warn of the requests that go on: nobody will count them."""
         if self._all:
-            logger.warning("%d requests that were accepted (Prefer: respond-async) go on uncounted", len(self._all))
+            logger.warning(
+                "%d requests that were accepted (Prefer: respond-async) go on uncounted",
+                len(self._all),
+            )
 
 
 class Either:
@@ -149,7 +163,7 @@ class Either:
 
     __slots__ = ("_others", "_some")
 
-    def __init__(self, some: dict[bytes, Call], others: AsyncRequests) -> None:
+    def __init__(self, some: dict[bytes, PendingRequest], others: AsyncRequests) -> None:
         self._some, self._others = some, others
 
     def __contains__(self, id_: object) -> bool:

@@ -1,7 +1,9 @@
-"""The same request sent again is joined while it runs and replayed when it has ended, by whichever gateway it reaches.
+"""The same request sent again is joined while it runs and replayed when it has ended, by whichever
+gateway it reaches.
 
-A key stands for an internal id and the reply's address from before the request is written, so that whoever finds the key can
-find the reply, or write the request again under the same id: workers see that both are one.
+A key stands for an internal id and the reply's address from before the request is written, so that
+whoever finds the key can find the reply, or write the request again under the same id: workers see
+that both are one.
 """
 
 import asyncio
@@ -10,18 +12,22 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
-import orjson
-
-from app.config.settings import GatewaySettings
-from app.errors import BusUnavailable, GatewayError, IdempotencyConflict, RequestNotFound, StoreUnavailable
+from app.config.gateway_settings import GatewaySettings
+from app.errors import (
+    BusUnavailable,
+    GatewayError,
+    IdempotencyConflict,
+    RequestNotFound,
+    StoreUnavailable,
+)
 from app.inference.dispatcher import Dispatcher
-from app.inference.pending_request import Call
+from app.inference.idempotency_entry import Entry
+from app.inference.pending_request import PendingRequest
 from app.inference.reply_reader import ReplyReader
-from app.inference.request_view import Resource, Resources
-from app.inference.submission import Submission, Ticket
+from app.inference.request_view import RequestView, RequestViews
+from app.inference.submission import Submission
 from app.openai_api.multipart import without_boundary
 from app.protocol.reply_state import CANCELLED, EXPIRED, FAILED
 from app.stores.base import Store
@@ -37,54 +43,12 @@ _LOOK_SECONDS = 0.05
 _RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a key stands for."""
-
-    id: str
-    digest: str  # of path and body
-    reply_partition: int
-    reply_offset: int
-    public_id: str = ""  # once the request lies in the log
-    readers: tuple[str, ...] = ()  # whose clients wait for the reply, at whichever gateway
-    left: str = ""  # the reader whose client was the last to leave: it cancels, unless somebody comes
-
-    @classmethod
-    def of(cls, ticket: Ticket, digest: str) -> "Entry":
-        return cls(ticket.id, digest, ticket.reply_partition, ticket.reply_offset)
-
-    def ticket(self, *, maybe_duplicate: bool) -> Ticket:
-        return Ticket(self.id, self.reply_partition, self.reply_offset, maybe_duplicate)
-
-    def instead_of(self, _: "Entry") -> "Entry":
-        return self
-
-    def joined_by(self, reader: str, public_id: str) -> "Entry":
-        return replace(self, public_id=public_id, readers=(*self.readers, reader))
-
-    def left_by(self, reader: str) -> "Entry":
-        return replace(self, readers=tuple(other for other in self.readers if other != reader), left=reader)
-
-    def ended(self) -> "Entry":
-        return replace(self, readers=())
-
-    def encode(self) -> bytes:
-        return orjson.dumps(asdict(self))
-
-    @classmethod
-    def decode(cls, value: bytes) -> "Entry":
-        """Members that we do not know are ignored: gateways of two versions share the store while one follows the other."""
-        said = orjson.loads(value)
-        found = {member.name: said[member.name] for member in fields(cls) if member.name in said}
-        return cls(**{**found, "readers": tuple(found["readers"])})
-
-
 class Idempotency:
     def __init__(
         self,
         store: Store,
         dispatcher: Dispatcher,
-        resources: Resources,
+        resources: RequestViews,
         reader: ReplyReader,
         settings: GatewaySettings,
         ttl: float,
@@ -98,11 +62,14 @@ class Idempotency:
         self._leaving: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def opened(self, key: str, submission: Submission, *, grace: bool) -> AsyncIterator[Call]:
+    async def opened(
+        self, key: str, submission: Submission, *, grace: bool
+    ) -> AsyncIterator[PendingRequest]:
         """The call for this key: a new one, or one joined. Raises GatewayError.
 
-        `grace`: it is the client's own key. The client may come back, so its leaving cancels only after CANCEL_GRACE_SECONDS;
-        and without the store the request is refused, since it might run twice. A proxy's key may be forgotten.
+        `grace`: it is the client's own key. The client may come back, so its leaving cancels only
+        after CANCEL_GRACE_SECONDS; and without the store the request is refused, since it might run
+        twice. A proxy's key may be forgotten.
         """
         form, body = submission.content_type, submission.body
         said = without_boundary(form, body) if form else body
@@ -121,7 +88,9 @@ class Idempotency:
                     yield call
                 return
             if Entry.decode(there).digest != digest:
-                raise IdempotencyConflict("this Idempotency-Key was used for another request", param="Idempotency-Key")
+                raise IdempotencyConflict(
+                    "this Idempotency-Key was used for another request", param="Idempotency-Key"
+                )
             found = await self._placed(name, Entry.decode(there))
             if found is None:
                 continue
@@ -138,11 +107,14 @@ class Idempotency:
             yield call
 
     @asynccontextmanager
-    async def _new(self, name: str, submission: Submission, entry: Entry, grace: bool) -> AsyncIterator[Call]:
+    async def _new(
+        self, name: str, submission: Submission, entry: Entry, grace: bool
+    ) -> AsyncIterator[PendingRequest]:
         try:
             call = await self._dispatcher.open(submission, entry.ticket(maybe_duplicate=False))
         except GatewayError:
-            with suppress(StoreUnavailable):  # the key is free again: what was not taken has nothing that could be joined
+            # the key is free again: what was not taken has nothing that could be joined
+            with suppress(StoreUnavailable):
                 await self._store.swap(name, entry.encode(), entry.encode(), 0)
             raise
         async with self._read(name, call, grace):
@@ -150,15 +122,23 @@ class Idempotency:
 
     @asynccontextmanager
     async def _joined(
-        self, name: str, found: Entry, resource: Resource | None, submission: Submission, grace: bool
-    ) -> AsyncIterator[Call]:
+        self,
+        name: str,
+        found: Entry,
+        resource: RequestView | None,
+        submission: Submission,
+        grace: bool,
+    ) -> AsyncIterator[PendingRequest]:
         """The reply of a request that is in the log, or that is written again because it is not."""
         if resource is None:
-            begun = await self._dispatcher.write_again(submission, found.ticket(maybe_duplicate=True))
+            begun = await self._dispatcher.write_again(
+                submission, found.ticket(maybe_duplicate=True)
+            )
         else:
             begun = resource.call()
         async with self._reader.reading(begun) as call:
-            if resource is not None and resource.final is not None:  # nothing depends any more on who reads it
+            # nothing depends any more on who reads it
+            if resource is not None and resource.final is not None:
                 yield call
                 return
             try:
@@ -169,18 +149,25 @@ class Idempotency:
                     self._in_background(self._forget_readers(name, call))
 
     @asynccontextmanager
-    async def _read(self, name: str, call: Call, grace: bool) -> AsyncIterator[None]:
-        """Says where the request lies and that a client waits for it; at the end, cancels it if none does any more."""
+    async def _read(self, name: str, call: PendingRequest, grace: bool) -> AsyncIterator[None]:
+        """Says where the request lies and that a client waits for it; at the end, cancels it if
+        none does any more.
+        """
         reader = secrets.token_hex(8)
         try:
-            with suppress(BusUnavailable):  # it is accepted: whoever finds no place under the key writes it again
-                await self._change(name, call.id, lambda entry: entry.joined_by(reader, call.public_id))
+            # it is accepted: whoever finds no place under the key writes it again
+            with suppress(BusUnavailable):
+                await self._change(
+                    name, call.id, lambda entry: entry.joined_by(reader, call.public_id)
+                )
             yield
         finally:
             self._leave(name, reader, call, grace)
 
     async def _placed(self, name: str, found: Entry) -> Entry | None:
-        """The entry once it says where the request lies, or after a while; None if the key is free again or another's."""
+        """The entry once it says where the request lies, or after a while; None if the key is free
+        again or another's.
+        """
         for _ in range(int(_PLACED_SECONDS / _LOOK_SECONDS)):
             if found.public_id:
                 break
@@ -191,25 +178,31 @@ class Idempotency:
             found = now
         return found
 
-    async def _resource(self, found: Entry, tenant: str) -> Resource | None:
+    async def _resource(self, found: Entry, tenant: str) -> RequestView | None:
         """The request behind the key; None if the log does not have it."""
         try:
             return await self._resources.find(found.public_id, tenant) if found.public_id else None
         except RequestNotFound:
             return None
 
-    async def _change(self, name: str, id_: str, change: Callable[[Entry], Entry], ttl: float | None = None) -> bool:
-        """False if the key does not stand for that request any more. Without a `ttl` the key's time stays as it is: the reply is
-        not kept longer for being read, and a key that outlived it would run the request again."""
+    async def _change(
+        self, name: str, id_: str, change: Callable[[Entry], Entry], ttl: float | None = None
+    ) -> bool:
+        """False if the key does not stand for that request any more. Without a `ttl` the key's time
+        stays as it is: the reply is not kept longer for being read, and a key that outlived it
+        would run the request again.
+        """
         while True:
             value = await _asked(self._store.get(name))
             if value is None or (entry := Entry.decode(value)).id != id_:
                 return False
             changed = change(entry)
-            if changed == entry or await _asked(self._store.swap(name, value, changed.encode(), ttl)):
+            if changed == entry or await _asked(
+                self._store.swap(name, value, changed.encode(), ttl)
+            ):
                 return True
 
-    def _leave(self, name: str, reader: str, call: Call, grace: bool) -> None:
+    def _leave(self, name: str, reader: str, call: PendingRequest, grace: bool) -> None:
         if call.fold.outcome or call.let_go:
             self._dispatcher.forget(call)
         elif not grace:
@@ -222,20 +215,28 @@ class Idempotency:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _forget_readers(self, name: str, call: Call) -> None:
-        """The first of a crowd does it for all; of one that nobody has joined, one name is no burden."""
+    async def _forget_readers(self, name: str, call: PendingRequest) -> None:
+        """The first of a crowd does it for all; of one that nobody has joined, one name is no
+        burden.
+        """
         with suppress(BusUnavailable):
             await self._change(name, call.id, Entry.ended)
 
-    async def _cancel_unless_back(self, name: str, reader: str, call: Call) -> None:
+    async def _cancel_unless_back(self, name: str, reader: str, call: PendingRequest) -> None:
         alone = False
         try:
             await self._change(name, call.id, lambda entry: entry.left_by(reader))
             await asyncio.sleep(self._grace)
             value = await self._store.get(name)
-            alone = value is not None and (entry := Entry.decode(value)).left == reader and not entry.readers
+            alone = (
+                value is not None
+                and (entry := Entry.decode(value)).left == reader
+                and not entry.readers
+            )
         except (StoreUnavailable, BusUnavailable) as error:
-            logger.warning("not known whether a client came back, so its request goes on: %s", error)
+            logger.warning(
+                "not known whether a client came back, so its request goes on: %s", error
+            )
         if alone and not call.fold.outcome:
             self._dispatcher.end(call, CANCELLED)
         else:
@@ -247,11 +248,15 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
         return await call
     except StoreUnavailable as error:
         logger.warning("no Idempotency-Key can be looked up: %s", error)
-        raise BusUnavailable("the Idempotency-Key cannot be looked up just now", retry_after=1) from None
+        raise BusUnavailable(
+            "the Idempotency-Key cannot be looked up just now", retry_after=1
+        ) from None
 
 
-def _runs_anew(resource: Resource) -> bool:
-    """Cancelled, expired, or failed in a way that may pass: the same request gets another chance."""
+def _runs_anew(resource: RequestView) -> bool:
+    """Cancelled, expired, or failed in a way that may pass: the same request gets another
+    chance.
+    """
     final = resource.final
     if final is None or final.outcome != FAILED:
         return final is not None and final.outcome in (CANCELLED, EXPIRED)

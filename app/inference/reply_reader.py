@@ -7,23 +7,26 @@ from contextlib import asynccontextmanager
 from app.bus.base import Record
 from app.errors import BusError, BusUnavailable, UndecodableRecord
 from app.inference.dispatcher import Dispatcher
-from app.inference.pending_request import Call
+from app.inference.pending_request import PendingRequest
 from app.protocol.reply_batch import replies_of
 from app.protocol.reply_state import Step
 from app.reply_log.reply_feed import Follower, ReplyFollowers
 
-_LEEWAY_SECONDS = 1.0  # the gateway that took the request keeps its deadline; this is for when it is gone
+# the gateway that took the request keeps its deadline; this is for when it is gone
+_LEEWAY_SECONDS = 1.0
 
 
 class ReplyReader:
     def __init__(self, followers: ReplyFollowers, dispatcher: Dispatcher) -> None:
         self._followers = followers
         self._dispatcher = dispatcher
-        self._following: dict[Call, Follower] = {}
+        self._following: dict[PendingRequest, Follower] = {}
 
     @asynccontextmanager
-    async def reading(self, call: Call) -> AsyncIterator[Call]:
-        """The call, fed with what lies in the log, and from then on with what comes. Raises BusUnavailable."""
+    async def reading(self, call: PendingRequest) -> AsyncIterator[PendingRequest]:
+        """The call, fed with what lies in the log, and from then on with what comes. Raises
+        BusUnavailable.
+        """
         call.next_offset = call.request.reply_offset
         await self.refill(call)
         self._dispatcher.watch(call, call.request.deadline / 1000 + _LEEWAY_SECONDS - time.time())
@@ -33,29 +36,36 @@ class ReplyReader:
             self.release(call)
             self._dispatcher.forget(call)
 
-    async def refill(self, call: Call) -> None:
-        """Feeds the call from where it stopped, until it has enough or the reply ends. Raises BusUnavailable."""
+    async def refill(self, call: PendingRequest) -> None:
+        """Feeds the call from where it stopped, until it has enough or the reply ends. Raises
+        BusUnavailable.
+        """
         self.release(call)
         call.refill, call.from_log, call.behind = self.refill, True, False
         request, wanted = call.request, (call.id.encode(),)
 
         def feed(record: Record) -> bool:
             try:
-                steps = [call.feed(reply, record.offset) for reply in replies_of(record.headers, record.value, wanted)]
+                steps = [
+                    call.feed(reply, record.offset)
+                    for reply in replies_of(record.headers, record.value, wanted)
+                ]
             except UndecodableRecord:
                 return True
             return Step.ENDED not in steps and not call.behind
 
         try:
-            follower = await self._followers.follow(request.reply_partition, call.next_offset, request.id, feed)
+            follower = await self._followers.follow(
+                request.reply_partition, call.next_offset, request.id, feed
+            )
         except BusError as error:
             raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
         self._following[call] = follower
 
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[PendingRequest]:
         return list(self._following)
 
-    def release(self, call: Call) -> None:
+    def release(self, call: PendingRequest) -> None:
         """The call is read no further."""
         follower = self._following.pop(call, None)
         if follower is not None:

@@ -9,16 +9,16 @@ import orjson
 
 from app.bus.base import Bus, Record
 from app.bus.end_offsets import Ends
-from app.cluster.model_registry import Catalog, Known
+from app.cluster.model_registry import ModelRegistry, ModelState
 from app.errors import BusError, BusUnavailable, RateLimited, RequestNotFound, UndecodableRecord
-from app.inference.pending_request import Call
+from app.inference.pending_request import PendingRequest
 from app.openai_api.endpoints import error_in
 from app.openai_api.sse import count_events
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, EXPIRED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.protocol.request_id import Address, fingerprint
-from app.reply_log.record_scanner import Scanner
+from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 
 MOST_WAITING = 1000  # look-ups of a tenant in one gateway
@@ -28,16 +28,16 @@ QUEUED, RUNNING = "queued", "running"
 
 
 @dataclass(slots=True)
-class Resource:
+class RequestView:
     """One request, and its reply as far as the log has it."""
 
     address: Address
-    request: Request
-    known: Known
-    seen: Seen
+    request: RequestRecord
+    known: ModelState
+    seen: ReplyView
 
     @property
-    def final(self) -> Reply | None:
+    def final(self) -> ReplyRecord | None:
         return self.seen.parts[-1] if self.seen.fold.outcome else None
 
     @property
@@ -59,14 +59,21 @@ class Resource:
     @property
     def overdue(self) -> bool:
         """Its deadline has long passed and nobody has said so."""
-        return not self.seen.fold.outcome and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS
+        return (
+            not self.seen.fold.outcome
+            and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS
+        )
 
-    def call(self) -> Call:
+    def call(self) -> PendingRequest:
         """To read its reply with, from the beginning."""
-        return Call(self.request, self.known.card.topic, self.known.card.model, self.address)
+        return PendingRequest(
+            self.request, self.known.card.topic, self.known.card.model, self.address
+        )
 
     def _estimated_usage(self) -> dict[str, Any] | None:
-        """What a stream cost that was cut off before its upstream could say: its events, one a token."""
+        """What a stream cost that was cut off before its upstream could say: its events, one a
+        token.
+        """
         if self.seen.fold.outcome not in (CANCELLED, EXPIRED, FAILED):
             return None
         shown = sum(count_events(part.value) for part in self.seen.parts if not part.outcome)
@@ -91,14 +98,20 @@ class Resource:
             "estimated_wait_seconds": self.known.estimated_wait(position) if waiting else None,
             "attempts": max(self.seen.fold.attempts, 0 if waiting else 1),
             "worker": self._worker() or notes.get("worker") or None,
-            "timings": {name.replace("-", "_"): float(notes[name]) for name in ("queue-ms", "upstream-ms") if name in notes},
+            "timings": {
+                name.replace("-", "_"): float(notes[name])
+                for name in ("queue-ms", "upstream-ms")
+                if name in notes
+            },
             "usage": final.usage if final and final.usage else self._estimated_usage(),
             "error": error_of(final),
         }
 
 
-def error_of(final: Reply | None) -> dict[str, Any] | None:
-    """OpenAI's error object in a final record's value, whether it is a body or a stream's last event."""
+def error_of(final: ReplyRecord | None) -> dict[str, Any] | None:
+    """OpenAI's error object in a final record's value, whether it is a body or a stream's last
+    event.
+    """
     if final is None or final.outcome == "completed":
         return None
     value = final.value if final.status else (error_in(final.value) or final.value)
@@ -108,14 +121,20 @@ def error_of(final: Reply | None) -> dict[str, Any] | None:
         found = None
     error = found.get("error") if isinstance(found, dict) else None
     return (
-        error if isinstance(error, dict) else {"message": "", "type": "server_error", "param": None, "code": final.code or None}
+        error
+        if isinstance(error, dict)
+        else {"message": "", "type": "server_error", "param": None, "code": final.code or None}
     )
 
 
-class Resources:
-    """Finds requests and their replies. One pass over a partition serves all that are asked for at once."""
+class RequestViews:
+    """Finds requests and their replies. One pass over a partition serves all that are asked for at
+    once.
+    """
 
-    def __init__(self, bus: Bus, scanner: Scanner, lookup: ReplyLookup, catalog: Catalog) -> None:
+    def __init__(
+        self, bus: Bus, scanner: RecordScanner, lookup: ReplyLookup, catalog: ModelRegistry
+    ) -> None:
         self._bus = bus
         self._ends = Ends(bus)
         self._waiting: Counter[str] = Counter()  # look-ups by tenant
@@ -129,14 +148,16 @@ class Resources:
         known = self._model_of(address) if address else None
         return known.card.model if known else None
 
-    async def find(self, public_id: str, tenant: str) -> Resource:
+    async def find(self, public_id: str, tenant: str) -> RequestView:
         """Find a request of the tenant.
 
-        Raises RequestNotFound: not an id of ours, nothing there, another tenant's; RateLimited where too
-        many look-ups of the tenant wait; BusUnavailable.
+        Raises RequestNotFound: not an id of ours, nothing there, another tenant's; RateLimited
+        where too many look-ups of the tenant wait; BusUnavailable.
         """
         if self._waiting[tenant] >= MOST_WAITING:
-            raise RateLimited(f"{MOST_WAITING} look-ups of your requests already wait here", retry_after=1)
+            raise RateLimited(
+                f"{MOST_WAITING} look-ups of your requests already wait here", retry_after=1
+            )
         self._waiting[tenant] += 1
         try:
             return await self._find(public_id, tenant)
@@ -145,12 +166,13 @@ class Resources:
             if not self._waiting[tenant]:
                 del self._waiting[tenant]
 
-    async def _find(self, public_id: str, tenant: str) -> Resource:
+    async def _find(self, public_id: str, tenant: str) -> RequestView:
         address = Address.decode(public_id)
         known = self._model_of(address) if address else None
         if address is None or known is None or (known.ends and address.partition not in known.ends):
             raise _not_found()
-        if trouble := self._bus.healthy():  # it would be told in the end, after longer than anybody should wait
+        # it would be told in the end, after longer than anybody should wait
+        if trouble := self._bus.healthy():
             raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after=1)
         try:
             if await self._is_beyond_end(address, known):
@@ -158,31 +180,43 @@ class Resources:
             request = await self._request(address, known, tenant)
             if request is None or request.tenant != tenant:
                 raise _not_found()
-            return Resource(address, request, known, await self._lookup.look(request))
+            return RequestView(address, request, known, await self._lookup.look(request))
         except BusError as error:
             raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
 
-    def _model_of(self, address: Address) -> Known | None:
-        return next((known for known in self._catalog.all() if fingerprint(known.card.topic) == address.topic), None)
+    def _model_of(self, address: Address) -> ModelState | None:
+        return next(
+            (
+                known
+                for known in self._catalog.all()
+                if fingerprint(known.card.topic) == address.topic
+            ),
+            None,
+        )
 
-    async def _is_beyond_end(self, address: Address, known: Known) -> bool:
+    async def _is_beyond_end(self, address: Address, known: ModelState) -> bool:
         """Return whether nothing can lie there. Behind the last measured end the bus is asked."""
         if address.offset < known.ends.get(address.partition, 0):
             return False
         ends = await self._ends.of(known.card.topic)
         return address.offset >= ends.get(address.partition, 0)
 
-    async def _request(self, address: Address, known: Known, tenant: str) -> Request | None:
+    async def _request(
+        self, address: Address, known: ModelState, tenant: str
+    ) -> RequestRecord | None:
         found: list[Record] = []
         where = known.card.topic, address.partition, address.id, address.offset
         await self._scanner.look(*where, found.append, until=address.offset + 1, owner=tenant)
         if not found or found[0].offset != address.offset:
             return None
         try:
-            request = Request.decode(found[0].headers, found[0].value)
+            request = RequestRecord.decode(found[0].headers, found[0].value)
         except UndecodableRecord:
             return None
-        fits = (request.reply_partition, request.reply_offset) == (address.reply_partition, address.reply_offset)
+        fits = (request.reply_partition, request.reply_offset) == (
+            address.reply_partition,
+            address.reply_offset,
+        )
         return request if fits else None
 
 

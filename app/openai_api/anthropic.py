@@ -24,7 +24,9 @@ def error_type(status: int) -> str:
 
 
 def error_body(error: GatewayError) -> bytes:
-    """Return the error as JSON. The SDK shows `details.error_code` as the exception's `error_code`."""
+    """Return the error as JSON. The SDK shows `details.error_code` as the exception's
+    `error_code`.
+    """
     described: dict[str, object] = {
         "type": error_type(error.status),
         "message": error.message,

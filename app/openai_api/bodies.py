@@ -1,25 +1,28 @@
-"""What is read of the OpenAI API's bodies: the validation table of requests, and the model's name in requests and replies.
+"""Parses and validates request bodies of the OpenAI API: the table of checks, one row per field.
 
-Bytes pass through. So a check stands here only if routing, streaming or a feature of our own needs the field, or if most
-upstreams answer a wrong one with a 5xx that tells the caller nothing. What an upstream refuses well is left to it.
+Bytes pass through. So a check stands here only if routing, streaming or a feature of our own needs
+the field, or if most upstreams answer a wrong one with a 5xx that tells the caller nothing. What an
+upstream refuses well is left to it.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import islice, product
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
 
 from app.errors import BadRequest, InvalidBody
+from app.openai_api.model_member import refuse_ambiguous_model
 from app.process import collector_paused
 
 ANY = "*"
 _LARGE = 256 * 1024  # bytes
 _MOST_SIGNS = 300_000  # a text with as many of them in it would be a million tokens
-CHAT, COMPLETIONS, EMBEDDINGS, SPEECH = "/chat/completions", "/completions", "/embeddings", "/audio/speech"
+CHAT, COMPLETIONS, EMBEDDINGS, SPEECH = (
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/audio/speech",
+)
 
 _ABSENT: Any = ...  # not None: a null is something else than a field that is not there
 _KINDS = {
@@ -41,7 +44,9 @@ class Body(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One row of the table: on `path`, `field` must pass `test`, for `reason`; not looked at if `unless` is there instead."""
+    """One row of the table: on `path`, `field` must pass `test`, for `reason`; not looked at if
+    `unless` is there instead.
+    """
 
     path: str
     field: str
@@ -97,20 +102,61 @@ def _messages(value: Any, param: str) -> None:
 
 
 CHECKS = (
-    Check(ANY, "model", _filled_text, "names the topic; without it there is nowhere to send the request"),
-    Check(ANY, "stream", _switch, "decides whether the reply is written as one body or as server-sent events"),
-    Check(ANY, "stream_options", _options, "a continued stream's usage chunk is counted anew only if include_usage asked for it"),
-    Check(CHAT, "messages", _filled_array, "chat templates fail on an empty conversation, with a 5xx on several servers"),
-    Check(CHAT, "messages", _messages, "a text is continued as the last message; templates fail on one without a role"),
-    Check(COMPLETIONS, "prompt", _text_or_array, "a text is continued behind its prompt", unless="prompt_embeds"),
-    Check(EMBEDDINGS, "input", _text_or_array, "its absence is a 5xx with several servers", unless="messages"),
+    Check(
+        ANY,
+        "model",
+        _filled_text,
+        "names the topic; without it there is nowhere to send the request",
+    ),
+    Check(
+        ANY,
+        "stream",
+        _switch,
+        "decides whether the reply is written as one body or as server-sent events",
+    ),
+    Check(
+        ANY,
+        "stream_options",
+        _options,
+        "a continued stream's usage chunk is counted anew only if include_usage asked for it",
+    ),
+    Check(
+        CHAT,
+        "messages",
+        _filled_array,
+        "chat templates fail on an empty conversation, with a 5xx on several servers",
+    ),
+    Check(
+        CHAT,
+        "messages",
+        _messages,
+        "a text is continued as the last message; templates fail on one without a role",
+    ),
+    Check(
+        COMPLETIONS,
+        "prompt",
+        _text_or_array,
+        "a text is continued behind its prompt",
+        unless="prompt_embeds",
+    ),
+    Check(
+        EMBEDDINGS,
+        "input",
+        _text_or_array,
+        "its absence is a 5xx with several servers",
+        unless="messages",
+    ),
 )
 
-_BY_PATH = {path: tuple(row for row in CHECKS if row.path in (ANY, path)) for path in (ANY, CHAT, COMPLETIONS, EMBEDDINGS)}
+_BY_PATH = {
+    path: tuple(row for row in CHECKS if row.path in (ANY, path))
+    for path in (ANY, CHAT, COMPLETIONS, EMBEDDINGS)
+}
 
 
 def check_body(path: str, body: bytes) -> Body:
-    """Parse a request's body and apply the table's rows for `path` (below the API's root: /chat/completions).
+    """Parse a request's body and apply the table's rows for `path` (below the API's root:
+    /chat/completions).
 
     Raises InvalidBody if it is not a JSON object, else BadRequest with the place as `param`
     (`messages[0].role`). A body that names its model more than once is refused.
@@ -119,12 +165,18 @@ def check_body(path: str, body: bytes) -> Body:
     for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
         if row.unless not in document:
             row.test(document.get(row.field, _ABSENT), row.field)
-    _refuse_ambiguous_model(document, body)
-    return Body(document["model"], document.get("stream") is True or (path == SPEECH and document.get("stream_format") == "sse"))
+    refuse_ambiguous_model(document, body)
+    return Body(
+        document["model"],
+        document.get("stream") is True
+        or (path == SPEECH and document.get("stream_format") == "sse"),
+    )
 
 
 def is_text(content_type: str) -> bool:
-    """Whether a reply is JSON or another text, as one without a type is: what names a model and its usage."""
+    """Whether a reply is JSON or another text, as one without a type is: what names a model and its
+    usage.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     return not kind or kind.startswith("text/") or "json" in kind
 
@@ -140,7 +192,8 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse JSON in bounded time. Raises orjson.JSONDecodeError, and InvalidBody for too many members.
+    """Parse JSON in bounded time. Raises orjson.JSONDecodeError, and InvalidBody for too many
+    members.
 
     16 MiB of empty arrays held the event loop for 1.5 s.
     """
@@ -161,87 +214,3 @@ def _fault(error: orjson.JSONDecodeError, body: bytes) -> str:
     except UnicodeDecodeError as fault:
         return f"The body is not valid JSON: it is not UTF-8 at byte {fault.start}."
     return f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-
-
-_KEY = b'"model"'
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-# A member's name that reads as `model`: in any case, and with any letter escaped (RFC 8259, section 7).
-_ANY_KEY = rb'"(?i:(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46]5)(?:l|\\u00[46]c))"\s*+:'
-_VALUE = re.compile(rb"\s*+:\s*+(" + _STRING + rb")", re.DOTALL)
-# One match for each bracket and each such name: all that lies between them is passed over within the match.
-_TOKEN = re.compile(
-    rb'(?:[^{}\[\]"]++|(?!%b)%b)*+(?:[{}\[\]]|(?P<key>%b)\s*+(?P<value>%b)?)' % (_ANY_KEY, _STRING, _ANY_KEY, _STRING),
-    re.DOTALL,
-)
-_OTHER_SPELLINGS = frozenset(map("".join, product("mM", "oO", "dD", "eE", "lL"))) - {"model"}
-
-
-def _refuse_ambiguous_model(document: dict[str, Any], body: bytes) -> None:
-    """Raise BadRequest where two readers of a body could find two models in it.
-
-    Some take the first of two members of one name, some the last, and some ignore the case of names
-    (Go's encoding/json). A key's list of models would be checked against another one than is run.
-    """
-    if not _OTHER_SPELLINGS.isdisjoint(document):
-        raise BadRequest("model: the body also has a member whose name differs only in case.", param="model")
-    if _may_repeat_model(body) and len(list(islice(_top_level_models(body), 2))) > 1:
-        raise BadRequest("model: the body has it more than once.", param="model")
-
-
-def _may_repeat_model(body: bytes) -> bool:
-    """Return whether the name occurs twice at any depth, or may occur with escaped letters."""
-    return body.count(_KEY) > 1 or rb"\u006" in body
-
-
-def with_model(body: bytes, old: str, new: str) -> bytes:
-    """Return the request body with `new` as its top-level model where it was `old`; no other byte differs.
-
-    `body` has passed `check_body`, here or at a gateway of an earlier version, which let a repeated
-    member pass. Time and memory are linear in its size. Models named deeper inside are left alone.
-    """
-    value = orjson.dumps(new)
-    parts: list[bytes] = []
-    done = 0
-    for start, end in _model_spans(body, old):
-        parts += (body[done:start], value)
-        done = end
-    return b"".join((*parts, body[done:]))
-
-
-def _model_spans(body: bytes, old: str) -> Iterator[tuple[int, int]]:
-    """Return where the top-level model's value lies, in ascending order, in bytes."""
-    if not _may_repeat_model(body):  # so its one occurrence is the top-level one
-        match = _VALUE.match(body, body.find(_KEY) + len(_KEY))
-        if match and orjson.loads(match[1]) == old:
-            yield match.span(1)
-        return
-    for token in _top_level_models(body):
-        if token["value"] and orjson.loads(token["value"]) == old:
-            yield token.span("value")
-
-
-def _top_level_models(body: bytes) -> Iterator[re.Match[bytes]]:
-    """Return the top-level members of a JSON object whose name reads as `model`."""
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        if token["key"] is None:
-            depth += 1 if body[token.end() - 1] in b"{[" else -1
-        elif depth == 1:
-            yield token
-
-
-def rename_model(block: bytes, old: str, new: str) -> bytes:
-    """A whole reply, or a block of whole events, with its `model` members of value `old` named `new`, at every depth.
-
-    Text that a model wrote is not touched: there the quotes are escaped, so the member cannot occur.
-    """
-    for member, renamed in _members(old, new):
-        block = block.replace(member, renamed)
-    return block
-
-
-@lru_cache(maxsize=256)
-def _members(old: str, new: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The member in each way that servers write it: with and without a space, non-ASCII plain and escaped."""
-    forms = {json.dumps(old).encode(), orjson.dumps(old)}
-    return tuple((_KEY + colon + form, _KEY + colon + orjson.dumps(new)) for colon in (b":", b": ") for form in sorted(forms))

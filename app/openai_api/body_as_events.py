@@ -1,7 +1,8 @@
-"""Turns a reply that is no event stream into events of its endpoint, for a client that asked for a stream.
+"""Turns a reply that is no event stream into events of its endpoint, for a client that asked for a
+stream.
 
-`body_as_events` is the only place that decides which events these are, whatever arrives: an error in any form, a page of HTML,
-a whole reply, nothing.
+`body_as_events` is the only place that decides which events these are, whatever arrives: an error
+in any form, a page of HTML, a whole reply, nothing.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ _UPSTREAM_ERROR = "upstream_error"
 def body_as_events(endpoint: Endpoint, status: int, content_type: str, body: bytes) -> bytes:
     """Return a body as valid server-sent events of the endpoint's stream.
 
-    A success of the endpoint becomes its events, complete with their end. Everything else becomes one error event.
+    A success of the endpoint becomes its events, complete with their end. Everything else becomes
+    one error event.
     """
     document = parse_event(body) if is_text(content_type) else {}
     if document.get("error"):
@@ -68,11 +70,17 @@ def _event(document: dict[str, Any], *, named: bool = False) -> bytes:
 
 
 def _as_chunk(completion: dict[str, Any]) -> dict[str, Any]:
-    """Return a whole chat completion as its only chunk; a text completion has the same form both ways."""
+    """Return a whole chat completion as its only chunk; a text completion has the same form both
+    ways.
+    """
     choices = completion.get("choices")
     if completion.get("object") != "chat.completion" or not isinstance(choices, list):
         return completion
-    return {**completion, "object": "chat.completion.chunk", "choices": [_as_delta(choice) for choice in choices]}
+    return {
+        **completion,
+        "object": "chat.completion.chunk",
+        "choices": [_as_delta(choice) for choice in choices],
+    }
 
 
 def _as_delta(choice: Any) -> Any:
@@ -80,7 +88,9 @@ def _as_delta(choice: Any) -> Any:
         return choice
     delta = dict(choice["message"])
     if isinstance(calls := delta.get("tool_calls"), list):
-        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls) if isinstance(call, dict)]
+        delta["tool_calls"] = [
+            {"index": index, **call} for index, call in enumerate(calls) if isinstance(call, dict)
+        ]
     return {**{name: value for name, value in choice.items() if name != "message"}, "delta": delta}
 
 
@@ -96,12 +106,22 @@ def _response_events(response: dict[str, Any]) -> Iterator[bytes]:
 def _message_events(message: dict[str, Any]) -> Iterator[bytes]:
     """https://docs.anthropic.com/en/api/messages-streaming"""
     ends = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
-    yield _event({"type": "message_start", "message": {**message, "content": [], **dict.fromkeys(ends)}}, named=True)
+    yield _event(
+        {"type": "message_start", "message": {**message, "content": [], **dict.fromkeys(ends)}},
+        named=True,
+    )
     content = message.get("content")
     for index, block in enumerate(content if isinstance(content, list) else ()):
         if isinstance(block, dict):
             yield from _block_events(index, block)
-    yield _event({"type": "message_delta", "delta": ends, "usage": message.get("usage") or {"output_tokens": 0}}, named=True)
+    yield _event(
+        {
+            "type": "message_delta",
+            "delta": ends,
+            "usage": message.get("usage") or {"output_tokens": 0},
+        },
+        named=True,
+    )
     yield _event({"type": "message_stop"}, named=True)
 
 
@@ -113,7 +133,9 @@ def _block_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
     elif block.get("type") == "tool_use":
         whole = orjson.dumps(block.get("input", {})).decode()
         delta, block = {"type": "input_json_delta", "partial_json": whole}, {**block, "input": {}}
-    yield _event({"type": "content_block_start", "index": index, "content_block": block}, named=True)
+    yield _event(
+        {"type": "content_block_start", "index": index, "content_block": block}, named=True
+    )
     if delta is not None:
         yield _event({"type": "content_block_delta", "index": index, "delta": delta}, named=True)
     yield _event({"type": "content_block_stop", "index": index}, named=True)

@@ -1,8 +1,10 @@
-"""The inference endpoints that this gateway serves: one row per path, and the only place that knows how their streams end.
+"""The inference endpoints that this gateway serves: one row per path, and the only place that knows
+how their streams end.
 
 A POST to any other path is refused, unless an entry of the model's configuration adds that path.
 
-A stream is judged by its parsed events, never by a search in its bytes: a model may write any text, `data: [DONE]` included.
+A stream is judged by its parsed events, never by a search in its bytes: a model may write any text,
+`data: [DONE]` included.
 """
 
 import re
@@ -21,7 +23,8 @@ from app.openai_api.sse import as_event, data_of, field_of, has_data, split_even
 _DONE_DATA = b"[DONE]"
 _EVENT_LINE = re.compile(rb"(?:^|[\r\n])event:")
 _ERROR_TYPES = ("error", "response.failed")
-_LATEST_EVENTS = 64  # that are parsed at a stream's end: it is told by the last few, and a burst has thousands
+# that are parsed at a stream's end: it is told by the last few, and a burst has thousands
+_LATEST_EVENTS = 64
 
 
 @dataclass(slots=True)
@@ -30,7 +33,8 @@ class StreamEnd:
 
     is_complete: bool = False
     is_done: bool = False  # `[DONE]` was among them
-    is_failed: bool = False  # an error, or a choice whose `finish_reason` is "error", was among them
+    # an error, or a choice whose `finish_reason` is "error", was among them
+    is_failed: bool = False
     error: bytes | None = None
     usage: dict[str, Any] = field(default_factory=dict)
 
@@ -39,13 +43,13 @@ class StreamEnd:
 class Endpoint:
     """One endpoint: `path` lies below the API's root (`/v1`).
 
-    `last_types`: values of an event's member `type` that complete the answer.
-    `requires_end`: a stream without a last event is incomplete. Elsewhere a clean end of the body suffices.
-    `ends_by_finish_reason`: a choice with a `finish_reason` completes that choice.
-    `is_done_sent`: `data: [DONE]` is the stream's last event.
-    `is_anthropic`: errors have Anthropic's shape, https://docs.anthropic.com/en/api/errors .
-    `is_responses`: errors are events of the Responses API.
-    `is_usage_optional`: the stream has its usage only where `stream_options.include_usage` asks for it.
+    `last_types`: values of an event's member `type` that complete the answer. `requires_end`: a
+    stream without a last event is incomplete. Elsewhere a clean end of the body suffices.
+    `ends_by_finish_reason`: a choice with a `finish_reason` completes that choice. `is_done_sent`:
+    `data: [DONE]` is the stream's last event. `is_anthropic`: errors have Anthropic's shape,
+    https://docs.anthropic.com/en/api/errors . `is_responses`: errors are events of the Responses
+    API. `is_usage_optional`: the stream has its usage only where `stream_options.include_usage`
+    asks for it.
     """
 
     path: str
@@ -93,12 +97,18 @@ class Endpoint:
         return end
 
     def is_reply(self, document: dict[str, Any]) -> bool:
-        """Return whether a whole reply has the form of this endpoint's; True where streams need no last event."""
+        """Return whether a whole reply has the form of this endpoint's; True where streams need no
+        last event.
+        """
         if not self.requires_end:
             return True
         if self.is_responses:
             return document.get("object") == "response"
-        return document.get("type") == "message" if self.is_anthropic else isinstance(document.get("choices"), list)
+        return (
+            document.get("type") == "message"
+            if self.is_anthropic
+            else isinstance(document.get("choices"), list)
+        )
 
     def error_body(self, error: GatewayError) -> bytes:
         """Return one of our own errors as a body of the endpoint's API."""
@@ -108,8 +118,8 @@ class Endpoint:
         """Return an error's body as an event of this endpoint's stream.
 
         The Anthropic SDK takes only `event: error` for an error:
-        https://docs.anthropic.com/en/api/messages-streaming#error-events . OpenAI's SDKs raise for a member
-        `error`; other clients of the Responses API read the members beside it:
+        https://docs.anthropic.com/en/api/messages-streaming#error-events . OpenAI's SDKs raise for
+        a member `error`; other clients of the Responses API read the members beside it:
         https://platform.openai.com/docs/api-reference/responses-streaming/error
         """
         if self.is_responses:
@@ -121,7 +131,9 @@ class Endpoint:
 
 
 _of_choices = partial(Endpoint, requires_end=True, ends_by_finish_reason=True, is_done_sent=True)
-_RESPONSE_ENDS = frozenset(f"response.{state}" for state in ("completed", "incomplete", "failed", "cancelled"))
+_RESPONSE_ENDS = frozenset(
+    f"response.{state}" for state in ("completed", "incomplete", "failed", "cancelled")
+)
 
 ENDPOINTS = {
     row.path: row
@@ -166,13 +178,17 @@ def _responses_error(body: bytes) -> bytes:
 
 
 def endpoint_of(path: str) -> Endpoint:
-    """Return the row of a path below the API's root, with or without a query; one of its own for any other path."""
+    """Return the row of a path below the API's root, with or without a query; one of its own for
+    any other path.
+    """
     bare = path.partition("?")[0]
     return ENDPOINTS.get(bare) or Endpoint(bare)
 
 
 def parse_event(data: bytes) -> dict[str, Any]:
-    """Return an event's data as a JSON object; an empty one where it is none, or has too many members."""
+    """Return an event's data as a JSON object; an empty one where it is none, or has too many
+    members.
+    """
     try:
         document = parse_json(data)
     except (orjson.JSONDecodeError, InvalidBody):
@@ -183,11 +199,17 @@ def parse_event(data: bytes) -> dict[str, Any]:
 def choices_of(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the choices of a chunk that are objects."""
     choices = event.get("choices")
-    return (choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict))
+    return (
+        choice
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    )
 
 
 def usage_of(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the usage that an event names: its own, or that of the object inside; empty without one."""
+    """Return the usage that an event names: its own, or that of the object inside; empty without
+    one.
+    """
     for holder in (document, document.get("response"), document.get("message")):
         if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
             return usage
@@ -205,7 +227,9 @@ def error_in(block: bytes) -> bytes | None:
 
 
 def bare_error(block: bytes) -> bytes | None:
-    """Return a JSON error among a stream's last bytes that no `data:` stands before; None without one."""
+    """Return a JSON error among a stream's last bytes that no `data:` stands before; None without
+    one.
+    """
     for event in reversed(split_events(block)):
         if not has_data(event) and _is_error(b"", parse_event(event.strip())):
             return event.strip()

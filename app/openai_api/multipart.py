@@ -1,6 +1,8 @@
-"""Forms (multipart/form-data, RFC 7578), as OpenAI's API takes audio and images: what is read of them, and their model's name.
+"""Forms (multipart/form-data, RFC 7578), as OpenAI's API takes audio and images: what is read of
+them, and their model's name.
 
-Bytes pass through, as those of JSON bodies do: a form is looked at where it lies, and only its model's name is ever changed.
+Bytes pass through, as those of JSON bodies do: a form is looked at where it lies, and only its
+model's name is ever changed.
 """
 
 import logging
@@ -14,7 +16,8 @@ from python_multipart.multipart import MultipartParser
 from app.errors import BadRequest, InvalidForm, UnsupportedMedia
 from app.openai_api.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Body
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each bad form, with a character of it
+# it warns of each bad form, with a character of it
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -27,7 +30,10 @@ _READ = (b"model", b"stream")
 _PARAMETER_NAME = rb'[^\x00-\x20=;"]++'
 _PARAMETER_VALUE = rb'"(?:[^"\\\x00-\x1f\x7f]|\\.)*+"|[^\x00-\x20;"]*+'
 _PARAMETER = re.compile(rb";[ \t]*+(%b)=(%b)[ \t]*+" % (_PARAMETER_NAME, _PARAMETER_VALUE))
-_HEADER = re.compile(rb"([^\x00-\x20;]++)[ \t]*+((?:;[ \t]*+%b=(?:%b)[ \t]*+)*+);?[ \t]*+" % (_PARAMETER_NAME, _PARAMETER_VALUE))
+_HEADER = re.compile(
+    rb"([^\x00-\x20;]++)[ \t]*+((?:;[ \t]*+%b=(?:%b)[ \t]*+)*+);?[ \t]*+"
+    % (_PARAMETER_NAME, _PARAMETER_VALUE)
+)
 
 
 class Field(NamedTuple):
@@ -42,8 +48,8 @@ class Field(NamedTuple):
 def check_form(path: str, content_type: str, body: bytes) -> Body:
     """Read model and stream from a form.
 
-    Raises UnsupportedMedia where OpenAI's endpoint takes JSON alone, InvalidForm, and BadRequest where
-    a field is missing, wrong, or such that servers could read it in different ways.
+    Raises UnsupportedMedia where OpenAI's endpoint takes JSON alone, InvalidForm, and BadRequest
+    where a field is missing, wrong, or such that servers could read it in different ways.
     """
     if path in _TAKE_JSON:
         raise UnsupportedMedia("this endpoint takes JSON, no form")
@@ -52,7 +58,9 @@ def check_form(path: str, content_type: str, body: bytes) -> Body:
         _refuse_disguised(field)
     model, stream = (_only(name, fields, body) for name in _READ)
     if not model:
-        raise BadRequest("model is missing: expected a part of the form that names a model.", param="model")
+        raise BadRequest(
+            "model is missing: expected a part of the form that names a model.", param="model"
+        )
     if stream.lower() not in _SWITCH:
         raise BadRequest("stream: expected true or false.", param="stream")
     try:
@@ -62,13 +70,17 @@ def check_form(path: str, content_type: str, body: bytes) -> Body:
 
 
 def form_with_model(content_type: str, body: bytes, new: str) -> bytes:
-    """Return the form with `new` as its model and no other byte changed; one that `check_form` let pass."""
+    """Return the form with `new` as its model and no other byte changed; one that `check_form` let
+    pass.
+    """
     (model,) = [field for field in _fields(content_type, body) if field.name == b"model"]
     return body[: model.start] + new.encode() + body[model.end :]
 
 
 def without_boundary(content_type: str, body: bytes) -> bytes:
-    """Return what stays the same where a client sends the same form again: it makes up a new boundary each time."""
+    """Return what stays the same where a client sends the same form again: it makes up a new
+    boundary each time.
+    """
     return body.replace(b"--" + _boundary(content_type), b"--")
 
 
@@ -80,11 +92,15 @@ def _only(name: bytes, fields: list[Field], body: bytes) -> bytes:
 
 
 def _refuse_disguised(field: Field) -> None:
-    """Raise BadRequest for a part that some servers take for a field that is read here, and others do not."""
+    """Raise BadRequest for a part that some servers take for a field that is read here, and others
+    do not.
+    """
     plain = unquote_to_bytes(field.name.replace(b"\\", b"")).strip().lower()
     if plain in _READ and (field.is_file or field.name != plain):
         name = plain.decode()
-        raise BadRequest(f"{name}: expected a part with this very name, and without a file's.", param=name)
+        raise BadRequest(
+            f"{name}: expected a part with this very name, and without a file's.", param=name
+        )
 
 
 def _boundary(content_type: str) -> bytes:
@@ -101,14 +117,18 @@ def _parsed_header(value: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return a header's value, in lower case, and its parameters. Raises InvalidForm."""
     match = _HEADER.fullmatch(value)
     if match is None:
-        raise InvalidForm("The body is not a valid form: the parameters of one of its headers cannot be read.")
+        raise InvalidForm(
+            "The body is not a valid form: the parameters of one of its headers cannot be read."
+        )
     return match[1].lower(), [(name.lower(), value) for name, value in _PARAMETER.findall(match[2])]
 
 
 def _one(name: bytes, parameters: list[tuple[bytes, bytes]]) -> bytes | None:
-    """Return a parameter's value without its quotes; None if it is absent or could be read in two ways.
+    """Return a parameter's value without its quotes; None if it is absent or could be read in two
+    ways.
 
-    RFC 7578, section 4.2, rules the extended notation out (`name*=`), and yet some servers prefer it.
+    RFC 7578, section 4.2, rules the extended notation out (`name*=`), and yet some servers prefer
+    it.
     """
     found = [(key, value) for key, value in parameters if key.partition(b"*")[0] == name]
     if len(found) != 1 or found[0][0] != name:
@@ -119,9 +139,9 @@ def _one(name: bytes, parameters: list[tuple[bytes, bytes]]) -> bytes | None:
 def _fields(content_type: str, body: bytes) -> list[Field]:
     """Return the parts. Raises InvalidForm, UnsupportedMedia.
 
-    The parser gets the whole body at once, so that its positions are positions in the body. A boundary
-    within a part is refused (RFC 2046, section 5.1.1): some servers take it for a delimiter even
-    behind a bare line feed, and then see other parts than are seen here.
+    The parser gets the whole body at once, so that its positions are positions in the body. A
+    boundary within a part is refused (RFC 2046, section 5.1.1): some servers take it for a
+    delimiter even behind a bare line feed, and then see other parts than are seen here.
     """
     boundary = _boundary(content_type)
     delimiters = body.count(b"--" + boundary)
@@ -131,11 +151,19 @@ def _fields(content_type: str, body: bytes) -> list[Field]:
     try:
         MultipartParser(boundary, form.callbacks()).write(body)
     except FormParserError as error:
-        raise InvalidForm(f"The body is not a valid form, at byte {getattr(error, 'offset', 0)}.") from None
+        raise InvalidForm(
+            f"The body is not a valid form, at byte {getattr(error, 'offset', 0)}."
+        ) from None
     if not form.is_complete:
-        raise InvalidForm("The body is not a valid form: it has no end, or not the boundary that Content-Type names.")
+        raise InvalidForm(
+            "The body is not a valid form: it has no end, or not the boundary that "
+            "Content-Type names."
+        )
     if delimiters != len(form.fields) + 1:
-        raise InvalidForm("The body is not a valid form: its boundary also stands within a part, or behind the end.")
+        raise InvalidForm(
+            "The body is not a valid form: its boundary also stands within a part, or "
+            "behind the end."
+        )
     return form.fields
 
 
@@ -174,7 +202,9 @@ class _Form:
 
     def _end_part(self) -> None:
         if len(self._dispositions) != 1:
-            raise InvalidForm("The body is not a valid form: a part has no Content-Disposition, or several.")
+            raise InvalidForm(
+                "The body is not a valid form: a part has no Content-Disposition, or several."
+            )
         kind, parameters = _parsed_header(self._dispositions[0])
         name = _one(b"name", parameters)
         if kind != b"form-data" or name is None:

@@ -1,6 +1,8 @@
-"""Server-sent events as bytes: whole events out of a stream that is cut anywhere, without decoding them.
+"""Server-sent events as bytes: whole events out of a stream that is cut anywhere, without decoding
+them.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html : lines end in \\r\\n, \\n or \\r; an empty line ends an event.
+https://html.spec.whatwg.org/multipage/server-sent-events.html : lines end in \\r\\n, \\n or \\r; an
+empty line ends an event.
 """
 
 import re
@@ -13,8 +15,10 @@ DONE = b"data: [DONE]\n\n"
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
 _LINE_ENDS = (b"\r", b"\n")
 _BLANK_LINE = re.compile(_LINE_END + rb"{2}")
-_EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")  # a leading blank line is no part of the event behind it
-_BLANK_LINES = re.compile(rb"(" + _LINE_END + rb"{2})" + _LINE_END + rb"+\Z")  # more than the one that ends an event
+# a leading blank line is no part of the event behind it
+_EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")
+# more than the one that ends an event
+_BLANK_LINES = re.compile(rb"(" + _LINE_END + rb"{2})" + _LINE_END + rb"+\Z")
 _ID_LINE = re.compile(rb"(?:^|[\r\n])id(?::|[\r\n])")
 _OVERLAP = 3  # bytes of "\r\n\r\n" that may lie before the byte which completes it
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -39,7 +43,9 @@ class EventSplitter:
         self._tail = b""  # their last bytes
 
     def feed(self, data: bytes) -> bytes:
-        """Return all events that are whole by now, unchanged; empty if none is. Raises ReplyTooLarge."""
+        """Return all events that are whole by now, unchanged; empty if none is. Raises
+        ReplyTooLarge.
+        """
         if self._pieces:
             return self._feed_rest(data)
         end = _end_of_events(data)
@@ -100,8 +106,11 @@ def begins_events(head: bytes) -> bool | None:
 
 
 def split_events(block: bytes) -> list[bytes]:
-    """A block of whole events, one by one, each with its blank line; joined again they are the block."""
-    if b"\r" not in block and b"\n\n\n" not in block and not block.startswith(b"\n"):  # the usual case, in C
+    """A block of whole events, one by one, each with its blank line; joined again they are the
+    block.
+    """
+    # the usual case, in C
+    if b"\r" not in block and b"\n\n\n" not in block and not block.startswith(b"\n"):
         *whole, rest = block.split(b"\n\n")
         events = [event + b"\n\n" for event in whole]
     else:
@@ -118,21 +127,25 @@ def as_event(data: bytes) -> bytes:
 
 
 def has_data(event: bytes) -> bool:
-    """Whether an event counts: it has a `data` line (a comment or a bare `event:` line has none)."""
+    """Whether an event counts: it has a `data` line (a comment or a bare `event:` line has
+    none).
+    """
     return event.startswith(b"data:") or _DATA_LINE.search(event) is not None
 
 
 def count_events(block: bytes) -> int:
     """How many `data:` events a block of whole events holds."""
     begun = block.startswith(b"data:") + block.count(b"\n\ndata:")
-    if begun == block.count(b"\n\n") and b"\r" not in block and b"\n\n\n" not in block:  # the usual case, in C
+    # the usual case, in C
+    if begun == block.count(b"\n\n") and b"\r" not in block and b"\n\n\n" not in block:
         return begun
     return sum(map(has_data, split_events(block)))
 
 
 def data_of(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:  # the usual case
+    # the usual case
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines = (line for line in event.splitlines() if line.startswith(b"data:") or line == b"data")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
@@ -140,12 +153,19 @@ def data_of(event: bytes) -> bytes:
 
 def field_of(event: bytes, name: bytes) -> bytes:
     """Return the value of an event's last line of that name, such as `event`; empty without one."""
-    values = [value for line in event.splitlines() for key, _, value in [line.partition(b":")] if key == name]
+    values = [
+        value
+        for line in event.splitlines()
+        for key, _, value in [line.partition(b":")]
+        if key == name
+    ]
     return values[-1].removeprefix(b" ") if values else b""
 
 
 def without_blank_line(comment: bytes) -> bytes:
-    """Return a comment as a line of the event behind it, for a stream whose events have ids: see `with_ids`."""
+    """Return a comment as a line of the event behind it, for a stream whose events have ids: see
+    `with_ids`.
+    """
     return comment.rstrip(b"\r\n") + b"\n"
 
 
@@ -157,9 +177,9 @@ def has_id(block: bytes) -> bool:
 def with_ids(block: bytes, first: int) -> bytes:
     """Return the block with an `id:` line before each `data:` event, counting from `first`.
 
-    What has no data loses all but its comment lines, and its blank line, as do further blank lines behind
-    an event: the openai SDK dispatches an empty event at a blank line once an id has come, and fails to
-    parse it.
+    What has no data loses all but its comment lines, and its blank line, as do further blank lines
+    behind an event: the openai SDK dispatches an empty event at a blank line once an id has come,
+    and fails to parse it.
     """
     out = []
     for event in split_events(block):
@@ -173,7 +193,9 @@ def with_ids(block: bytes, first: int) -> bytes:
 
 
 def after(block: bytes, first: int, seen: int) -> bytes:
-    """The block without its `data:` events up to number `seen`, its own first being number `first`."""
+    """The block without its `data:` events up to number `seen`, its own first being number
+    `first`.
+    """
     out = []
     for event in split_events(block):
         counts = has_data(event)

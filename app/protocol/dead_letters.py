@@ -21,7 +21,9 @@ def split(headers: Headers) -> tuple[dict[str, str], Headers]:
 
 
 def without_marks(headers: Headers) -> Headers:
-    """Return the headers that may be a record's own: anyone who writes to a topic can forge a mark."""
+    """Return the headers that may be a record's own: anyone who writes to a topic can forge a
+    mark.
+    """
     return [pair for pair in headers if not pair[0].startswith(_MARK)]
 
 

@@ -1,4 +1,6 @@
-"""Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the models' cards."""
+"""Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the
+models' cards.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeAlias
@@ -12,18 +14,22 @@ from app.protocol.records import READS
 
 SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
 
-_Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # a number, as the name of a JSON member
+# a number, as the name of a JSON member
+_Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
 _Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(model_name)]
 _Topic: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(topic_name)]
-Shown: TypeAlias = dict[str, list[dict[str, Any]]]  # requests, `running` and `recent`, as the operator's view has them
+# requests, `running` and `recent`, as the operator's view has them
+Shown: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
-    """A model that is known, whether or not a worker lives; the compacted models' topic holds one per model.
+class ModelRegistration:
+    """A model that is known, whether or not a worker lives; the compacted models' topic holds one
+    per model.
 
-    Its names are those that the configuration of a model may have: they are shown to clients and on terminals.
+    Its names are those that the configuration of a model may have: they are shown to clients and on
+    terminals.
     """
 
     model: _Name
@@ -51,7 +57,7 @@ class _Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerBeat(_Beat):
+class WorkerHeartbeat(_Beat):
     """A worker's heartbeat."""
 
     worker: str  # its owner name: random at start
@@ -63,7 +69,8 @@ class WorkerBeat(_Beat):
     interval: float  # seconds between two heartbeats
     aliases: tuple[str, ...] = ()
     partitions: tuple[int, ...] = ()
-    positions: dict[_Partition, _Offset] = field(default_factory=dict)  # -> the next offset it will start on
+    # -> the next offset it will start on
+    positions: dict[_Partition, _Offset] = field(default_factory=dict)
     capacity: int = 0
     in_flight: int = 0
     waiting: int = 0  # taken from the log and not started
@@ -82,7 +89,7 @@ class WorkerBeat(_Beat):
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayBeat(_Beat):
+class GatewayHeartbeat(_Beat):
     """A gateway's heartbeat: which reply partition it reads."""
 
     gateway: str
@@ -94,7 +101,8 @@ class GatewayBeat(_Beat):
     leaving: bool = False
     version: str = ""
     reads: tuple[int, ...] = READS
-    withdrawn: dict[str, int] = field(default_factory=dict)  # model -> requests it has ended that lie in the queue still
+    # model -> requests it has ended that lie in the queue still
+    withdrawn: dict[str, int] = field(default_factory=dict)
     watched: bool = False  # an operator looks at it: the others tell it what they have to show
     shown: Shown = field(default_factory=dict)
 
@@ -103,15 +111,17 @@ class GatewayBeat(_Beat):
         return self.gateway
 
 
-_BEATS: TypeAdapter[WorkerBeat | GatewayBeat] = TypeAdapter(WorkerBeat | GatewayBeat)
-_CARDS = TypeAdapter(ModelCard)
+_BEATS: TypeAdapter[WorkerHeartbeat | GatewayHeartbeat] = TypeAdapter(
+    WorkerHeartbeat | GatewayHeartbeat
+)
+_CARDS = TypeAdapter(ModelRegistration)
 
 
-def encode(beat: WorkerBeat | GatewayBeat | ModelCard) -> bytes:
+def encode(beat: WorkerHeartbeat | GatewayHeartbeat | ModelRegistration) -> bytes:
     return orjson.dumps(asdict(beat))
 
 
-def decode_beat(value: bytes) -> WorkerBeat | GatewayBeat:
+def decode_beat(value: bytes) -> WorkerHeartbeat | GatewayHeartbeat:
     """Raises UndecodableRecord; members that we do not know are ignored."""
     try:
         return _BEATS.validate_json(value)
@@ -119,7 +129,7 @@ def decode_beat(value: bytes) -> WorkerBeat | GatewayBeat:
         raise UndecodableRecord(f"not a heartbeat: {error.errors()[0]['msg']}") from None
 
 
-def decode_card(value: bytes) -> ModelCard:
+def decode_card(value: bytes) -> ModelRegistration:
     """Raises UndecodableRecord; members that we do not know are ignored."""
     try:
         return _CARDS.validate_json(value)

@@ -1,8 +1,10 @@
-"""Two halves of a topic's partitions: one for crowds (tenants with many waiting requests), one that is kept quiet.
+"""Two halves of a topic's partitions: one for crowds (tenants with many waiting requests), one that
+is kept quiet.
 
-A partition's half follows from its number alone, so gateways and workers agree on it without a word, and go on agreeing when
-partitions move from worker to worker. The golden ratio spreads both halves evenly over whatever a worker may be assigned:
-neighbours as well as every second or third partition. Every other one by number would give one of two workers all of one half.
+A partition's half follows from its number alone, so gateways and workers agree on it without a
+word, and go on agreeing when partitions move from worker to worker. The golden ratio spreads both
+halves evenly over whatever a worker may be assigned: neighbours as well as every second or third
+partition. Every other one by number would give one of two workers all of one half.
 """
 
 from functools import lru_cache
@@ -20,8 +22,8 @@ class Halves(NamedTuple):
 def halves(partitions: tuple[int, ...]) -> Halves:
     """A worker's partitions, divided; neither half is empty unless there are none.
 
-    Where all are of one half by their numbers, every other one stands in for the other half, so that the worker serves both. A
-    single partition is both.
+    Where all are of one half by their numbers, every other one stands in for the other half, so
+    that the worker serves both. A single partition is both.
     """
     found = Halves(
         tuple(partition for partition in partitions if not _is_for_crowds(partition)),

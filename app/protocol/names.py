@@ -1,4 +1,6 @@
-"""Names that may be given to models and topics. Each function returns the name, or raises ValueError with the rule."""
+"""Names that may be given to models and topics. Each function returns the name, or raises
+ValueError with the rule.
+"""
 
 import re
 
@@ -12,11 +14,15 @@ def model_name(text: str) -> str:
 
 def topic_name(text: str, longest: int = 249) -> str:
     """Return a name that Kafka accepts for a topic, which may be empty. `longest`: characters."""
-    if text and (text in (".", "..") or len(text) > longest or not re.fullmatch(r"[A-Za-z0-9._-]+", text)):
+    if text and (
+        text in (".", "..") or len(text) > longest or not re.fullmatch(r"[A-Za-z0-9._-]+", text)
+    ):
         raise ValueError(f"a topic's name: letters, digits, '.', '_' and '-', at most {longest}")
     return text
 
 
 def topic_prefix(text: str) -> str:
-    """Return a prefix of topic names. The longest that follows it is `.requests.` and 131 characters for the model."""
+    """Return a prefix of topic names. The longest that follows it is `.requests.` and 131
+    characters for the model.
+    """
     return topic_name(text, longest=100)

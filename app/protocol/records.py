@@ -1,7 +1,7 @@
 """Requests, replies and controls as records on the log; docs/wire-format.md shows one of each.
 
-Values are what a person can read in Kafka UI: the client's JSON, the SSE text. Headers are short UTF-8 strings.
-Unknown headers are ignored.
+Values are what a person can read in Kafka UI: the client's JSON, the SSE text. Headers are short
+UTF-8 strings. Unknown headers are ignored.
 """
 
 from contextlib import suppress
@@ -17,12 +17,15 @@ Headers: TypeAlias = list[tuple[str, bytes]]
 
 VERSION = b"1"
 READS = (1, 2)  # 2: replies joined in one record (joined.py)
-HOPS_HEADER = "x-llm-gateway-hops"  # a request's hops, from a deployment's worker to another's gateway
+# a request's hops, from a deployment's worker to another's gateway
+HOPS_HEADER = "x-llm-gateway-hops"
 MAX_REPLY_BYTES = 512 * 1024  # of one reply record's value; a longer reply is several records
 
 
 def header_map(headers: Headers | None) -> dict[str, str]:
-    """Headers as text. Raises UndecodableRecord for a version we do not read or bytes that are not UTF-8."""
+    """Headers as text. Raises UndecodableRecord for a version we do not read or bytes that are not
+    UTF-8.
+    """
     try:
         found = {name: value.decode() for name, value in headers or ()}
     except (UnicodeDecodeError, AttributeError) as error:
@@ -41,7 +44,7 @@ def record_id(headers: Headers | None) -> bytes:
 
 
 @dataclass(slots=True)  # not frozen: on the hot path that would make it three times as dear
-class Request:
+class RequestRecord:
     """One client request. Times are milliseconds since the epoch, by the gateway's clock."""
 
     id: str
@@ -72,7 +75,11 @@ class Request:
             ("created", b"%d" % self.created),
             ("deadline", b"%d" % self.deadline),
         ]
-        for name, value in (("tenant", self.tenant), ("hops", self.hops), ("traceparent", self.traceparent)):
+        for name, value in (
+            ("tenant", self.tenant),
+            ("hops", self.hops),
+            ("traceparent", self.traceparent),
+        ):
             if value:
                 pairs.append((name, value.encode()))
         if self.content_type:
@@ -82,7 +89,7 @@ class Request:
         return [*pairs, ("maybe-duplicate", b"1")] if self.maybe_duplicate else pairs
 
     @classmethod
-    def decode(cls, headers: Headers | None, value: bytes | None) -> "Request":
+    def decode(cls, headers: Headers | None, value: bytes | None) -> "RequestRecord":
         """Raises UndecodableRecord, naming what is wrong."""
         found = header_map(headers)
         try:
@@ -111,8 +118,10 @@ class Request:
 
 
 @dataclass(slots=True)
-class Reply:
-    """One record of a reply: part of it, its end, or a claim on it. `event` numbers the first `data:` event in the value."""
+class ReplyRecord:
+    """One record of a reply: part of it, its end, or a claim on it. `event` numbers the first
+    `data:` event in the value.
+    """
 
     id: str
     owner: str
@@ -128,7 +137,8 @@ class Reply:
     deaths: int = 0  # claims only: workers in a row that died with the request and wrote nothing
     dead: tuple[str, ...] = ()  # claims only: those of them that had become its writer
     by_gateway: bool = False
-    notes: tuple[tuple[str, str], ...] = ()  # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
+    # final records: worker, queue-ms, upstream-ms, usage: for people and accounts
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -164,19 +174,24 @@ class Reply:
         return pairs
 
     @classmethod
-    def decode(cls, headers: Headers | None, value: bytes | None) -> "Reply":
+    def decode(cls, headers: Headers | None, value: bytes | None) -> "ReplyRecord":
         """Raises UndecodableRecord, naming what is wrong."""
         if headers and len(headers) == len(_PLAIN):  # as nearly all records of a stream
             plain = dict(headers)
             if plain.keys() == _PLAIN and plain["v"] == VERSION and plain["kind"] == b"data":
                 with suppress(ValueError):  # the long way says what is wrong
                     return cls(
-                        plain["id"].decode(), plain["owner"].decode(), DATA, int(plain["seq"]), value or b"", int(plain["event"])
+                        plain["id"].decode(),
+                        plain["owner"].decode(),
+                        DATA,
+                        int(plain["seq"]),
+                        value or b"",
+                        int(plain["event"]),
                     )
         return cls._decode(header_map(headers), value)
 
     @classmethod
-    def _decode(cls, found: dict[str, str], value: bytes | None) -> "Reply":
+    def _decode(cls, found: dict[str, str], value: bytes | None) -> "ReplyRecord":
         try:
             kind, outcome = found["kind"], found.get("outcome", "")
             if kind not in (DATA, FINAL, CLAIM) or (kind == FINAL) != (outcome in OUTCOMES):
@@ -215,12 +230,14 @@ def _natural(text: str) -> int:
 
 
 def pairs(listed: list[list[str]]) -> tuple[tuple[str, str], ...]:
-    """HTTP headers or notes, from their JSON. Raises ValueError or TypeError for what has another form."""
+    """HTTP headers or notes, from their JSON. Raises ValueError or TypeError for what has another
+    form.
+    """
     return tuple([(str(name), str(value)) for name, value in listed])
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class ControlRecord:
     """A fast signal to every worker. It saves work; the reply log decides."""
 
     CANCEL = "cancel"  # stop working on `id`
@@ -241,10 +258,12 @@ class Control:
         ]
 
     @classmethod
-    def decode(cls, headers: Headers | None) -> "Control":
+    def decode(cls, headers: Headers | None) -> "ControlRecord":
         """Raises UndecodableRecord, naming what is wrong."""
         found = header_map(headers)
         try:
-            return cls(found["id"], found["kind"], found.get("owner", ""), found.get("supersedes", ""))
+            return cls(
+                found["id"], found["kind"], found.get("owner", ""), found.get("supersedes", "")
+            )
         except KeyError as error:
             raise UndecodableRecord(f"header {error} is missing") from None

@@ -1,10 +1,12 @@
-"""Who writes a reply: one rule, applied in log order by every reader (gateway, resume, recorder, worker).
+"""Who writes a reply: one rule, applied in log order by every reader (gateway, resume, recorder,
+worker).
 
-A writer is a worker process, named by its `owner`. The first record of an id makes its owner the writer. A `claim`
-names the owner it supersedes (or none) and counts only if that owner is the writer at the claim's own place in the log.
-A claim by nobody hands the reply back: from there on only another claim makes a writer.
-A gateway's `cancelled` or `expired` counts from any gateway. The first final record is the outcome; nothing counts after it.
-Records of anybody who is not the writer, and records out of sequence, are not there for a reader.
+A writer is a worker process, named by its `owner`. The first record of an id makes its owner the
+writer. A `claim` names the owner it supersedes (or none) and counts only if that owner is the
+writer at the claim's own place in the log. A claim by nobody hands the reply back: from there on
+only another claim makes a writer. A gateway's `cancelled` or `expired` counts from any gateway. The
+first final record is the outcome; nothing counts after it. Records of anybody who is not the
+writer, and records out of sequence, are not there for a reader.
 
 So a worker that was stopped, cut off or declared dead may write what it likes: no reader sees it.
 """
@@ -28,7 +30,7 @@ class Step(Enum):
 
 
 @dataclass(slots=True)
-class Fold:
+class ReplyState:
     """The state of one reply after the records seen so far."""
 
     writer: str = ""
@@ -37,13 +39,24 @@ class Fold:
     attempts: int = 0  # writers so far
 
     def apply(
-        self, kind: str, owner: str, seq: int, *, outcome: str = "", supersedes: str = "", by_gateway: bool = False
+        self,
+        kind: str,
+        owner: str,
+        seq: int,
+        *,
+        outcome: str = "",
+        supersedes: str = "",
+        by_gateway: bool = False,
     ) -> Step:
         """Takes the next record of this id in log order."""
         if self.outcome:
             return Step.IGNORED
         if by_gateway:
-            return self._end(outcome) if kind == FINAL and outcome in GATEWAY_OUTCOMES else Step.IGNORED
+            return (
+                self._end(outcome)
+                if kind == FINAL and outcome in GATEWAY_OUTCOMES
+                else Step.IGNORED
+            )
         if kind == CLAIM:
             return self._claim(owner) if supersedes == self.writer else Step.IGNORED
         return self._write(kind, owner, seq, outcome)

@@ -1,9 +1,11 @@
-"""The public request id is an address: it says where the request lies in the log and where its reply begins.
+"""The public request id is an address: it says where the request lies in the log and where its
+reply begins.
 
-So any gateway finds any request and any reply with no index. A request that was not accepted lies nowhere: its id is no address.
-Laid out big-endian, then base64url without padding:
+So any gateway finds any request and any reply with no index. A request that was not accepted lies
+nowhere: its id is no address. Laid out big-endian, then base64url without padding:
 
-    internal id 16 bytes | topic fingerprint 4 | request partition 2 | request offset 6 | reply partition 2 | reply offset 6
+    internal id 16 bytes | topic fingerprint 4 | request partition 2 | request offset 6 | reply
+    partition 2 | reply offset 6
 """
 
 import base64
@@ -16,7 +18,8 @@ from functools import lru_cache
 
 PREFIX = "req_"
 REFUSED_PREFIX = "err_"
-_FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{48}")  # 36 bytes: no padding and no spare bits, so one text per address
+# 36 bytes: no padding and no spare bits, so one text per address
+_FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{48}")
 
 
 def new_id() -> str:
@@ -25,7 +28,9 @@ def new_id() -> str:
 
 
 def refused_id() -> str:
-    """An id for a request that was not accepted: what its client was told and our own log have it, and nothing else."""
+    """An id for a request that was not accepted: what its client was told and our own log have it,
+    and nothing else.
+    """
     return REFUSED_PREFIX + new_id()
 
 
@@ -47,7 +52,9 @@ def fingerprint(topic: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a request and its reply lie. `reply_offset` is no later than the reply's first record."""
+    """Where a request and its reply lie. `reply_offset` is no later than the reply's first
+    record.
+    """
 
     id: str
     topic: bytes  # fingerprint

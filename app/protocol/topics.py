@@ -4,7 +4,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-# Kafka allows [A-Za-z0-9._-] up to 249 characters and takes "." and "_" as the same in metric names, so neither is used.
+# Kafka allows [A-Za-z0-9._-] up to 249 characters and takes "." and "_" as the same in metric
+# names, so neither is used.
 _OUTSIDE = re.compile(r"[^A-Za-z0-9-]")
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z")
 _LONGEST = 120

@@ -1,7 +1,9 @@
-"""Follows the reply log while requests are taken over, so that a backlog of many thousands costs one pass, not one for each.
+"""Follows the reply log while requests are taken over, so that a backlog of many thousands costs
+one pass, not one for each.
 
-A partition is read once from the earliest hint, and on, live. Of most requests in a backlog nothing is there: their ids are not
-among those seen, which is known without another look. What is there of the others is read in full.
+A partition is read once from the earliest hint, and on, live. Of most requests in a backlog nothing
+is there: their ids are not among those seen, which is known without another look. What is there of
+the others is read in full.
 """
 
 import asyncio
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 
 from app.bus.base import At, Bus, LogReader, Record
 from app.errors import BusError
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from app.protocol.reply_batch import ids_of
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.reply_log.reply_lookup import ReplyLookup
 
 logger = logging.getLogger("app.reply_log.backlog_feed")
@@ -30,7 +32,7 @@ class _Tail:
     def __init__(self, begin: int) -> None:
         self.begin = begin
         self.ids: set[bytes] = set()  # that something is there of
-        self.watched: dict[bytes, Seen] = {}
+        self.watched: dict[bytes, ReplyView] = {}
         self.reader: LogReader | None = None
         self.first_kept = 0
         self.asked = 0.0  # monotonic
@@ -48,7 +50,9 @@ class _Tail:
 
     @property
     def is_full(self) -> bool:
-        """It has grown so much since it began that another, begun where requests wait now, is cheaper."""
+        """It has grown so much since it began that another, begun where requests wait now, is
+        cheaper.
+        """
         return self._size > max(_MOST_IDS, 2 * self._found)
 
     @property
@@ -78,8 +82,14 @@ class _Tail:
                 else:
                     self.ids.add(id_)
         self._position = records[-1].offset + 1
-        reached = [future for offset, future in self._waiting if offset <= self._position and not future.done()]
-        self._waiting = [(offset, future) for offset, future in self._waiting if offset > self._position]
+        reached = [
+            future
+            for offset, future in self._waiting
+            if offset <= self._position and not future.done()
+        ]
+        self._waiting = [
+            (offset, future) for offset, future in self._waiting if offset > self._position
+        ]
         for future in reached:
             future.set_result(None)
 
@@ -88,30 +98,36 @@ class _Tail:
             self.watched[id_].read(record.headers, record.value, id_, record.timestamp)
         except Exception:
             logger.exception("a reply cannot be read at %s[%d]@%d", *record[:3])
-            del self.watched[id_]  # whoever asks hears of it from a look-up in full; the others' replies are read on
+            # whoever asks hears of it from a look-up in full; the others' replies are read on
+            del self.watched[id_]
             self.ids.add(id_)
 
 
 class ReplyTails:
-    """A tail for each reply partition that is being looked at; it ends when nobody has asked for a while, or it is full."""
+    """A tail for each reply partition that is being looked at; it ends when nobody has asked for a
+    while, or it is full.
+    """
 
     def __init__(self, bus: Bus, topic: str, lookup: ReplyLookup) -> None:
         self._bus = bus
         self._topic = topic
         self._lookup = lookup
         self._tails: dict[int, _Tail] = {}
-        self._wanted: defaultdict[int, list[int]] = defaultdict(list)  # hints of those who wait for a tail
+        # hints of those who wait for a tail
+        self._wanted: defaultdict[int, list[int]] = defaultdict(list)
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ending: asyncio.Task[None] | None = None
 
-    async def look(self, request: Request) -> Seen:
+    async def look(self, request: RequestRecord) -> ReplyView:
         """The reply so far; it may be a moment old. Raises BusError."""
         tail, id_ = await self._tail(request), request.id.encode()
         if id_ in tail.ids:
             return await self._lookup.look(request)
-        return tail.watched.setdefault(id_, Seen(truncated=tail.first_kept > request.reply_offset))
+        return tail.watched.setdefault(
+            id_, ReplyView(truncated=tail.first_kept > request.reply_offset)
+        )
 
-    async def look_past(self, request: Request, offset: int) -> Seen:
+    async def look_past(self, request: RequestRecord, offset: int) -> ReplyView:
         """The reply as far as the record at `offset`, at least. Raises BusError."""
         tail, id_ = await self._tail(request), request.id.encode()
         await tail.reached(offset + 1)
@@ -124,7 +140,7 @@ class ReplyTails:
             self._ending.cancel()
         await asyncio.gather(*(tail.close() for tail in self._tails.values()))
 
-    async def _tail(self, request: Request) -> _Tail:
+    async def _tail(self, request: RequestRecord) -> _Tail:
         """The partition's tail, begun early enough for all who ask together. Raises BusError."""
         partition, hint = request.reply_partition, request.reply_offset
         self._wanted[partition].append(hint)
@@ -142,7 +158,8 @@ class ReplyTails:
         if later is not None:
             del self._tails[partition]
             await later.close()
-        await asyncio.sleep(0)  # those who were started with the one who asks have said what they want by now
+        # those who were started with the one who asks have said what they want by now
+        await asyncio.sleep(0)
         tail = _Tail(min(self._wanted[partition]))
         try:
             await tail.start(self._bus, self._topic, partition)
@@ -157,6 +174,10 @@ class ReplyTails:
     async def _end_the_idle(self) -> None:
         while self._tails:
             await asyncio.sleep(_IDLE_SECONDS)
-            idle = [number for number, tail in self._tails.items() if time.monotonic() - tail.asked > _IDLE_SECONDS]
+            idle = [
+                number
+                for number, tail in self._tails.items()
+                if time.monotonic() - tail.asked > _IDLE_SECONDS
+            ]
             for tail in [self._tails.pop(partition) for partition in idle]:
                 await tail.close()

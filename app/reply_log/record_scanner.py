@@ -1,7 +1,8 @@
 """Looks for the records of single ids in long partitions.
 
-One pass serves all look-ups that wait for the same part of a partition. Between passes the owners of look-ups (tenants)
-take turns: one that asks for a thousand places of a day's log delays the others by a pass each, not by a thousand.
+One pass serves all look-ups that wait for the same part of a partition. Between passes the owners
+of look-ups (tenants) take turns: one that asks for a thousand places of a day's log delays the
+others by a pass each, not by a thousand.
 """
 
 import asyncio
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from app.bus.base import At, Bus, Record
 from app.protocol.reply_batch import ids_of
 
-_NEAR = 100  # records between two stretches that are read along rather than in a pass of their own; a request's may be large
+# records between two stretches that are read along rather than in a pass of their own; a request's
+# may be large
+_NEAR = 100
 _END = 1 << 62  # the log's
 
 
@@ -43,12 +46,13 @@ class _Wanted:
             self.first_kept.set_exception(error)
 
 
-class Scanner:
+class RecordScanner:
     """One pass at a time per partition; what is asked meanwhile waits for the next ones."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiting: dict[tuple[str, int], list[_Wanted]] = {}  # a partition is here while its task runs
+        # a partition is here while its task runs
+        self._waiting: dict[tuple[str, int], list[_Wanted]] = {}
         self._tasks: set[Task[None]] = set()
 
     async def look(
@@ -62,13 +66,18 @@ class Scanner:
         until: int | None = None,
         owner: str = "",
     ) -> int:
-        """Shows `visit` each record of the id from `begin` to the log's end at this moment (or before `until`).
+        """Shows `visit` each record of the id from `begin` to the log's end at this moment (or
+        before `until`).
 
-        Once `visit` has answered with something true it has all it wants, and the pass goes on for others only.
+        Once `visit` has answered with something true it has all it wants, and the pass goes on for
+        others only.
 
-        Returns the first offset that the partition still keeps. Raises BusError, and what `visit` raises.
+        Returns the first offset that the partition still keeps. Raises BusError, and what `visit`
+        raises.
         """
-        wanted = _Wanted(id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future(), owner)
+        wanted = _Wanted(
+            id_.encode(), begin, until, visit, asyncio.get_running_loop().create_future(), owner
+        )
         place = (topic, partition)
         if place in self._waiting:
             self._waiting[place].append(wanted)
@@ -80,7 +89,9 @@ class Scanner:
         return await wanted.first_kept
 
     async def _passes(self, topic: str, partition: int) -> None:
-        """Make passes while look-ups wait, each for the owner that has had the fewest, and for what lies near."""
+        """Make passes while look-ups wait, each for the owner that has had the fewest, and for what
+        lies near.
+        """
         had: Counter[str] = Counter()
         while waiting := self._waiting[topic, partition]:
             first = min(waiting, key=lambda one: had[one.owner])
@@ -116,7 +127,9 @@ class Scanner:
 
 
 def _side_by_side(wanted: list[_Wanted]) -> list[list[_Wanted]]:
-    """Those whose stretches overlap or lie near each other, together: what lies between two that do not may be a day's log."""
+    """Those whose stretches overlap or lie near each other, together: what lies between two that do
+    not may be a day's log.
+    """
     first, *others = sorted(wanted, key=lambda one: one.begin)
     groups, end = [[first]], first.end
     for one in others:
@@ -130,17 +143,28 @@ def _side_by_side(wanted: list[_Wanted]) -> list[list[_Wanted]]:
 
 
 async def read_stretch(
-    bus: Bus, topic: str, partition: int, begin: int, until: int | None, seen: Callable[[Sequence[Record]], object]
+    bus: Bus,
+    topic: str,
+    partition: int,
+    begin: int,
+    until: int | None,
+    seen: Callable[[Sequence[Record]], object],
 ) -> int:
-    """Hands over the records from `begin` to before `until`, at most to the end of this moment, or until `seen` answers with
-    something true. Returns the first one kept. Raises BusError, and what `seen` raises."""
+    """Hands over the records from `begin` to before `until`, at most to the end of this moment, or
+    until `seen` answers with something true. Returns the first one kept. Raises BusError, and what
+    `seen` raises.
+    """
     ended: Future[None] = asyncio.get_running_loop().create_future()
     end = _END
 
     def on_records(records: Sequence[Record]) -> None:
         if ended.done():
             return
-        within = [record for record in records if record.offset < end] if records[-1].offset >= end else records
+        within = (
+            [record for record in records if record.offset < end]
+            if records[-1].offset >= end
+            else records
+        )
         try:
             if seen(within) or records[-1].offset + 1 >= end:
                 ended.set_result(None)

@@ -1,8 +1,10 @@
-"""Follows replies that other gateways' partitions hold, from their beginning and on, live. One reader serves many.
+"""Follows replies that other gateways' partitions hold, from their beginning and on, live. One
+reader serves many.
 
-A sweep reads one partition from the earliest place that any of its followers needs. Followers that come meanwhile wait for the
-next sweep. A sweep that has caught up joins the one that is already live: the one further behind goes on with all followers,
-each of which ignores what it has had. So a partition costs one live reader and at most one that catches up.
+A sweep reads one partition from the earliest place that any of its followers needs. Followers that
+come meanwhile wait for the next sweep. A sweep that has caught up joins the one that is already
+live: the one further behind goes on with all followers, each of which ignores what it has had. So a
+partition costs one live reader and at most one that catches up.
 """
 
 import asyncio
@@ -19,7 +21,9 @@ _GATHER_SECONDS = 0.02  # those who come together share a sweep
 
 
 class Follower:
-    """One reply being read. `feed` gets each record once, in order, and says whether it wants more."""
+    """One reply being read. `feed` gets each record once, in order, and says whether it wants
+    more.
+    """
 
     __slots__ = ("caught_up", "feed", "id", "next")
 
@@ -65,7 +69,9 @@ class _Sweep:
     def on_records(self, records: Sequence[Record]) -> None:
         self.position = records[-1].offset + 1
         for record in records:
-            for follower in [one for id_ in ids_of(record.headers) for one in self.followers.get(id_, ())]:
+            for follower in [
+                one for id_ in ids_of(record.headers) for one in self.followers.get(id_, ())
+            ]:
                 if record.offset >= follower.next and not follower.take(record):
                     self.remove(follower)
 
@@ -81,7 +87,9 @@ class ReplyFollowers:
         self._tasks: dict[int, Task[None]] = {}
         self._closing: set[Task[None]] = set()
 
-    async def follow(self, partition: int, begin: int, id_: str, feed: Callable[[Record], bool]) -> Follower:
+    async def follow(
+        self, partition: int, begin: int, id_: str, feed: Callable[[Record], bool]
+    ) -> Follower:
         """Returns once everything that lay in the log has been fed; goes on until `feed` says no.
 
         Raises BusError, and what `feed` raises until then.
@@ -103,7 +111,9 @@ class ReplyFollowers:
     async def close(self) -> None:
         for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*(sweep.reader.close() for sweep in self._live.values() if sweep.reader is not None))
+        await asyncio.gather(
+            *(sweep.reader.close() for sweep in self._live.values() if sweep.reader is not None)
+        )
 
     async def _sweep_while_wanted(self, partition: int) -> None:
         await asyncio.sleep(_GATHER_SECONDS)
@@ -123,11 +133,14 @@ class ReplyFollowers:
 
         def on_records(records: Sequence[Record]) -> None:
             sweep.on_records(records)
-            if sweep.position >= end or not sweep.followers:  # a slow client takes a little at a time
+            # a slow client takes a little at a time
+            if sweep.position >= end or not sweep.followers:
                 ended.set()
             self._end_if_idle(partition, sweep)
 
-        reader = await self._bus.log_reader(self._topic, [partition], At(min(one.next for one in followers)), on_records)
+        reader = await self._bus.log_reader(
+            self._topic, [partition], At(min(one.next for one in followers)), on_records
+        )
         sweep.reader = reader
         end = reader.bounds(partition)[1]
         sweep.position = reader.position(partition)

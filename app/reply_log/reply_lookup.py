@@ -1,19 +1,21 @@
 """Looks up how far a request's reply has come, in the reply log."""
 
 from app.bus.base import Record
-from app.protocol.records import Request
-from app.protocol.reply_view import Seen
-from app.reply_log.record_scanner import Scanner
+from app.protocol.records import RequestRecord
+from app.protocol.reply_view import ReplyView
+from app.reply_log.record_scanner import RecordScanner
 
 
 class ReplyLookup:
-    def __init__(self, scanner: Scanner, topic: str) -> None:
+    def __init__(self, scanner: RecordScanner, topic: str) -> None:
         self._scanner = scanner
         self._topic = topic
 
-    async def look(self, request: Request) -> Seen:
-        """Everything that lies in the log when this is called is seen, up to the reply's end. Raises BusError."""
-        seen, id_ = Seen(), request.id.encode()
+    async def look(self, request: RequestRecord) -> ReplyView:
+        """Everything that lies in the log when this is called is seen, up to the reply's end.
+        Raises BusError.
+        """
+        seen, id_ = ReplyView(), request.id.encode()
 
         def visit(record: Record) -> bool:
             seen.read(record.headers, record.value, id_, record.timestamp)

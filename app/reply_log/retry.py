@@ -7,8 +7,8 @@ from functools import partial
 from typing import TypeVar
 
 from app.errors import BusError, RecordTooLarge
-from app.protocol.records import Request
-from app.protocol.reply_view import Seen
+from app.protocol.records import RequestRecord
+from app.protocol.reply_view import ReplyView
 from app.telemetry.logs import Throttle
 
 logger = logging.getLogger("app.reply_log.retry")
@@ -17,10 +17,14 @@ logger.addFilter(Throttle())
 _Result = TypeVar("_Result")
 
 
-async def until_done(what: str, step: Callable[[], Awaitable[_Result]], *, pause: float = 0.2, id_: str = "") -> _Result:
-    """What `step` gives, tried again `pause` seconds after each BusError. Raises RecordTooLarge: that would never pass.
+async def until_done(
+    what: str, step: Callable[[], Awaitable[_Result]], *, pause: float = 0.2, id_: str = ""
+) -> _Result:
+    """What `step` gives, tried again `pause` seconds after each BusError. Raises RecordTooLarge:
+    that would never pass.
 
-    `what` and `id_` (a request's) name it in the log, which has one line a second at most for each `what`.
+    `what` and `id_` (a request's) name it in the log, which has one line a second at most for each
+    `what`.
     """
     extra = {"request_id": id_} if id_ else None
     while True:
@@ -33,6 +37,8 @@ async def until_done(what: str, step: Callable[[], Awaitable[_Result]], *, pause
             await asyncio.sleep(pause)
 
 
-async def until_seen(look: Callable[..., Awaitable[Seen]], request: Request, *more: int) -> Seen:
+async def until_seen(
+    look: Callable[..., Awaitable[ReplyView]], request: RequestRecord, *more: int
+) -> ReplyView:
     """A look-up of the request's reply."""
     return await until_done("look-up of a reply", partial(look, request, *more), id_=request.id)

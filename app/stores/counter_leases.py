@@ -1,8 +1,9 @@
 """A minute's counters, of which each process takes a little in advance.
 
-To ask Redis takes a gateway longer than all else that limits cost. So it takes up to a hundredth of a limit at once and serves
-requests from that: a key is asked for some hundred times a minute, however busy it is. What a gateway holds at a minute's end is
-not used; near the limit, and where a limit is below a hundred, each request is asked for by itself, and the count is exact.
+To ask Redis takes a gateway longer than all else that limits cost. So it takes up to a hundredth of
+a limit at once and serves requests from that: a key is asked for some hundred times a minute,
+however busy it is. What a gateway holds at a minute's end is not used; near the limit, and where a
+limit is below a hundred, each request is asked for by itself, and the count is exact.
 """
 
 from dataclasses import dataclass
@@ -28,10 +29,13 @@ class Leases:
         self._leases: dict[str, _Lease] = {}
 
     async def take(self, name: str, minute: int, amount: int, limit: int) -> tuple[bool, int]:
-        """Whether `amount` was left of the minute's `limit`, which is then used; and how much of it is used. 0: only to look."""
+        """Whether `amount` was left of the minute's `limit`, which is then used; and how much of it
+        is used. 0: only to look.
+        """
         lease = self._of(name, minute)
         unheard = lease.left < amount or not lease.used
-        if unheard or lease.used - lease.left + amount > limit:  # nobody is refused by what was heard long ago
+        # nobody is refused by what was heard long ago
+        if unheard or lease.used - lease.left + amount > limit:
             asked = amount + limit // _SHARE
             lease.used = await self._add(name, minute, asked)
             lease.left += asked
@@ -42,7 +46,9 @@ class Leases:
         return False, await self._end(name, lease, amount)
 
     async def correct(self, name: str, minute: int, amount: int, limit: int) -> None:
-        """Adds `amount` to what was taken, as so much more was used; a negative one gives it back."""
+        """Adds `amount` to what was taken, as so much more was used; a negative one gives it
+        back.
+        """
         lease, spare = self._of(name, minute), limit // _SHARE
         lease.left -= amount
         if not 0 <= lease.left <= 2 * spare:
@@ -56,7 +62,9 @@ class Leases:
         return lease
 
     async def _end(self, name: str, lease: _Lease, amount: int) -> int:
-        """All is given back, so that the next who asks hears what the others have given back meanwhile."""
+        """All is given back, so that the next who asks hears what the others have given back
+        meanwhile.
+        """
         back, lease.left = lease.left + amount, 0
         lease.used = await self._add(name, lease.minute, -back)
         return lease.used

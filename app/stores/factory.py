@@ -7,7 +7,9 @@ from app.stores.memory import MemoryStore
 
 
 def make_store(settings: Settings) -> Store:
-    """Return where gateways share Idempotency-Keys and limits. Redis's driver is imported only now. Raises SettingsError."""
+    """Return where gateways share Idempotency-Keys and limits. Redis's driver is imported only now.
+    Raises SettingsError.
+    """
     if not settings.gateway.redis_url:
         return MemoryStore()
     from app.stores.redis import RedisStore
@@ -15,4 +17,6 @@ def make_store(settings: Settings) -> Store:
     try:
         return RedisStore(settings.gateway.redis_url, settings.bus.prefix)
     except ValueError as error:
-        raise SettingsError(f"REDIS_URL: {error}; for example REDIS_URL=redis://localhost:6379/0") from None
+        raise SettingsError(
+            f"REDIS_URL: {error}; for example REDIS_URL=redis://localhost:6379/0"
+        ) from None

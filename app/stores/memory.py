@@ -13,7 +13,8 @@ class MemoryStore:
         self._clock = clock
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._held: dict[str, dict[str, float]] = {}  # key -> holder -> until when
-        self._counters: dict[str, tuple[int, float]] = {}  # and until when; in the order of their first additions
+        # and until when; in the order of their first additions
+        self._counters: dict[str, tuple[int, float]] = {}
 
     async def get(self, key: str) -> bytes | None:
         value, until = self._values.get(key, (b"", 0.0))
@@ -68,7 +69,9 @@ class MemoryStore:
         self._counters.clear()
 
     def _delete_counters_until(self, now: float) -> None:
-        """Delete the oldest that are past their time: as many as began since the last call, mostly."""
+        """Delete the oldest that are past their time: as many as began since the last call,
+        mostly.
+        """
         past = []
         for key, (_, until) in self._counters.items():
             if until > now:

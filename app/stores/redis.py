@@ -17,10 +17,15 @@ Command: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
 _CALL_SECONDS = 2.0
 _SWAP = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then redis.call('set', KEYS[1], ARGV[2], 'keepttl') else redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3]) end
+if ARGV[3] == '' then
+  redis.call('set', KEYS[1], ARGV[2], 'keepttl')
+else
+  redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
+end
 return 1
 """
-# A sorted set of holders by the time when their places are free again, by Redis's own clock, in milliseconds.
+# A sorted set of holders by the time when their places are free again, by Redis's own clock, in
+# milliseconds.
 _NOW = """
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -47,17 +52,23 @@ return value
 
 
 def _options() -> dict[str, Any]:
-    """Of every connection. One more try, at once, on a new one: one that lay idle may have been cut by Redis, or by what lies
-    between, and its next use would look as if Redis were away. What takes too long is not tried again."""
+    """Of every connection. One more try, at once, on a new one: one that lay idle may have been cut
+    by Redis, or by what lies between, and its next use would look as if Redis were away. What takes
+    too long is not tried again.
+    """
     once_more = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
-    return {"socket_timeout": _CALL_SECONDS, "socket_connect_timeout": _CALL_SECONDS, "retry": once_more}
+    return {
+        "socket_timeout": _CALL_SECONDS,
+        "socket_connect_timeout": _CALL_SECONDS,
+        "retry": once_more,
+    }
 
 
 class RedisStore:
     """`prefix` keeps deployments apart that share one Redis.
 
-    Commands that come while others are under way go together, as one pipeline: by itself each costs the gateway a seventh of a
-    millisecond of CPU, of many together a third of that.
+    Commands that come while others are under way go together, as one pipeline: by itself each costs
+    the gateway a seventh of a millisecond of CPU, of many together a third of that.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -72,28 +83,45 @@ class RedisStore:
 
     async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bytes | None:
         name, milliseconds = self._name(key), _milliseconds(ttl)
-        there = await self._asked(lambda pipeline: pipeline.set(name, value, nx=True, get=True, px=milliseconds))
+        there = await self._asked(
+            lambda pipeline: pipeline.set(name, value, nx=True, get=True, px=milliseconds)
+        )
         return bytes(there) if there is not None else None
 
     async def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
         name, milliseconds = self._name(key), "" if ttl is None else _milliseconds(ttl)
-        return bool(await self._asked(lambda pipeline: pipeline.eval(_SWAP, 1, name, old, new, milliseconds)))
+        return bool(
+            await self._asked(
+                lambda pipeline: pipeline.eval(_SWAP, 1, name, old, new, milliseconds)
+            )
+        )
 
     async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
         name, milliseconds = self._name(key), _milliseconds(ttl)
-        return bool(await self._asked(lambda pipeline: pipeline.eval(_HOLD, 1, name, milliseconds, holder, most)))
+        return bool(
+            await self._asked(
+                lambda pipeline: pipeline.eval(_HOLD, 1, name, milliseconds, holder, most)
+            )
+        )
 
     async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
         milliseconds = _milliseconds(ttl)
         # Nothing is awaited before all are queued: whoever lets go from now on is heard after this.
-        await asyncio.gather(*(self._renewed(self._name(key), of_key, milliseconds) for key, of_key in holders.items()))
+        await asyncio.gather(
+            *(
+                self._renewed(self._name(key), of_key, milliseconds)
+                for key, of_key in holders.items()
+            )
+        )
 
     async def let_go(self, key: str, holder: str) -> None:
         await self._asked(lambda pipeline: pipeline.zrem(self._name(key), holder))
 
     async def add(self, key: str, amount: int, ttl: float) -> int:
         name, milliseconds = self._name(key), _milliseconds(ttl)
-        return int(await self._asked(lambda pipeline: pipeline.eval(_ADD, 1, name, amount, milliseconds)))
+        return int(
+            await self._asked(lambda pipeline: pipeline.eval(_ADD, 1, name, amount, milliseconds))
+        )
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -1,4 +1,6 @@
-"""/metrics: on the admin port, beside what else is put there, or the text of it for a port that is somebody else's."""
+"""/metrics: on the admin port, beside what else is put there, or the text of it for a port that is
+somebody else's.
+"""
 
 import asyncio
 import logging
@@ -32,15 +34,20 @@ _siblings = Siblings(REGISTRY) if shares_its_port() else None
 
 
 async def text() -> bytes:
-    """Every metric, as Prometheus reads it (CONTENT_TYPE); where several processes share the gateway's port, those of all."""
+    """Every metric, as Prometheus reads it (CONTENT_TYPE); where several processes share the
+    gateway's port, those of all.
+    """
     return await _siblings.text() if _siblings else generate_latest(REGISTRY)
 
 
 @asynccontextmanager
 async def exposed(
-    settings: AdminSettings, collectors: Iterable[Collector] = (), others: "WSGIApplication | None" = None
+    settings: AdminSettings,
+    collectors: Iterable[Collector] = (),
+    others: "WSGIApplication | None" = None,
 ) -> AsyncIterator[None]:
-    """Meanwhile the collectors are asked too, and ADMIN_PORT, where it is set, answers, from threads of its own.
+    """Meanwhile the collectors are asked too, and ADMIN_PORT, where it is set, answers, from
+    threads of its own.
 
     `others`: has every path there but /metrics; without it there is nothing else.
     """
@@ -60,7 +67,9 @@ async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> 
     app = make_wsgi_app(REGISTRY)
     if others is not None:
         app = _beside(app, others)
-    server = _started(settings, _guarded(app, Policy(is_for_this_machine=False, hosts=settings.hosts)))
+    server = _started(
+        settings, _guarded(app, Policy(is_for_this_machine=False, hosts=settings.hosts))
+    )
     if server is None:
         yield
         return
@@ -72,7 +81,8 @@ async def _served(settings: AdminSettings, others: "WSGIApplication | None") -> 
 
 
 def _started(settings: AdminSettings, app: "WSGIApplication") -> "WSGIServer | None":
-    """At the first port that is free: several processes with one environment (`uvicorn --workers`) have neighbouring ones.
+    """At the first port that is free: several processes with one environment (`uvicorn --workers`)
+    have neighbouring ones.
 
     None if there is none, which keeps nobody from serving.
     """
@@ -87,7 +97,9 @@ def _started(settings: AdminSettings, app: "WSGIApplication") -> "WSGIServer | N
         else:
             logger.info("/metrics at %s port %d", settings.host, port)
             return server
-    logger.warning("no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, why)
+    logger.warning(
+        "no /metrics at %s port %d (ADMIN_HOST, ADMIN_PORT): %s", settings.host, settings.port, why
+    )
     return None
 
 
@@ -99,11 +111,15 @@ def _beside(metrics: "WSGIApplication", others: "WSGIApplication") -> "WSGIAppli
 
 
 def _guarded(app: "WSGIApplication", policy: Policy) -> "WSGIApplication":
-    """Refuse web pages of others in a browser, and names that a web page may have made to lead here."""
+    """Refuse web pages of others in a browser, and names that a web page may have made to lead
+    here.
+    """
 
     def chosen(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         named = {b"host": "HTTP_HOST", b"origin": "HTTP_ORIGIN"}
-        headers = [(name, environ[key].encode("latin-1")) for name, key in named.items() if key in environ]
+        headers = [
+            (name, environ[key].encode("latin-1")) for name, key in named.items() if key in environ
+        ]
         if why := policy.why_refused(environ.get("REMOTE_ADDR", ""), headers):
             start_response("403 Forbidden", [("content-type", "text/plain; charset=utf-8")])
             return [f"This port is the operator's, so {why} (ADMIN_HOSTS).\n".encode()]

@@ -1,4 +1,6 @@
-"""Logs: readable lines on a terminal, JSON lines elsewhere, and at most one line a second of a kind from a library."""
+"""Logs: readable lines on a terminal, JSON lines elsewhere, and at most one line a second of a kind
+from a library.
+"""
 
 import logging
 import sys
@@ -12,11 +14,18 @@ import orjson
 from app.config.settings import LogSettings
 from app.telemetry.printable import escaped, escaped_json
 
-_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "color_message",
+    "taskName",
+}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and what `extra=` added (such as request_id)."""
+    """One JSON object a line: time, level, logger, message, and what `extra=` added (such as
+    request_id).
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -28,7 +37,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return escaped_json(orjson.dumps(line, default=str))  # containers' logs are read on terminals too
+        # containers' logs are read on terminals too
+        return escaped_json(orjson.dumps(line, default=str))
 
 
 @lru_cache(maxsize=4)
@@ -37,17 +47,27 @@ def _second(moment: int) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Format a record as a line for a person; `extra=` members stand as name=value behind the message."""
+    """Format a record as a line for a person; `extra=` members stand as name=value behind the
+    message.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras(record).items())])
-        return escaped(line)  # what a client sends makes no line of its own, and looks like what it is
+        line = " ".join(
+            [
+                super().formatMessage(record),
+                *(f"{name}={value}" for name, value in extras(record).items()),
+            ]
+        )
+        # what a client sends makes no line of its own, and looks like what it is
+        return escaped(line)
 
     def formatException(self, ei: Any) -> str:
-        """Return a traceback, indented: a message in it may be of several lines, and none of them begins like a log line."""
+        """Return a traceback, indented: a message in it may be of several lines, and none of them
+        begins like a log line.
+        """
         return indent(escaped(super().formatException(ei), kept="\n"), "  ")
 
 
@@ -56,7 +76,9 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 class Throttle(logging.Filter):
-    """Lets one line of a kind through in so many seconds; lines of a kind have their format and first argument in common."""
+    """Lets one line of a kind through in so many seconds; lines of a kind have their format and
+    first argument in common.
+    """
 
     def __init__(self, seconds: float = 1.0) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""Every metric, declared once with its sentence; docs/operating/metrics.md lists them, and a test holds the two together.
+"""Every metric, declared once with its sentence; docs/operating/metrics.md lists them, and a test
+holds the two together.
 
 Names follow OpenTelemetry's conventions where there is one
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), ours begin with llm_gateway_. No label has a value that a
-client chooses: a model is the model's id, an endpoint one of a few.
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), ours begin with llm_gateway_.
+No label has a value that a client chooses: a model is the model's id, an endpoint one of a few.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ def family(gauge: Declared) -> GaugeMetricFamily:
 
 REQUESTS = _tally(
     "llm_gateway_requests_total",
-    "Requests that have been answered, or whose client has left (status 499); outcome is the request's own, or `refused` "
+    "Requests that have been answered, or whose client has left (status 499); "
+    "outcome is the request's own, or `refused` "
     "(an error of the gateway's), `left` (its client) or `other`.",
     "model",
     "endpoint",
@@ -81,13 +83,15 @@ REQUESTS = _tally(
 )
 REFUSALS = _counter(
     "llm_gateway_refusals_total",
-    "Requests that the gateway answered with an error of its own, by the error's code: rate_limit_exceeded is a key's limit, "
+    "Requests that the gateway answered with an error of its own, by the error's "
+    "code: rate_limit_exceeded is a key's limit, "
     "queue_full a model's, tenant_queue_full a tenant's share of it.",
     "code",
 )
 UNCOUNTED = _counter(
     "llm_gateway_limits_uncounted_total",
-    "Requests whose caller has limits that could not be looked up, as Redis was away: served all the same, or refused where "
+    "Requests whose caller has limits that could not be looked up, as Redis was "
+    "away: served all the same, or refused where "
     "LIMITS_FAIL_OPEN is 0.",
 )
 DURATION = _histogram(
@@ -104,7 +108,8 @@ FIRST_TOKEN = _histogram(
 )
 OUTPUT_TOKEN = _histogram(
     "gen_ai_server_time_per_output_token_seconds",
-    "Of a completed stream whose usage is known: the time after its first part, divided by the tokens after the first.",
+    "Of a completed stream whose usage is known: the time after its first part, "
+    "divided by the tokens after the first.",
     _EACH,
     "gen_ai_request_model",
 )
@@ -122,20 +127,24 @@ TOKENS = _tally(
 )
 ENDED = _counter(
     "llm_gateway_ended_total",
-    "Requests that this gateway ended: cancelled because the client left or asked for it, expired at their deadline.",
+    "Requests that this gateway ended: cancelled because the client left or asked "
+    "for it, expired at their deadline.",
     "model",
     "outcome",
 )
 CROWDED = _counter(
     "llm_gateway_crowded_total",
-    "Requests that were put into the crowd's half of the partitions, because much of what waits is their tenant's, or because "
+    "Requests that were put into the crowd's half of the partitions, because much of "
+    "what waits is their tenant's, or because "
     "their key's priority is low.",
     "model",
 )
 
 # The gateway: what it knows of the models, whenever it is asked.
 
-QUEUE_DEPTH = _gauge("llm_gateway_queue_depth", "Requests that wait for a worker of the model.", "model")
+QUEUE_DEPTH = _gauge(
+    "llm_gateway_queue_depth", "Requests that wait for a worker of the model.", "model"
+)
 WORKERS = _gauge("llm_gateway_workers", "Workers of the model that take requests.", "model")
 CAPACITY = _gauge("llm_gateway_capacity", "Requests that those workers run at once.", "model")
 IN_FLIGHT = _gauge("llm_gateway_in_flight", "Requests that the model's workers run now.", "model")
@@ -144,13 +153,16 @@ IN_FLIGHT = _gauge("llm_gateway_in_flight", "Requests that the model's workers r
 
 KEYS_FILE_IN_FORCE = _gauge(
     "llm_gateway_keys_file_in_force",
-    "Only where API_KEYS_FILE is set; 1: its keys as it stands are in force, 0: it cannot be read or has a fault, and the keys "
+    "Only where API_KEYS_FILE is set; 1: its keys as it stands are in force, 0: it "
+    "cannot be read or has a fault, and the keys "
     "of before are.",
 )
 
 # The worker.
 
-TAKEOVERS = _counter("llm_gateway_takeovers_total", "Requests that this worker took over from another.", "model")
+TAKEOVERS = _counter(
+    "llm_gateway_takeovers_total", "Requests that this worker took over from another.", "model"
+)
 UPSTREAM_RETRIES = _counter(
     "llm_gateway_upstream_retries_total",
     "Tries after the first of a request: the upstream was busy, out of reach, or broke off.",
@@ -158,9 +170,14 @@ UPSTREAM_RETRIES = _counter(
 )
 UPSTREAM_ERRORS = _counter(
     "llm_gateway_upstream_errors_total",
-    "What the upstream did wrong, retries apart: kind is 4xx or 5xx (its status), unreachable, or broken (it broke off).",
+    "What the upstream did wrong, retries apart: kind is 4xx or 5xx (its status), "
+    "unreachable, or broken (it broke off).",
     "model",
     "kind",
 )
-DEAD_LETTERS = _counter("llm_gateway_dead_letters_total", "Records that this worker put into the dead letters.", "model")
-REBALANCES = _counter("llm_gateway_rebalances_total", "Changes of the partitions that this worker has.", "model")
+DEAD_LETTERS = _counter(
+    "llm_gateway_dead_letters_total", "Records that this worker put into the dead letters.", "model"
+)
+REBALANCES = _counter(
+    "llm_gateway_rebalances_total", "Changes of the partitions that this worker has.", "model"
+)

@@ -27,12 +27,17 @@ from app.telemetry.tracing import Attributes, Span
 _PATH = "/v1/traces"
 _LOG_SECONDS = 10.0
 _CLOSE_SECONDS = 4.0  # then no try is made again
-_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
+_LOGGERS = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+)
 _SAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
 class _Encoded(bytes):
-    """A span's bytes, with what BatchSpanProcessor asks of a span: whether it is sampled. Others do not come here."""
+    """A span's bytes, with what BatchSpanProcessor asks of a span: whether it is sampled. Others do
+    not come here.
+    """
 
     context = _SAMPLED
 
@@ -40,8 +45,8 @@ class _Encoded(bytes):
 class _Sender(OTLPSpanExporter):
     """The SDK's exporter, for spans that are bytes already.
 
-    Its HTTP client (retries, TLS, compression, time limits, as the environment says) has no public name. The versions are
-    pinned, and tests/contract/test_otlp.py notices if it goes by another.
+    Its HTTP client (retries, TLS, compression, time limits, as the environment says) has no public
+    name. The versions are pinned, and tests/contract/test_otlp.py notices if it goes by another.
     """
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], resource: Resource) -> None:
@@ -52,11 +57,17 @@ class _Sender(OTLPSpanExporter):
         if self._shutdown:
             return SpanExportResult.FAILURE
         body = otlp_wire.request(self._resource, self._scope, cast(Sequence[bytes], spans))
-        return SpanExportResult.SUCCESS if self._client.export(body).success else SpanExportResult.FAILURE
+        return (
+            SpanExportResult.SUCCESS
+            if self._client.export(body).success
+            else SpanExportResult.FAILURE
+        )
 
 
 class OtlpExporter:
-    """By OTLP over HTTP, in batches, from a thread of its own. What does not get through is dropped, and said now and then."""
+    """By OTLP over HTTP, in batches, from a thread of its own. What does not get through is
+    dropped, and said now and then.
+    """
 
     def __init__(self, settings: TraceSettings, service: str) -> None:
         for name in _LOGGERS:
@@ -66,7 +77,9 @@ class OtlpExporter:
         self._sender = _Sender(_address(settings.endpoint), headers, resource)
         self._batches = BatchSpanProcessor(self._sender)
 
-    def export(self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int) -> None:
+    def export(
+        self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int
+    ) -> None:
         made = _Encoded(otlp_wire.span_field(span, kind, name, attributes, bool(error), ended))
         self._batches.on_end(cast(ReadableSpan, made))
 
@@ -78,8 +91,15 @@ class OtlpExporter:
 
 
 def _frame(resource: Resource) -> tuple[bytes, bytes]:
-    """What stands around each batch, as the SDK writes it: a ResourceSpans and a ScopeSpans, both empty."""
-    one = ReadableSpan("", _SAMPLED, resource=resource, instrumentation_scope=InstrumentationScope("llm-gateway", __version__))
+    """What stands around each batch, as the SDK writes it: a ResourceSpans and a ScopeSpans, both
+    empty.
+    """
+    one = ReadableSpan(
+        "",
+        _SAMPLED,
+        resource=resource,
+        instrumentation_scope=InstrumentationScope("llm-gateway", __version__),
+    )
     (around,) = encode_spans([one]).resource_spans
     (scope,) = around.scope_spans
     scope.ClearField("spans")

@@ -1,8 +1,9 @@
 """Spans in OTLP's bytes: what we say of opentelemetry-proto's trace.proto, as protobuf writes it.
 
-By hand, because the SDK's way from a span to these bytes is most of what a span would cost (docs/decisions/0012).
-https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto ,
-https://protobuf.dev/programming-guides/encoding/
+By hand, because the SDK's way from a span to these bytes is most of what a span would cost
+(docs/decisions/0012).
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+, https://protobuf.dev/programming-guides/encoding/
 """
 
 import struct
@@ -14,11 +15,14 @@ from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL, PRODUCER, SERVER, 
 _KINDS = {INTERNAL: 1, SERVER: 2, CLIENT: 3, PRODUCER: 4, CONSUMER: 5}
 _REMOTE = (SERVER, CONSUMER)  # their parents are other processes' spans
 
-# A field begins with its number * 8 + how its value is written: 0 a varint, 1 eight bytes, 2 a length and bytes, 5 four bytes.
+# A field begins with its number * 8 + how its value is written: 0 a varint, 1 eight bytes, 2 a
+# length and bytes, 5 four bytes.
 _TIMES = struct.Struct("<BQBQ")  # start_time_unix_nano = 7, end_time_unix_nano = 8
 _DOUBLE = struct.Struct("<Bd")  # AnyValue.double_value = 4
-_NO_STATUS, _FAILED = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status = 15; its code = 3 is STATUS_CODE_ERROR
-_LOCAL, _REMOTE_PARENT = (b"\x85\x01" + flags.to_bytes(4, "little") for flags in (0x100, 0x300))  # flags = 16, of the parent
+# status = 15; its code = 3 is STATUS_CODE_ERROR
+_NO_STATUS, _FAILED = b"\x7a\x00", b"\x7a\x02\x18\x02"
+# flags = 16, of the parent
+_LOCAL, _REMOTE_PARENT = (b"\x85\x01" + flags.to_bytes(4, "little") for flags in (0x100, 0x300))
 
 _INT64 = range(-(2**63), 2**63)
 _64_BITS = 2**64 - 1
@@ -27,9 +31,11 @@ _LONGEST = 128  # bytes of one of them: a client's long words do not fill the me
 
 
 class Kept(dict[Hashable, bytes]):
-    """Encodings by what they are of, made when they are first asked for: nearly all come again with each request.
+    """Encodings by what they are of, made when they are first asked for: nearly all come again with
+    each request.
 
-    Those that do not (ids, offsets) fill it up in the end. Then it begins anew, which is cheaper than to know the oldest.
+    Those that do not (ids, offsets) fill it up in the end. Then it begins anew, which is cheaper
+    than to know the oldest.
     """
 
     def __init__(self, encode: Callable[..., bytes]) -> None:
@@ -44,19 +50,27 @@ class Kept(dict[Hashable, bytes]):
         return made
 
 
-def span_field(span: Span, kind: str, name: str, attributes: Attributes, failed: bool, ended: int) -> bytes:
-    """A span as a member of ScopeSpans. An integer of more than 64 bits, which OTLP has no way to say, is left out."""
+def span_field(
+    span: Span, kind: str, name: str, attributes: Attributes, failed: bool, ended: int
+) -> bytes:
+    """A span as a member of ScopeSpans. An integer of more than 64 bits, which OTLP has no way to
+    say, is left out.
+    """
     parts = [_attributes[type(value), key, value] for key, value in attributes.items()]
     parts.append(_FAILED if failed else _NO_STATUS)
     parts.append(_REMOTE_PARENT if span.parent and kind in _REMOTE else _LOCAL)
     parent = f"2208{span.parent}" if span.parent else ""
-    ids = bytes.fromhex(f"0a10{span.trace}1208{span.id}{parent}")  # trace_id = 1, span_id = 2, parent_span_id = 4
-    times = _TIMES.pack(0x39, span.began & _64_BITS, 0x41, ended & _64_BITS)  # a record may say any time: nonsense stays nonsense
+    # trace_id = 1, span_id = 2, parent_span_id = 4
+    ids = bytes.fromhex(f"0a10{span.trace}1208{span.id}{parent}")
+    # a record may say any time: nonsense stays nonsense
+    times = _TIMES.pack(0x39, span.began & _64_BITS, 0x41, ended & _64_BITS)
     return _field(b"\x12", b"".join((ids, _names[name, kind], times, *parts)))
 
 
 def request(resource: bytes, scope: bytes, spans: Iterable[bytes]) -> bytes:
-    """An ExportTraceServiceRequest. `resource` is a ResourceSpans with no ScopeSpans, `scope` a ScopeSpans with no spans yet."""
+    """An ExportTraceServiceRequest. `resource` is a ResourceSpans with no ScopeSpans, `scope` a
+    ScopeSpans with no spans yet.
+    """
     return _field(b"\x0a", resource + _field(b"\x12", b"".join((scope, *spans))))
 
 
@@ -66,7 +80,8 @@ def _named(name: str, kind: str) -> bytes:
 
 def _attribute(_: type, key: str, value: object) -> bytes:
     said = _value(value)
-    return _field(b"\x4a", _key(key) + _field(b"\x12", said)) if said else b""  # attributes = 9: key = 1, value = 2
+    # attributes = 9: key = 1, value = 2
+    return _field(b"\x4a", _key(key) + _field(b"\x12", said)) if said else b""
 
 
 @lru_cache(maxsize=256)
@@ -100,7 +115,9 @@ def _field(tag: bytes, value: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first, each but the last with its highest bit set. `number` is not negative."""
+    """Seven bits a byte, the lowest first, each but the last with its highest bit set. `number` is
+    not negative.
+    """
     written = bytearray()
     while number > 127:
         written.append(number & 127 | 128)

@@ -1,7 +1,8 @@
-"""The metrics of all processes that share a port (`uvicorn --workers`): each tells its own on a Unix socket beside the others'.
+"""The metrics of all processes that share a port (`uvicorn --workers`): each tells its own on a
+Unix socket beside the others'.
 
-Whichever of them is asked for /metrics answers for all, with the label `pid`, so that no counter falls back from one scrape to
-the next because another process answered it.
+Whichever of them is asked for /metrics answers for all, with the label `pid`, so that no counter
+falls back from one scrape to the next because another process answered it.
 """
 
 import asyncio
@@ -31,13 +32,17 @@ class Siblings:
 
     @asynccontextmanager
     async def heard(self) -> AsyncIterator[None]:
-        """Meanwhile this process answers the others. Where it cannot, it serves all the same, and each tells of itself alone."""
+        """Meanwhile this process answers the others. Where it cannot, it serves all the same, and
+        each tells of itself alone.
+        """
         try:
             own = _made_directory() / f"{os.getpid()}.sock"
             own.unlink(missing_ok=True)  # of a process of this number that was killed
             server = await asyncio.start_unix_server(self._answer, own)
         except OSError as error:  # also where no directory for temporary files can be written to
-            logger.warning("/metrics is that of one process, as they cannot hear each other: %s", error)
+            logger.warning(
+                "/metrics is that of one process, as they cannot hear each other: %s", error
+            )
             yield
             return
         self._own = own
@@ -69,7 +74,9 @@ class Siblings:
 
 
 def _made_directory() -> Path:
-    """For one parent's children alone. Raises OSError where it is somebody else's, or cannot be made."""
+    """For one parent's children alone. Raises OSError where it is somebody else's, or cannot be
+    made.
+    """
     directory = Path(tempfile.gettempdir()) / f"llm-gateway-{os.getuid()}-{os.getppid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
@@ -95,7 +102,9 @@ def merged(texts: Mapping[str, bytes]) -> bytes:
     families: dict[str, Metric] = {}
     for pid, text in texts.items():
         for family in text_string_to_metric_families(text.decode()):
-            ours = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            ours = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type)
+            )
             for sample in family.samples:
                 ours.add_sample(sample.name, {**sample.labels, "pid": pid}, sample.value)
     return generate_latest(_Families(families.values()))

@@ -1,4 +1,5 @@
-"""Counters and histograms for the hot path: a fifth of the cost of prometheus_client's own, which take a lock for each number.
+"""Counters and histograms for the hot path: a fifth of the cost of prometheus_client's own, which
+take a lock for each number.
 
 One thread counts, the event loop's; any may collect.
 """
@@ -58,7 +59,9 @@ class TallyCounter(Collector):
 
 
 class TallyHistogram(Collector):
-    def __init__(self, name: str, sentence: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+    def __init__(
+        self, name: str, sentence: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> None:
         self._described = name, sentence, labels
         self._bounds = bounds
         self._shown = [floatToGoString(bound) for bound in (*bounds, inf)]  # type: ignore[no-untyped-call]
@@ -74,5 +77,9 @@ class TallyHistogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         for family in self.describe():
             for labels, child in self._children.copy().items():
-                family.add_metric(labels, list(zip(self._shown, accumulate(child.counts.copy()), strict=True)), child.sum)
+                family.add_metric(
+                    labels,
+                    list(zip(self._shown, accumulate(child.counts.copy()), strict=True)),
+                    child.sum,
+                )
             yield family

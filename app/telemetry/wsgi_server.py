@@ -1,4 +1,6 @@
-"""The HTTP server of ADMIN_PORT: a bounded number of threads, and a time limit for each connection."""
+"""The HTTP server of ADMIN_PORT: a bounded number of threads, and a time limit for each
+connection.
+"""
 
 import socket
 from socketserver import ThreadingMixIn

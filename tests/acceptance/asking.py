@@ -17,7 +17,9 @@ def chat(model: str = "sim", **fields: Any) -> dict[str, Any]:
 
 async def text_of(stream: AsyncIterator[Any]) -> str:
     """The text of a chat that the SDK streams."""
-    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    return "".join(
+        [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+    )
 
 
 def events(body: bytes) -> list[Any]:

@@ -1,4 +1,6 @@
-"""A deployment in which everything happens that it can be asked, and much that it cannot, with a secret in each place for one."""
+"""A deployment in which everything happens that it can be asked, and much that it cannot, with a
+secret in each place for one.
+"""
 
 import base64
 from contextlib import ExitStack
@@ -18,7 +20,8 @@ from tests.acceptance.stack import SERVERS, Stack
 from tests.nginx import free_port
 from tests.numbered import tokens
 
-GOES_ON, BREAKS_OFF = "sim", "other"  # models: the one's upstream can continue a text, the other's cannot
+# models: the one's upstream can continue a text, the other's cannot
+GOES_ON, BREAKS_OFF = "sim", "other"
 MOST = 20_000  # bytes of a body
 LONG = 150  # tokens, of a stream that goes on until it is told to end
 ELSEWHERE = {"x-forwarded-for": "192.0.2.7"}  # as a proxy on this machine says it
@@ -38,7 +41,12 @@ class Scene:
     def chat(self, *, model: str = GOES_ON, **fields: Any) -> dict[str, Any]:
         """A body whose prompt is a secret of its own."""
         prompt = self.hidden.new(f"prompt {len(self.hidden.known)}", "prompt-")
-        return {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **fields}
+        return {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 4,
+            **fields,
+        }
 
     def ask(self, **fields: Any) -> Reading:
         return self.clients.post(self.front, self.chat(**fields))
@@ -46,9 +54,13 @@ class Scene:
     async def worker(self, model: str, **environment: str) -> tuple[Worker, int]:
         """With its admin port."""
         port = free_port()
-        return await self.stack.worker(model, self.upstream, ADMIN_PORT=str(port), **environment), port
+        return await self.stack.worker(
+            model, self.upstream, ADMIN_PORT=str(port), **environment
+        ), port
 
-    async def look_at_metrics(self, where: str, port: int, path: str = "/metrics", **headers: str) -> None:
+    async def look_at_metrics(
+        self, where: str, port: int, path: str = "/metrics", **headers: str
+    ) -> None:
         async with httpx2.AsyncClient(verify=False) as http:
             response = await http.get(f"http://127.0.0.1:{port}{path}", headers=headers)
         assert response.status_code == 200, where
@@ -89,19 +101,34 @@ async def lose_a_worker(scene: Scene) -> None:
 
 
 async def ask_in_all_ways(scene: Scene, http: httpx2.AsyncClient) -> None:
-    for fields in ({}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}):
+    for fields in (
+        {},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+    ):
         assert (await scene.ask(**fields).end()).status == 200
     text = scene.hidden.new("a text", "text-")
-    for path, body in (("completions", {"prompt": text}), ("embeddings", {"input": text}), ("rerank", {"query": text})):
-        assert (await http.post(f"/v1/{path}", json={"model": GOES_ON, "documents": [text], **body})).status_code == 200
-    form = {"data": {"model": GOES_ON, "prompt": text}, "files": {"file": (f"{text}.wav", text.encode())}}
+    for path, body in (
+        ("completions", {"prompt": text}),
+        ("embeddings", {"input": text}),
+        ("rerank", {"query": text}),
+    ):
+        assert (
+            await http.post(f"/v1/{path}", json={"model": GOES_ON, "documents": [text], **body})
+        ).status_code == 200
+    form = {
+        "data": {"model": GOES_ON, "prompt": text},
+        "files": {"file": (f"{text}.wav", text.encode())},
+    }
     assert (await http.post("/v1/audio/transcriptions", **form)).status_code == 200
     query = f"?api_key={scene.hidden.new('a key in a query', 'sk-')}"
     assert (await http.post(CHAT + query, json=scene.chat())).status_code == 200
     assert (await http.get("/v1/models" + query)).status_code == 200
     again = {"idempotency-key": scene.hidden.new("an Idempotency-Key", "idem-")}
     body = scene.chat()
-    answers = [await http.post(CHAT, json=each, headers=again) for each in (body, body, scene.chat())]
+    answers = [
+        await http.post(CHAT, json=each, headers=again) for each in (body, body, scene.chat())
+    ]
     assert [answer.status_code for answer in answers] == [200, 200, 409]
 
 
@@ -110,7 +137,11 @@ async def ask_wrongly(scene: Scene, http: httpx2.AsyncClient) -> None:
     query = f"?secret={scene.hidden.new('what stands in a query')}"
     messages = [{"role": "user", "content": said}]
     bodies: dict[int, list[Any]] = {
-        400: [said.encode(), b'{"model":"sim","messages":"%s' % said.encode(), {"model": GOES_ON, "messages": said}],
+        400: [
+            said.encode(),
+            b'{"model":"sim","messages":"%s' % said.encode(),
+            {"model": GOES_ON, "messages": said},
+        ],
         413: [{"model": GOES_ON, "messages": messages * (MOST // 50)}],
         404: [{"model": "nowhere", "messages": messages}],
     }
@@ -126,22 +157,36 @@ async def ask_wrongly(scene: Scene, http: httpx2.AsyncClient) -> None:
                 assert (refused.status_code, bool(error_of(refused))) == (status, True)
     form = {"content-type": f"multipart/form-data; boundary={said}"}
     assert (await http.post(CHAT, content=said.encode(), headers=form)).status_code == 415
-    assert (await http.post(CHAT, json=scene.chat(), headers={"x-request-timeout": said})).status_code == 400
-    assert (await http.post(CHAT, json=scene.chat(), headers={"traceparent": said, "cookie": said})).status_code == 200
+    assert (
+        await http.post(CHAT, json=scene.chat(), headers={"x-request-timeout": said})
+    ).status_code == 400
+    assert (
+        await http.post(CHAT, json=scene.chat(), headers={"traceparent": said, "cookie": said})
+    ).status_code == 200
 
 
 async def try_to_get_in(scene: Scene, http: httpx2.AsyncClient) -> None:
     hidden = scene.hidden
     wrong, limited = hidden.new("a wrong key", "sk-"), hidden.known["a limited key"]
     basic = base64.b64encode(f"user:{hidden.new('a wrong password')}".encode()).decode()
-    for scheme in (f"Bearer {wrong}", wrong, f"Basic {basic}", f"Token {hidden.known['a key']}", f"Bearer{limited}"):
+    for scheme in (
+        f"Bearer {wrong}",
+        wrong,
+        f"Basic {basic}",
+        f"Token {hidden.known['a key']}",
+        f"Bearer{limited}",
+    ):
         refused = await http.post(CHAT, json=scene.chat(), headers={"authorization": scheme})
         assert (refused.status_code, error_of(refused)["code"]) == (401, "invalid_api_key")
     bearer = {"authorization": f"Bearer {limited}"}
-    found = {(await http.post(CHAT, json=scene.chat(), headers=bearer)).status_code for _ in range(3)}
+    found = {
+        (await http.post(CHAT, json=scene.chat(), headers=bearer)).status_code for _ in range(3)
+    }
     assert found == {200, 429}  # a minute may end in between, but not two
     async with scene.gateway.http() as straight:
-        stranger = await straight.get("/admin/overview", headers={**ELSEWHERE, "authorization": f"Bearer {wrong}"})
+        stranger = await straight.get(
+            "/admin/overview", headers={**ELSEWHERE, "authorization": f"Bearer {wrong}"}
+        )
         assert stranger.status_code == 404
 
 
@@ -150,11 +195,14 @@ async def meet_upstreams_that_fail(scene: Scene) -> None:
     for status in (400, 429, 500):
         told = await scene.ask(x_status=status, x_message=f"wrong: {echoed}").end()
         assert (told.status, echoed in told.error["message"]) == (status, True)
-    refused = await scene.ask(x_status=401, x_message="wrong token").end()  # the operator reads the reason in the log
+    # the operator reads the reason in the log
+    refused = await scene.ask(x_status=401, x_message="wrong token").end()
     assert (refused.status, refused.error["code"]) == (502, "upstream_auth_failed")
     for model in (GOES_ON, BREAKS_OFF):
         for fault in ("x_break_after", "x_error_after"):
-            told = await scene.ask(model=model, stream=True, max_tokens=9, x_times=1, **{fault: 5}).end()
+            told = await scene.ask(
+                model=model, stream=True, max_tokens=9, x_times=1, **{fault: 5}
+            ).end()
             assert told.pieces[:5] == [f" tok{number}" for number in range(5)]
 
 
@@ -165,7 +213,9 @@ async def leave_early(scene: Scene) -> None:
     for reading in (cancelled, streamed):
         await reading.tokens(2)
     await until(lambda: scene.upstream.has(active=3), "all three to run")
-    await scene.clients.post(scene.front, {}, f"/v1/requests/{cancelled.told.public_id}/cancel").end()
+    await scene.clients.post(
+        scene.front, {}, f"/v1/requests/{cancelled.told.public_id}/cancel"
+    ).end()
     assert (await cancelled.end()).error["code"] == "request_cancelled"
     await streamed.leave()
     await whole.leave()
@@ -173,13 +223,18 @@ async def leave_early(scene: Scene) -> None:
     text = scene.hidden.new("half a body", "half-").encode()
     for port in (scene.front.port, scene.gateway.port):
         async with connected(port) as connection:
-            await connection.send(request(body=text, length=5000, Authorization=f"Bearer {scene.gateway.key}"))
+            await connection.send(
+                request(body=text, length=5000, Authorization=f"Bearer {scene.gateway.key}")
+            )
 
 
 async def send_what_is_no_http(scene: Scene) -> None:
     text = scene.hidden.new("what is no HTTP", "raw-").encode()
     for port in (scene.front.port, scene.gateway.port):
-        for data in (text + b"\r\n\r\n", b"GET /?%s HTTP/1.1\r\nno-header %s\r\n\r\n" % (text, text)):
+        for data in (
+            text + b"\r\n\r\n",
+            b"GET /?%s HTTP/1.1\r\nno-header %s\r\n\r\n" % (text, text),
+        ):
             async with connected(port) as connection:
                 await connection.send(data)
                 assert (await connection.answer()).status == 400
@@ -194,7 +249,9 @@ async def put_a_bad_record(scene: Scene) -> None:
     assert producer.flush(10) == 0
 
     async def put_aside() -> bool:
-        letters = (await records_of(SERVERS, f"{scene.stack.prefix}.dlq"))[f"{scene.stack.prefix}.dlq"]
+        letters = (await records_of(SERVERS, f"{scene.stack.prefix}.dlq"))[
+            f"{scene.stack.prefix}.dlq"
+        ]
         return len({letter.key() for letter in letters}) == 3
 
     await until(put_aside, "three dead letters")
@@ -207,5 +264,11 @@ async def lose_redis(scene: Scene) -> None:
     again = {"idempotency-key": scene.hidden.new("an Idempotency-Key that nobody keeps", "idem-")}
     async with scene.front.http() as http:
         for headers in (limited, again):
-            assert (await http.post(CHAT, json=scene.chat(), headers=headers)).status_code in (200, 503)
-    await until(lambda: "limits cannot be counted" in scene.gateway.log, "the gateway to say that Redis is away")
+            assert (await http.post(CHAT, json=scene.chat(), headers=headers)).status_code in (
+                200,
+                503,
+            )
+    await until(
+        lambda: "limits cannot be counted" in scene.gateway.log,
+        "the gateway to say that Redis is away",
+    )

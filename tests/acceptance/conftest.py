@@ -1,4 +1,6 @@
-"""Deployments for the acceptance tests, and the processes' logs in the report of a test that fails."""
+"""Deployments for the acceptance tests, and the processes' logs in the report of a test that
+fails.
+"""
 
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        report.sections += [(f"last lines of {name}", tail) for stack in Stack.open for name, tail in stack.logs()]
+        report.sections += [
+            (f"last lines of {name}", tail) for stack in Stack.open for name, tail in stack.logs()
+        ]
     return report
 
 
@@ -46,7 +50,9 @@ class Site:
     """A gateway in front of one simulated upstream, by four models; see `site`."""
 
     gateway: Gateway
-    early: Gateway  # one more, which sends a stream's head before anything is known of it; a slow machine would make any so
+    # one more, which sends a stream's head before anything is known of it; a slow machine would
+    # make any so
+    early: Gateway
     upstream: Upstream
 
 
@@ -58,7 +64,12 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
         stack.models(
             {"id": "sim", "host": upstream.url},
             {"id": "other", "host": upstream.url, "token": "UPSTREAM_TOKEN"},
-            {"id": "team/sim-1.5", "host": upstream.url, "upstream_model": "sim", "aliases": ["nickname", "nick/name"]},
+            {
+                "id": "team/sim-1.5",
+                "host": upstream.url,
+                "upstream_model": "sim",
+                "aliases": ["nickname", "nick/name"],
+            },
         )
         if request.param == "kafka":
             await stack.worker()
@@ -91,7 +102,8 @@ async def early(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def _echo_gateway() -> AsyncIterator[Gateway]:
     async with Stack("echo", bus="memory") as stack:
-        gateway = await stack.gateway(MAX_BODY_BYTES=str(MOST), ALLOW_ANONYMOUS="1")  # some say they are elsewhere
+        # some say they are elsewhere
+        gateway = await stack.gateway(MAX_BODY_BYTES=str(MOST), ALLOW_ANONYMOUS="1")
         await until(lambda: lists_echo(gateway), "the echo model")
         yield gateway
 
@@ -102,7 +114,9 @@ async def lists_echo(gateway: Gateway) -> bool:
 
 @pytest.fixture
 async def echo(_echo_gateway: Gateway) -> AsyncIterator[Gateway]:
-    """A gateway on the memory bus with the built-in model; whatever a test does to it, it serves afterwards."""
+    """A gateway on the memory bus with the built-in model; whatever a test does to it, it serves
+    afterwards.
+    """
     yield _echo_gateway
     assert (await exchange(_echo_gateway.port, request())).status == 200
     assert "Traceback" not in _echo_gateway.log

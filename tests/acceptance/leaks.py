@@ -18,7 +18,9 @@ _AROUND = 60  # bytes shown beside what was found
 
 @dataclass
 class Secrets:
-    """Texts that must not come out, by what they are. `new` makes one that nothing else in the world has in it."""
+    """Texts that must not come out, by what they are. `new` makes one that nothing else in the
+    world has in it.
+    """
 
     known: dict[str, str] = field(default_factory=dict)
 
@@ -31,7 +33,11 @@ class Secrets:
 
     def found_in(self, where: str, said: bytes) -> list[str]:
         """A line for each secret that is in there, whole, by its beginning or in base64."""
-        places = ((name, said.find(shape)) for name, text in self.known.items() for shape in shapes(text.encode()))
+        places = (
+            (name, said.find(shape))
+            for name, text in self.known.items()
+            for shape in shapes(text.encode())
+        )
         found = {name: said[max(0, at - _AROUND) : at + _AROUND] for name, at in places if at >= 0}
         return [f"{name} in {where}: {shown!r}" for name, shown in found.items()]
 
@@ -66,7 +72,10 @@ class Said:
             place = f"{record.topic()}[{record.partition()}]@{record.offset()}"
             heads = record.headers() or []
             self.texts.append((f"key of {place}", record.key() or b""))
-            self.texts += [(f"header {name} of {place}", name.encode() + b" " + bytes(value or b"")) for name, value in heads]
+            self.texts += [
+                (f"header {name} of {place}", name.encode() + b" " + bytes(value or b""))
+                for name, value in heads
+            ]
             if values:
                 self.texts.append((f"value of {place}", record.value() or b""))
 
@@ -82,8 +91,14 @@ async def records_of(servers: str, prefix: str) -> Mapping[str, list[Message]]:
 def _records_of(servers: str, prefix: str) -> Mapping[str, list[Message]]:
     topics = AdminClient({"bootstrap.servers": servers}).list_topics(timeout=10).topics
     found: dict[str, list[Message]] = {name: [] for name in topics if name.startswith(prefix)}
-    places = [TopicPartition(name, each, OFFSET_BEGINNING) for name in found for each in topics[name].partitions]
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused", "enable.partition.eof": True})
+    places = [
+        TopicPartition(name, each, OFFSET_BEGINNING)
+        for name in found
+        for each in topics[name].partitions
+    ]
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "unused", "enable.partition.eof": True}
+    )
     consumer.assign(places)
     ends = set()
     while len(ends) < len(places):

@@ -41,9 +41,13 @@ async def get_json(url: str, key: str = "") -> tuple[int, Any]:
 
 
 class Process:
-    """Started at once; `restart` starts the same command again. What it prints goes to `<directory>/<name>.log`."""
+    """Started at once; `restart` starts the same command again. What it prints goes to
+    `<directory>/<name>.log`.
+    """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path
+    ) -> None:
         self.name = name
         self._command = command
         self._environment = environment
@@ -114,7 +118,9 @@ class Process:
         return self._popen.returncode
 
     async def ready(self) -> None:
-        """Returns when it does its work. Raises AssertionError, with its last lines, if it ends before or takes too long."""
+        """Returns when it does its work. Raises AssertionError, with its last lines, if it ends
+        before or takes too long.
+        """
         try:
             await until(self._is_ready_or_died, f"{self.name} to be ready")
         except AssertionError as error:
@@ -122,7 +128,9 @@ class Process:
         assert self.running, f"{self.name} ended with status {self._popen.returncode}\n{self.tail}"
 
     async def restart(self) -> None:
-        """Starts it again after its end, with the same name, port and environment; returns when it is ready."""
+        """Starts it again after its end, with the same name, port and environment; returns when it
+        is ready.
+        """
         self.start_again()
         await self.ready()
 

@@ -79,9 +79,16 @@ async def exchange(port: int, data: bytes) -> Answer:
 
 
 def request(
-    path: str | bytes = CHAT, body: bytes = BODY, *, method: str = "POST", length: int | None = None, **headers: str | bytes
+    path: str | bytes = CHAT,
+    body: bytes = BODY,
+    *,
+    method: str = "POST",
+    length: int | None = None,
+    **headers: str | bytes,
 ) -> bytes:
-    """A request's bytes; `headers` with _ for -, latin-1. `length`: a content-length that need not be the body's."""
+    """A request's bytes; `headers` with _ for -, latin-1. `length`: a content-length that need not
+    be the body's.
+    """
     path = path.encode() if isinstance(path, str) else path
     lines = [
         b"%s %s HTTP/1.1" % (method.encode(), path),
@@ -89,13 +96,20 @@ def request(
         b"content-length: %d" % (len(body) if length is None else length),
     ]
     for name, value in headers.items():
-        lines.append(name.replace("_", "-").encode() + b": " + (value.encode("latin-1") if isinstance(value, str) else value))
+        lines.append(
+            name.replace("_", "-").encode()
+            + b": "
+            + (value.encode("latin-1") if isinstance(value, str) else value)
+        )
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def in_chunks(*rest: bytes) -> bytes:
     """The head of a body in chunks, and what comes behind it."""
-    return b"POST %s HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode() + b"".join(rest)
+    return (
+        b"POST %s HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode()
+        + b"".join(rest)
+    )
 
 
 def chunk(data: bytes) -> bytes:

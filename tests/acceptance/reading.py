@@ -1,4 +1,6 @@
-"""Clients that read while a test looks on: each event is kept with its time, its number, and how the reply ended."""
+"""Clients that read while a test looks on: each event is kept with its time, its number, and how
+the reply ended.
+"""
 
 import asyncio
 import time
@@ -56,7 +58,9 @@ class Told:
     @property
     def pieces(self) -> list[str]:
         """The texts of the tokens."""
-        texts = [choice["delta"].get("content") for chunk in self.chunks for choice in chunk["choices"]]
+        texts = [
+            choice["delta"].get("content") for chunk in self.chunks for choice in chunk["choices"]
+        ]
         return [text for text in texts if text]
 
     @property
@@ -71,15 +75,23 @@ class Told:
         return error
 
     def longest_pause(self, since: float) -> float:
-        """When it ended: the time of the event behind the longest wait that reached past `since`."""
-        waits = [(after - before, after) for before, after in zip(self.times, self.times[1:], strict=False) if after > since]
+        """When it ended: the time of the event behind the longest wait that reached past
+        `since`.
+        """
+        waits = [
+            (after - before, after)
+            for before, after in zip(self.times, self.times[1:], strict=False)
+            if after > since
+        ]
         return max(waits)[1]
 
 
 class Reading:
     """A request whose reply is read by a task of its own."""
 
-    def __init__(self, session: aiohttp.ClientSession, method: str, url: str, **options: Any) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, method: str, url: str, **options: Any
+    ) -> None:
         self.told = Told()
         self._task = asyncio.create_task(self._read(session, method, url, options))
 
@@ -98,7 +110,9 @@ class Reading:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _read(self, session: aiohttp.ClientSession, method: str, url: str, options: dict[str, Any]) -> None:
+    async def _read(
+        self, session: aiohttp.ClientSession, method: str, url: str, options: dict[str, Any]
+    ) -> None:
         told = self.told
         try:
             async with session.request(method, url, **options) as response:
@@ -131,24 +145,36 @@ class Clients:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=self._patience)
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=self._patience),
         )
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self._session.close()
 
-    def post(self, endpoint: Endpoint, body: dict[str, Any], path: str = CHAT, **headers: str) -> Reading:
+    def post(
+        self, endpoint: Endpoint, body: dict[str, Any], path: str = CHAT, **headers: str
+    ) -> Reading:
         """Begins to ask; `headers` with _ for -."""
         return self._begin(endpoint, "POST", path, headers, json=body)
 
     def get(self, endpoint: Endpoint, path: str, **headers: str) -> Reading:
         return self._begin(endpoint, "GET", path, headers)
 
-    def _begin(self, endpoint: Endpoint, method: str, path: str, headers: dict[str, str], **options: Any) -> Reading:
+    def _begin(
+        self, endpoint: Endpoint, method: str, path: str, headers: dict[str, str], **options: Any
+    ) -> Reading:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         key = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        return Reading(self._session, method, endpoint.root + path, headers={**key, **named}, **options)
+        return Reading(
+            self._session, method, endpoint.root + path, headers={**key, **named}, **options
+        )
 
 
 async def ends(readings: list[Reading]) -> list[Told]:
@@ -157,17 +183,25 @@ async def ends(readings: list[Reading]) -> list[Told]:
 
 
 def check_whole(told: Told, count: int, *, usage: bool = False) -> None:
-    """A chat's stream of `count` numbered tokens: none missing, none doubled, and in all else the stream of one run."""
+    """A chat's stream of `count` numbered tokens: none missing, none doubled, and in all else the
+    stream of one run.
+    """
     assert (told.status, told.cut) == (200, False), told
     assert told.text in (tokens(count), tokens(count, odd=True)), told.text
     assert told.events.count(DONE) == 1
     assert told.events[-1] == DONE
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in told.chunks}) == 1
     choices = [choice for chunk in told.chunks for choice in chunk["choices"]]
-    assert [choice["delta"]["role"] for choice in choices if "role" in choice["delta"]] == ["assistant"]
+    assert [choice["delta"]["role"] for choice in choices if "role" in choice["delta"]] == [
+        "assistant"
+    ]
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
     found = [chunk["usage"] for chunk in told.chunks if chunk.get("usage")]
-    assert found == ([{"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}] if usage else [])
+    assert found == (
+        [{"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}]
+        if usage
+        else []
+    )
 
 
 def check_whole_body(told: Told, count: int) -> None:
@@ -178,7 +212,9 @@ def check_whole_body(told: Told, count: int) -> None:
 
 @asynccontextmanager
 async def stalls() -> AsyncIterator[list[float]]:
-    """Seconds by which this process woke too late during the block: what stood still with it cannot have been any faster."""
+    """Seconds by which this process woke too late during the block: what stood still with it cannot
+    have been any faster.
+    """
     late: list[float] = []
     due = time.monotonic() + TICK
 
@@ -199,13 +235,17 @@ async def stalls() -> AsyncIterator[list[float]]:
 
 @asynccontextmanager
 async def load(clients: Clients, endpoint: Endpoint, at_once: int) -> AsyncIterator[list[Told]]:
-    """Clients that send one request after another until the end of the block: half of them streams, of 1.2 s each."""
+    """Clients that send one request after another until the end of the block: half of them streams,
+    of 1.2 s each.
+    """
     told: list[Told] = []
     done = asyncio.Event()
 
     async def client(stream: bool) -> None:
         while not done.is_set():
-            told.append(await clients.post(endpoint, chat(stream=stream, max_tokens=40, x_gap=0.03)).end())
+            told.append(
+                await clients.post(endpoint, chat(stream=stream, max_tokens=40, x_gap=0.03)).end()
+            )
 
     running = [asyncio.create_task(client(bool(number % 2))) for number in range(at_once)]
     try:

@@ -9,7 +9,7 @@ import httpx2
 import orjson
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
-from app.protocol.heartbeats import WorkerBeat
+from app.protocol.heartbeats import WorkerHeartbeat
 from tests.acceptance.heartbeats import Heartbeats
 from tests.acceptance.processes import PATIENCE, Process, get_json, until
 
@@ -17,7 +17,8 @@ from tests.acceptance.processes import PATIENCE, Process, get_json, until
 class Endpoint:
     """An address that speaks the OpenAI API: a gateway, or nginx in front of some.
 
-    No TLS here, and clients that loaded its certificates all the same would take 40 ms each to make.
+    No TLS here, and clients that loaded its certificates all the same would take 40 ms each to
+    make.
     """
 
     def __init__(self, port: int, key: str = "") -> None:
@@ -28,20 +29,33 @@ class Endpoint:
 
     def openai(self, **options: Any) -> AsyncOpenAI:
         """The asynchronous SDK, without retries of its own unless told otherwise."""
-        return AsyncOpenAI(**self._options({"http_client": DefaultAsyncHttpxClient(verify=False), **options}))
+        return AsyncOpenAI(
+            **self._options({"http_client": DefaultAsyncHttpxClient(verify=False), **options})
+        )
 
     def openai_sync(self, **options: Any) -> OpenAI:
         return OpenAI(**self._options({"http_client": DefaultHttpxClient(verify=False), **options}))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        defaults = {"base_url": self.url, "api_key": self.key or "unused", "max_retries": 0, "timeout": 2 * PATIENCE}
+        defaults = {
+            "base_url": self.url,
+            "api_key": self.key or "unused",
+            "max_retries": 0,
+            "timeout": 2 * PATIENCE,
+        }
         return {**defaults, **options}
 
     def http(self, **options: Any) -> httpx2.AsyncClient:
         """A plain HTTP client at the root: `post("/v1/chat/completions", json=...)`."""
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         return httpx2.AsyncClient(
-            **{"base_url": self.root, "headers": headers, "timeout": 2 * PATIENCE, "verify": False, **options}
+            **{
+                "base_url": self.root,
+                "headers": headers,
+                "timeout": 2 * PATIENCE,
+                "verify": False,
+                **options,
+            }
         )
 
     async def models(self) -> dict[str, dict[str, Any]]:
@@ -110,7 +124,10 @@ class Upstream(Process):
     async def stats(self) -> Stats:
         status, found = await get_json(f"{self.url}/stats")
         assert status == 200, f"{self.name} does not answer\n{self.tail}"
-        requests = [Seen(**{**seen, "body": base64.b64decode(seen["body"])}) for seen in found.pop("requests")]
+        requests = [
+            Seen(**{**seen, "body": base64.b64decode(seen["body"])})
+            for seen in found.pop("requests")
+        ]
         return Stats(**found, requests=requests)
 
     async def has(self, **counters: int) -> bool:
@@ -127,7 +144,10 @@ class Upstream(Process):
         await self._told("hurry")
 
     async def _told(self, word: str) -> None:
-        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/{word}") as response:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.url}/{word}") as response,
+        ):
             assert response.status == 200
 
     async def idle(self) -> Stats:
@@ -143,7 +163,9 @@ class Upstream(Process):
 class Worker(Process):
     """`python -m app.agent`, for one model or for all of MODELS_FILE."""
 
-    def __init__(self, models: tuple[str, ...], beats: Heartbeats, known: set[str], *process: Any) -> None:
+    def __init__(
+        self, models: tuple[str, ...], beats: Heartbeats, known: set[str], *process: Any
+    ) -> None:
         self.models = models
         self.owners: dict[str, str] = {}  # model -> the name its reply records and heartbeats carry
         self._beats = beats
@@ -153,11 +175,16 @@ class Worker(Process):
     async def is_ready(self) -> bool:
         """Each of its models has a worker of this process that owns partitions."""
         for beat in (await self._beats.read()).values():
-            if beat.worker not in self._known and beat.model in self.models and beat.ready and beat.partitions:
+            if (
+                beat.worker not in self._known
+                and beat.model in self.models
+                and beat.ready
+                and beat.partitions
+            ):
                 self.owners[beat.model] = beat.worker
         return set(self.owners) == set(self.models)
 
-    async def beat(self, model: str = "") -> WorkerBeat:
+    async def beat(self, model: str = "") -> WorkerHeartbeat:
         """Its last heartbeat: what runs, which partitions it owns."""
         return (await self._beats.read())[self.owners[model or self.models[0]]]
 

@@ -1,4 +1,6 @@
-"""Anthropic's SDK at a gateway: ids, models, and the exception that each of our refusals becomes."""
+"""Anthropic's SDK at a gateway: ids, models, and the exception that each of our refusals
+becomes.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -39,11 +41,16 @@ async def answer(exchange: Exchange) -> None:
     if exchange.method == "GET":
         await exchange.reply(404)
     elif orjson.loads(exchange.body).get("stream"):
-        events = [f"event: {event['type']}\ndata: ".encode() + orjson.dumps(event) + b"\n\n" for event in EVENTS]
+        events = [
+            f"event: {event['type']}\ndata: ".encode() + orjson.dumps(event) + b"\n\n"
+            for event in EVENTS
+        ]
         await exchange.stream(b"".join(events))
         await exchange.send(b"0\r\n\r\n")
     else:
-        await exchange.reply(200, orjson.dumps(MESSAGE), content_type="application/json", request_id="req_theirs")
+        await exchange.reply(
+            200, orjson.dumps(MESSAGE), content_type="application/json", request_id="req_theirs"
+        )
 
 
 @pytest.fixture
@@ -62,7 +69,10 @@ async def asked_by(sdk: AsyncAnthropic, model: str = "claude") -> Message:
 
 
 async def test_a_message_has_the_id_by_which_the_gateway_finds_its_request(claude: Gateway) -> None:
-    async with sdk_of(claude) as sdk, claude.http(headers={"authorization": f"Bearer {KEY}"}) as http:
+    async with (
+        sdk_of(claude) as sdk,
+        claude.http(headers={"authorization": f"Bearer {KEY}"}) as http,
+    ):
         message = await asked_by(sdk)
         found = await http.get(f"/v1/requests/{message._request_id}")
         assert (found.status_code, found.json()["status"]) == (200, "completed")
@@ -73,7 +83,9 @@ async def test_a_message_has_the_id_by_which_the_gateway_finds_its_request(claud
 
 async def test_the_models_are_listed_and_described(claude: Gateway) -> None:
     async with sdk_of(claude) as sdk, claude.openai(api_key=KEY) as other:
-        assert [(model.id, model.type) async for model in sdk.models.list(limit=1)] == [("claude", "model")]
+        assert [(model.id, model.type) async for model in sdk.models.list(limit=1)] == [
+            ("claude", "model")
+        ]
         assert (await sdk.models.retrieve("claude")).display_name == "claude"
         assert [model.id async for model in other.models.list()] == ["claude"]
 

@@ -1,4 +1,6 @@
-"""`Prefer: respond-async` as an operator sees it: what becomes of such requests is in the metrics, the log and the limits."""
+"""`Prefer: respond-async` as an operator sees it: what becomes of such requests is in the metrics,
+the log and the limits.
+"""
 
 import re
 from typing import Any
@@ -27,9 +29,19 @@ async def upstream(memory_stack: Stack) -> Upstream:
 async def gateway(memory_stack: Stack, upstream: Upstream) -> Gateway:
     """In front of the model sim, for a key with a limit of tokens."""
     keys = memory_stack.directory / "keys.yaml"
-    write_keys(keys, [KeyEntry(id="k", tenant="research", hash=hash_of(KEY.encode()), tpm=FOREVER, concurrent=2)])
+    write_keys(
+        keys,
+        [
+            KeyEntry(
+                id="k", tenant="research", hash=hash_of(KEY.encode()), tpm=FOREVER, concurrent=2
+            )
+        ],
+    )
     made = await memory_stack.gateway(
-        FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=upstream.url, API_KEYS_FILE=str(keys), HEARTBEAT_SECONDS="0.2"
+        FIRST_OPENAI_MODEL_NAME="sim",
+        FIRST_OPENAI_HOST=upstream.url,
+        API_KEYS_FILE=str(keys),
+        HEARTBEAT_SECONDS="0.2",
     )
     made.key = KEY
 
@@ -52,10 +64,16 @@ async def accepted(gateway: Gateway, **fields: Any) -> str:
 
 
 async def line_of(gateway: Gateway, id_: str) -> str:
-    """The one access line that there is of a request, once there is one. Asking for it or cancelling it has lines of its own."""
+    """The one access line that there is of a request, once there is one. Asking for it or
+    cancelling it has lines of its own.
+    """
 
     def lines() -> list[str]:
-        return [line for line in gateway.log.splitlines() if f"request_id={id_}" in line and f"POST {CHAT} " in line]
+        return [
+            line
+            for line in gateway.log.splitlines()
+            if f"request_id={id_}" in line and f"POST {CHAT} " in line
+        ]
 
     await until(lambda: bool(lines()), "the access line")
     (line,) = lines()
@@ -72,9 +90,17 @@ async def counted(gateway: Gateway) -> dict[str, float]:
 
 def requests(found: dict[str, float]) -> dict[tuple[str, str], float]:
     """Chats by status and outcome."""
-    chats = [name for name in found if name.startswith("llm_gateway_requests_total{") and 'endpoint="chat/completions"' in name]
+    chats = [
+        name
+        for name in found
+        if name.startswith("llm_gateway_requests_total{") and 'endpoint="chat/completions"' in name
+    ]
     said = {name: dict(re.findall(r'(\w+)="([^"]*)"', name)) for name in chats}
-    return {(labels["status"], labels["outcome"]): found[name] for name, labels in said.items() if labels["model"] == "sim"}
+    return {
+        (labels["status"], labels["outcome"]): found[name]
+        for name, labels in said.items()
+        if labels["model"] == "sim"
+    }
 
 
 async def are_counted(gateway: Gateway, expected: dict[tuple[str, str], float]) -> bool:
@@ -89,7 +115,9 @@ async def tokens_left(gateway: Gateway) -> int:
         return int(response.headers["x-ratelimit-remaining-tokens"])
 
 
-async def test_each_is_counted_once_at_its_end_as_what_it_came_to(gateway: Gateway, upstream: Upstream) -> None:
+async def test_each_is_counted_once_at_its_end_as_what_it_came_to(
+    gateway: Gateway, upstream: Upstream
+) -> None:
     done = await accepted(gateway, max_tokens=40)
     assert "async=True" in (line := await line_of(gateway, done))
     assert "status=200" in line
@@ -116,14 +144,21 @@ async def test_each_is_counted_once_at_its_end_as_what_it_came_to(gateway: Gatew
     assert found['gen_ai_server_request_duration_seconds_count{gen_ai_request_model="sim"}'] == 3
 
 
-async def test_a_key_is_charged_what_its_reply_took_and_nothing_for_one_that_failed(gateway: Gateway) -> None:
+async def test_a_key_is_charged_what_its_reply_took_and_nothing_for_one_that_failed(
+    gateway: Gateway,
+) -> None:
     done = await line_of(gateway, await accepted(gateway, max_tokens=400))
     assert "tokens_counted=401" in done  # the upstream's usage: 1 and 400
-    assert "tokens_counted=0" in await line_of(gateway, await accepted(gateway, max_tokens=400, x_status=404))
-    assert FOREVER - 1000 < await tokens_left(gateway) <= FOREVER - 1  # the failed one gave its 400 back, or a minute has ended
+    assert "tokens_counted=0" in await line_of(
+        gateway, await accepted(gateway, max_tokens=400, x_status=404)
+    )
+    # the failed one gave its 400 back, or a minute has ended
+    assert FOREVER - 1000 < await tokens_left(gateway) <= FOREVER - 1
 
 
-async def test_what_runs_by_itself_keeps_its_place_and_is_shown_as_running(gateway: Gateway, upstream: Upstream) -> None:
+async def test_what_runs_by_itself_keeps_its_place_and_is_shown_as_running(
+    gateway: Gateway, upstream: Upstream
+) -> None:
     long = await accepted(gateway, x_ttft=60)
     await until(lambda: upstream.has(active=1), "it to run")
     other = await accepted(gateway, x_ttft=60)
@@ -136,7 +171,9 @@ async def test_what_runs_by_itself_keeps_its_place_and_is_shown_as_running(gatew
     async def shown() -> bool:
         async with httpx2.AsyncClient() as http:
             running = (await http.get(f"{gateway.root}/admin/overview")).json()["running"]
-        return [(one["id"], one["state"], one["tenant"]) for one in running] == [(long, "running", "research")]
+        return [(one["id"], one["state"], one["tenant"]) for one in running] == [
+            (long, "running", "research")
+        ]
 
     await until(shown, "it to be shown")
     async with gateway.openai() as sdk:
@@ -145,14 +182,22 @@ async def test_what_runs_by_itself_keeps_its_place_and_is_shown_as_running(gatew
             await sdk.get(f"/requests/{long}/result", cast_to=object)
 
 
-async def test_sent_again_with_its_key_it_is_one_request(gateway: Gateway, upstream: Upstream) -> None:
+async def test_sent_again_with_its_key_it_is_one_request(
+    gateway: Gateway, upstream: Upstream
+) -> None:
     async with gateway.http() as http:
         head, body = {**ASYNC, "Idempotency-Key": "once"}, chat(x_ttft=60, max_tokens=40)
-        ids = [(await http.post(CHAT, json=body, headers=head)).headers["x-request-id"] for _ in range(3)]
+        ids = [
+            (await http.post(CHAT, json=body, headers=head)).headers["x-request-id"]
+            for _ in range(3)
+        ]
     assert len(set(ids)) == 1
     await until(lambda: upstream.has(active=1), "it to run")
     await upstream.release()
     await until(lambda: "outcome=completed" in gateway.log, "its end")
     assert len([line for line in gateway.log.splitlines() if "async=True" in line]) == 1
-    await until(lambda: are_counted(gateway, {("200", "completed"): 1, ("202", "other"): 2}), "all three to be counted")
+    await until(
+        lambda: are_counted(gateway, {("200", "completed"): 1, ("202", "other"): 2}),
+        "all three to be counted",
+    )
     assert (await upstream.stats()).started == 1

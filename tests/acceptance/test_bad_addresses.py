@@ -1,4 +1,6 @@
-"""Methods, paths and header values that nobody should send: each is refused by name, or does no harm."""
+"""Methods, paths and header values that nobody should send: each is refused by name, or does no
+harm.
+"""
 
 import pytest
 
@@ -47,23 +49,45 @@ async def test_no_path_makes_a_line_of_its_own_in_the_log(echo: Gateway) -> None
     assert "\x1b" not in echo.log
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
-async def test_another_method_on_an_inference_endpoint_is_404_and_the_message_names_post(echo: Gateway, method: str) -> None:
+@pytest.mark.parametrize(
+    "method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"]
+)
+async def test_another_method_on_an_inference_endpoint_is_404_and_the_message_names_post(
+    echo: Gateway, method: str
+) -> None:
     answer = await exchange(echo.port, request(method=method))
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
     assert "Only POST" in answer.error["message"]
 
 
 NOT_YET = {
-    "GET": ["/v1", "/v1/", "/v1/models/", "/api/v1", "/docs/", "/v1/realtime", "/v1/responses", "/v1/chat/completions/"],
+    "GET": [
+        "/v1",
+        "/v1/",
+        "/v1/models/",
+        "/api/v1",
+        "/docs/",
+        "/v1/realtime",
+        "/v1/responses",
+        "/v1/chat/completions/",
+    ],
     "DELETE": ["/v1/models/echo", "/v1/models", "/v1/chat/completions"],
-    "POST": ["/v1", "/v1/", "/v1/models", "/v1/realtime/client_secrets", "/v1/chat/completions/", "/v1/completions/"],
+    "POST": [
+        "/v1",
+        "/v1/",
+        "/v1/models",
+        "/v1/realtime/client_secrets",
+        "/v1/chat/completions/",
+        "/v1/completions/",
+    ],
     "PUT": ["/v1/models/echo"],
 }
 
 
 @pytest.mark.parametrize("method", NOT_YET)
-async def test_what_does_not_exist_is_one_404_and_nothing_redirects(echo: Gateway, method: str) -> None:
+async def test_what_does_not_exist_is_one_404_and_nothing_redirects(
+    echo: Gateway, method: str
+) -> None:
     for path in NOT_YET[method]:
         answer = await exchange(echo.port, request(path, method=method))
         assert (answer.status, answer.error["code"]) == (404, "unknown_url"), path
@@ -71,14 +95,31 @@ async def test_what_does_not_exist_is_one_404_and_nothing_redirects(echo: Gatewa
 
 
 KEPT = {
-    "GET": ["files", "batches", "responses/resp_1", "chat/completions/chatcmpl-1", "threads/t/messages", "videos/v/content"],
+    "GET": [
+        "files",
+        "batches",
+        "responses/resp_1",
+        "chat/completions/chatcmpl-1",
+        "threads/t/messages",
+        "videos/v/content",
+    ],
     "DELETE": ["files/file-1", "responses/resp_1", "conversations/conv_1"],
-    "POST": ["files", "uploads/u/parts", "batches", "messages/batches", "responses/resp_1/cancel", "vector_stores", "assistants"],
+    "POST": [
+        "files",
+        "uploads/u/parts",
+        "batches",
+        "messages/batches",
+        "responses/resp_1/cancel",
+        "vector_stores",
+        "assistants",
+    ],
 }
 
 
 @pytest.mark.parametrize("method", KEPT)
-async def test_what_would_have_to_be_kept_is_said_not_to_be_here(echo: Gateway, method: str) -> None:
+async def test_what_would_have_to_be_kept_is_said_not_to_be_here(
+    echo: Gateway, method: str
+) -> None:
     for path in KEPT[method]:
         for body in (b"", b'{"model":"echo"}'):
             answer = await exchange(echo.port, request(f"/v1/{path}", body, method=method))
@@ -99,32 +140,67 @@ async def test_a_path_beside_those_of_a_request_goes_to_no_model(echo: Gateway, 
         assert (answer.status, answer.error["code"]) == (404, "unknown_url"), method
 
 
-@pytest.mark.parametrize(("below", "method"), [("", "post"), ("/result", "post"), ("/stream", "delete"), ("/cancel", "get")])
+@pytest.mark.parametrize(
+    ("below", "method"),
+    [("", "post"), ("/result", "post"), ("/stream", "delete"), ("/cancel", "get")],
+)
 async def test_a_request_by_another_method_is_405(echo: Gateway, below: str, method: str) -> None:
     answer = await exchange(echo.port, request(f"/v1/requests/x{below}", method=method.upper()))
     assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] in ({"/cancel": ["post"]}.get(below, ["get, head", "head, get"]))
 
 
-NO_MODELS = ["..", "%2e%2e/%2e%2e", "%00", "%0d%0a", "%ff", "a" * 5000, "echo/", "echo%20", "ECHO", "%7B%7D"]
+NO_MODELS = [
+    "..",
+    "%2e%2e/%2e%2e",
+    "%00",
+    "%0d%0a",
+    "%ff",
+    "a" * 5000,
+    "echo/",
+    "echo%20",
+    "ECHO",
+    "%7B%7D",
+]
 
 
 @pytest.mark.parametrize("name", NO_MODELS, ids=range(len(NO_MODELS)))
 async def test_a_model_by_a_wrong_name_is_404(echo: Gateway, name: str) -> None:
     answer = await exchange(echo.port, request(f"/v1/models/{name}", b"", method="GET"))
-    assert (answer.status, answer.error["param"], answer.error["code"]) == (404, "model", "model_not_found")
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (
+        404,
+        "model",
+        "model_not_found",
+    )
     assert len(answer.body) < 1000
 
 
-NO_IDS = ["x", "req_", NO_ID, "req_" + "_" * 48, "req_" + "A" * 47 + "=", "req_" + "A" * 5000, "%00", "%ff", "..%00", "%e2%82%ac"]
+NO_IDS = [
+    "x",
+    "req_",
+    NO_ID,
+    "req_" + "_" * 48,
+    "req_" + "A" * 47 + "=",
+    "req_" + "A" * 5000,
+    "%00",
+    "%ff",
+    "..%00",
+    "%e2%82%ac",
+]
 
 
 @pytest.mark.parametrize("below", ["", "/result", "/stream", "/cancel"])
 async def test_a_request_by_a_wrong_id_is_404(echo: Gateway, below: str) -> None:
     method = "POST" if below == "/cancel" else "GET"
     for id_ in NO_IDS:
-        answer = await exchange(echo.port, request(f"/v1/requests/{id_}{below}", b"", method=method))
-        assert (answer.status, answer.error["param"], answer.error["code"]) == (404, "id", "request_not_found"), id_
+        answer = await exchange(
+            echo.port, request(f"/v1/requests/{id_}{below}", b"", method=method)
+        )
+        assert (answer.status, answer.error["param"], answer.error["code"]) == (
+            404,
+            "id",
+            "request_not_found",
+        ), id_
 
 
 NO_NUMBERS = ["-1", "+1", "1.5", "1e3", "0x1", " ", "x", "\xb2", "9" * 19, "9" * 5000]
@@ -134,15 +210,33 @@ async def test_a_place_in_a_stream_that_is_no_number_is_400(echo: Gateway) -> No
     for text in NO_NUMBERS:
         encoded = text.replace("+", "%2b").replace("\xb2", "%c2%b2").replace(" ", "%20")
         stream = f"/v1/requests/{NO_ID}/stream"
-        asked = await exchange(echo.port, request(f"{stream}?starting_after={encoded}", b"", method="GET"))
+        asked = await exchange(
+            echo.port, request(f"{stream}?starting_after={encoded}", b"", method="GET")
+        )
         assert (asked.status, asked.error["param"]) == (400, "starting_after"), text
         if text.strip():
-            resumed = await exchange(echo.port, request(stream, b"", method="GET", Last_Event_ID=text))
+            resumed = await exchange(
+                echo.port, request(stream, b"", method="GET", Last_Event_ID=text)
+            )
             begun = await exchange(echo.port, request(body=STREAMED, Last_Event_ID=text))
-            assert [(answer.status, answer.error["param"]) for answer in (resumed, begun)] == [(400, "Last-Event-ID")] * 2, text
+            assert [(answer.status, answer.error["param"]) for answer in (resumed, begun)] == [
+                (400, "Last-Event-ID")
+            ] * 2, text
 
 
-NO_TIMEOUTS = ["0", "-1", "-0.0", "nan", "-inf", "1e-400", "1,5", "1s", "0x10", "\xb2", "9" * 50 + "x"]
+NO_TIMEOUTS = [
+    "0",
+    "-1",
+    "-0.0",
+    "nan",
+    "-inf",
+    "1e-400",
+    "1,5",
+    "1s",
+    "0x10",
+    "\xb2",
+    "9" * 50 + "x",
+]
 
 
 @pytest.mark.parametrize("text", NO_TIMEOUTS)
@@ -161,7 +255,11 @@ HARMLESS = {
     "a proxy's id of one's own": {"X_Proxy_Request_Id": "\xff" * 500},
     "a request id of one's own": {"X_Request_Id": "a\tb\xff" * 500},
     "an Idempotency-Key of any bytes": {"Idempotency_Key": "\xff\t " + "k" * 5000},
-    "an address of one's own": {"X_Forwarded_For": "no address", "Forwarded": "for=;;", "X_Real_IP": "::::"},
+    "an address of one's own": {
+        "X_Forwarded_For": "no address",
+        "Forwarded": "for=;;",
+        "X_Real_IP": "::::",
+    },
     "a wish for HTTP/2": {"Upgrade": "h2c", "HTTP2_Settings": "AAMAAABk"},
     "a type that is none": {"Content_Type": "\xff/;;charset=x"},
 }

@@ -1,4 +1,6 @@
-"""Whatever bytes a client sends get their 4xx with OpenAI's error body, and the gateway serves on."""
+"""Whatever bytes a client sends get their 4xx with OpenAI's error body, and the gateway serves
+on.
+"""
 
 import pytest
 
@@ -38,11 +40,19 @@ BODIES: dict[str, tuple[bytes, str | None, str | None]] = {  # param and code
     "the model last as null": (BODY[:-1] + b',"model":null}', "model", None),
     "a number too large for the model": (b'{"model":%s}' % (b"9" * 30), "model", None),
     "an object for messages": (b'{"model":"echo","messages":{}}', "messages", None),
-    "a text for a message": (b'{"model":"echo","messages":[{"role":"user"},"x"]}', "messages[1]", None),
+    "a text for a message": (
+        b'{"model":"echo","messages":[{"role":"user"},"x"]}',
+        "messages[1]",
+        None,
+    ),
     "a number for a role": (b'{"model":"echo","messages":[{"role":1}]}', "messages[0].role", None),
     "a number for stream": (chat(b'"stream":1'), "stream", None),
     "a list for stream_options": (chat(b'"stream_options":[]'), "stream_options", None),
-    "a list for include_usage": (chat(b'"stream_options":{"include_usage":[]}'), "stream_options.include_usage", None),
+    "a list for include_usage": (
+        chat(b'"stream_options":{"include_usage":[]}'),
+        "stream_options.include_usage",
+        None,
+    ),
 }
 
 
@@ -51,7 +61,11 @@ async def test_a_body_that_is_wrong_is_400_and_names_the_place(echo: Gateway, na
     body, param, code = BODIES[name]
     answer = await exchange(echo.port, request(body=body))
     assert answer.status == 400
-    assert (answer.error["type"], answer.error["param"], answer.error["code"]) == ("invalid_request_error", param, code)
+    assert (answer.error["type"], answer.error["param"], answer.error["code"]) == (
+        "invalid_request_error",
+        param,
+        code,
+    )
     assert len(answer.body) < 1000
 
 
@@ -63,9 +77,17 @@ async def test_a_body_that_is_cut_off_anywhere_is_400(echo: Gateway) -> None:
             assert (answer.status, answer.error["code"]) == (400, "invalid_json")
 
 
-async def test_a_model_s_name_as_large_as_the_body_is_answered_and_logged_in_short(echo: Gateway) -> None:
-    answer = await exchange(echo.port, request(body=b'{"model":"%s","messages":[{"role":"user"}]}' % (b"m" * 90_000)))
-    assert (answer.status, answer.error["param"], answer.error["code"]) == (404, "model", "model_not_found")
+async def test_a_model_s_name_as_large_as_the_body_is_answered_and_logged_in_short(
+    echo: Gateway,
+) -> None:
+    answer = await exchange(
+        echo.port, request(body=b'{"model":"%s","messages":[{"role":"user"}]}' % (b"m" * 90_000))
+    )
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (
+        404,
+        "model",
+        "model_not_found",
+    )
     assert len(answer.body) < 1000
     assert max(map(len, echo.log.splitlines())) < 2000
 
@@ -82,7 +104,10 @@ CHUNKED: dict[str, tuple[bytes, int]] = {
     "no body": (in_chunks(chunk(b"")), 400),
     "more than is taken": (in_chunks(*[chunk(b"x" * 50_000)] * 2, chunk(b"x")), 413),
     "a first chunk larger than is taken": (in_chunks(b"ffffff\r\n", b"x" * (MOST + 1)), 413),
-    "a length beside it": (in_chunks(chunk(BODY), chunk(b"")).replace(b"transfer", b"content-length: 5\r\ntransfer"), 400),
+    "a length beside it": (
+        in_chunks(chunk(BODY), chunk(b"")).replace(b"transfer", b"content-length: 5\r\ntransfer"),
+        400,
+    ),
     "another coding": (in_chunks(chunk(BODY), chunk(b"")).replace(b"chunked", b"gzip"), 400),
 }
 
@@ -101,7 +126,13 @@ async def test_a_body_in_the_smallest_chunks_is_taken(echo: Gateway) -> None:
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(echo: Gateway) -> None:
-    for begun in (request(length=1000), in_chunks(chunk(BODY[:9])), in_chunks(b"ff\r\nhel"), request()[:40], b""):
+    for begun in (
+        request(length=1000),
+        in_chunks(chunk(BODY[:9])),
+        in_chunks(b"ff\r\nhel"),
+        request()[:40],
+        b"",
+    ):
         async with connected(echo.port) as connection:
             await connection.send(begun)
 
@@ -121,7 +152,9 @@ async def test_a_length_over_the_limit_is_refused_before_the_body_comes(echo: Ga
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
-async def test_who_first_sends_a_large_body_whole_reads_its_refusal(echo: Gateway, connection: str) -> None:
+async def test_who_first_sends_a_large_body_whole_reads_its_refusal(
+    echo: Gateway, connection: str
+) -> None:
     answer = await exchange(echo.port, request(body=b"x" * 20_000_000, Connection=connection))
     assert (answer.status, answer.error["code"]) == (413, "body_too_large")
 

@@ -1,4 +1,6 @@
-"""Processes die under load by a seeded schedule, and every promise is kept; and the reckoning sees what it is there to see."""
+"""Processes die under load by a seeded schedule, and every promise is kept; and the reckoning sees
+what it is there to see.
+"""
 
 import pytest
 
@@ -29,14 +31,22 @@ def test_the_same_seed_gives_the_same_faults_and_another_gives_others() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_each_kind_of_process_suffers_and_none_in_the_calm_at_both_ends(seed: int) -> None:
     faults = schedule(seed, 300, TARGETS)
-    assert {fault.target for fault in faults} == {name for names in TARGETS.values() for name in names}
+    assert {fault.target for fault in faults} == {
+        name for names in TARGETS.values() for name in names
+    }
     assert {fault.action for fault in faults} == {"kill", "terminate", "stop"}
     assert all(4 <= fault.at < 296 for fault in faults)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_three_workers_die_so_soon_one_after_the_other_that_a_request_may_die_with_all(seed: int) -> None:
-    deaths = [fault.at for fault in schedule(seed, 300, TARGETS) if fault.target[0] == "w" and fault.action != "terminate"]
+def test_no_three_workers_die_so_soon_one_after_the_other_that_a_request_may_die_with_all(
+    seed: int,
+) -> None:
+    deaths = [
+        fault.at
+        for fault in schedule(seed, 300, TARGETS)
+        if fault.target[0] == "w" and fault.action != "terminate"
+    ]
     assert all(third - first >= 30 for first, third in zip(deaths, deaths[2:], strict=False))
 
 
@@ -54,25 +64,50 @@ def test_no_three_workers_die_so_soon_one_after_the_other_that_a_request_may_die
         ([], 2, (0, 2)),
     ],
 )
-def test_doubled_and_missing_tokens_are_counted(numbers: list[int], expected: int | None, found: tuple[int, int]) -> None:
+def test_doubled_and_missing_tokens_are_counted(
+    numbers: list[int], expected: int | None, found: tuple[int, int]
+) -> None:
     assert gaps(numbers, expected) == found
 
 
 def chunk(**choice: object) -> dict[str, object]:
-    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": CREATED, "model": "alpha"}
+    frame = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": "alpha",
+    }
     return {**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": None, **choice}]}
 
 
 def stream(*numbers: int) -> Told:
     """A stream of these tokens as a client is told it."""
     head, end = chunk(delta={"role": "assistant", "content": ""}), chunk(finish_reason="length")
-    usage = {**chunk(), "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(numbers)}}
-    events = [head, *(chunk(delta={"content": f" tok{number}"}) for number in numbers), end, usage, DONE]
+    usage = {
+        **chunk(),
+        "choices": [],
+        "usage": {"prompt_tokens": 1, "completion_tokens": len(numbers)},
+    }
+    events = [
+        head,
+        *(chunk(delta={"content": f" tok{number}"}) for number in numbers),
+        end,
+        usage,
+        DONE,
+    ]
     return Told(200, {"x-request-id": "req_1"}, events=events)
 
 
-def judged(reply: Told | None, *told: Told, kind: str = PLAIN, status: str = "completed", left: bool = False) -> Totals:
-    """The totals over one request for three tokens, of which the log has `reply` and the client was `told`."""
+def judged(
+    reply: Told | None,
+    *told: Told,
+    kind: str = PLAIN,
+    status: str = "completed",
+    left: bool = False,
+) -> Totals:
+    """The totals over one request for three tokens, of which the log has `reply` and the client was
+    `told`.
+    """
     promise = Promise(kind, stream=True, count=3, left=left)
     for one in told:
         promise.take(one)
@@ -110,7 +145,9 @@ def test_a_stream_that_was_resumed_is_kept_and_one_that_was_begun_anew_is_not() 
         (stream(0, 1, 2), stream(0, 1, 1, 2), 0, 1, 0),
     ],
 )
-def test_a_broken_promise_is_counted(reply: Told | None, told: Told, lost: int, doubled: int, missing: int) -> None:
+def test_a_broken_promise_is_counted(
+    reply: Told | None, told: Told, lost: int, doubled: int, missing: int
+) -> None:
     totals = judged(reply, told)
     assert not totals.kept
     assert (totals.lost, totals.doubled, totals.missing) == (lost, doubled, missing)

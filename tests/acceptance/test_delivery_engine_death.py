@@ -1,4 +1,6 @@
-"""An engine dies under a worker that lives: its streams go on where the text can, and end with an error where it cannot."""
+"""An engine dies under a worker that lives: its streams go on where the text can, and end with an
+error where it cannot.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,12 +18,19 @@ pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="module")]
 
 GOES_ON, BEGINS_ANEW, GIVES_UP = "sim", "other", "hasty"  # models
 TOKENS = 60
-STREAM = {"stream": True, "max_tokens": TOKENS, "x_gap": 0.02, "stream_options": {"include_usage": True}}
+STREAM = {
+    "stream": True,
+    "max_tokens": TOKENS,
+    "x_gap": 0.02,
+    "stream_options": {"include_usage": True},
+}
 
 
 @dataclass
 class Engine:
-    """One upstream for three models: its texts can be continued, or not, or can but are given up soon."""
+    """One upstream for three models: its texts can be continued, or not, or can but are given up
+    soon.
+    """
 
     upstream: Upstream
     gateway: Gateway
@@ -35,8 +44,19 @@ class Engine:
 async def engine() -> AsyncIterator[Engine]:
     async with Stack("engine") as stack, Clients() as clients:
         upstream = await stack.upstream(GOES_ON, BEGINS_ANEW, GIVES_UP)
-        await stack.worker(GIVES_UP, upstream, OPENAI_CONTINUES="1", UPSTREAM_RETRIES="1", UPSTREAM_RETRY_SECONDS="0.1")
-        stack.models(*({"id": model, "host": upstream.url, "continues": model == GOES_ON} for model in (GOES_ON, BEGINS_ANEW)))
+        await stack.worker(
+            GIVES_UP,
+            upstream,
+            OPENAI_CONTINUES="1",
+            UPSTREAM_RETRIES="1",
+            UPSTREAM_RETRY_SECONDS="0.1",
+        )
+        stack.models(
+            *(
+                {"id": model, "host": upstream.url, "continues": model == GOES_ON}
+                for model in (GOES_ON, BEGINS_ANEW)
+            )
+        )
         await stack.worker(UPSTREAM_RETRIES="300", UPSTREAM_RETRY_SECONDS="0.5")
         yield Engine(upstream, await stack.gateway(), clients)
 
@@ -49,9 +69,13 @@ def check_lost(told: Told) -> None:
 
 
 async def test_streams_outlive_their_engine_where_their_text_can_go_on(engine: Engine) -> None:
-    goes_on, begins_anew = ([engine.stream(model, x_gap=0.5) for _ in range(3)] for model in (GOES_ON, BEGINS_ANEW))
+    goes_on, begins_anew = (
+        [engine.stream(model, x_gap=0.5) for _ in range(3)] for model in (GOES_ON, BEGINS_ANEW)
+    )
     gives_up = engine.stream(GIVES_UP, x_gap=0.5)
-    unseen = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, stream=True, max_tokens=5, x_ttft=60))
+    unseen = engine.clients.post(
+        engine.gateway, chat(BEGINS_ANEW, stream=True, max_tokens=5, x_ttft=60)
+    )
     whole = engine.clients.post(engine.gateway, chat(BEGINS_ANEW, max_tokens=5, x_ttft=60))
     for reading in (*goes_on, *begins_anew, gives_up):
         await reading.tokens(3)
@@ -59,7 +83,9 @@ async def test_streams_outlive_their_engine_where_their_text_can_go_on(engine: E
     engine.upstream.kill()
     check_lost(await gives_up.end())
     await engine.upstream.restart()
-    await until(lambda: engine.upstream.has(active=5), "all that can go on, or was not seen, to run again")
+    await until(
+        lambda: engine.upstream.has(active=5), "all that can go on, or was not seen, to run again"
+    )
     await engine.upstream.release()
     check_whole(await unseen.end(), 5)
     check_whole_body(await whole.end(), 5)
@@ -70,7 +96,9 @@ async def test_streams_outlive_their_engine_where_their_text_can_go_on(engine: E
 
 
 async def test_a_reset_is_not_seen_wherever_it_comes(engine: Engine) -> None:
-    for told in await ends([engine.stream(GOES_ON, x_break_after=count, x_times=1) for count in (0, 1, 2, 30, 59)]):
+    for told in await ends(
+        [engine.stream(GOES_ON, x_break_after=count, x_times=1) for count in (0, 1, 2, 30, 59)]
+    ):
         check_whole(told, TOKENS, usage=True)
 
 

@@ -1,4 +1,6 @@
-"""A gateway is killed: its clients find their replies at another, by Idempotency-Key, by the request's id, or by nginx's hand."""
+"""A gateway is killed: its clients find their replies at another, by Idempotency-Key, by the
+request's id, or by nginx's hand.
+"""
 
 import asyncio
 import secrets
@@ -36,7 +38,10 @@ class Twins:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def deployment() -> AsyncIterator[Twins]:
     with running_redis() as url:
-        async with Stack("twins", REDIS_URL=url, WORKER_CONCURRENCY="300") as stack, Clients() as clients:
+        async with (
+            Stack("twins", REDIS_URL=url, WORKER_CONCURRENCY="300") as stack,
+            Clients() as clients,
+        ):
             upstream = await stack.upstream()
             await stack.worker("sim", upstream)
             yield Twins(stack, upstream, await stack.gateway(), await stack.gateway(), clients)
@@ -62,7 +67,9 @@ async def test_a_stream_is_joined_by_its_key_and_goes_on_behind_what_was_seen(tw
     first = await reading.end()
     assert first.cut
     assert first.ids == list(range(1, len(first.ids) + 1))
-    joining = twins.clients.post(twins.other, body, idempotency_key=key, last_event_id=str(first.ids[-1]))
+    joining = twins.clients.post(
+        twins.other, body, idempotency_key=key, last_event_id=str(first.ids[-1])
+    )
     await joining.tokens(1)
     await twins.upstream.release()
     rest = await joining.end()
@@ -107,7 +114,9 @@ async def test_a_finished_stream_is_replayed_whole_or_from_where_it_is_wanted(tw
 async def test_nginx_hands_a_request_over_before_its_first_byte(twins: Twins) -> None:
     before = await twins.upstream.idle()
     nginx = twins.stack.nginx(twins.mortal, twins.other)
-    bodies = [chat(max_tokens=20, x_ttft=60, stream=stream) for stream in (True, False) for _ in range(10)]
+    bodies = [
+        chat(max_tokens=20, x_ttft=60, stream=stream) for stream in (True, False) for _ in range(10)
+    ]
     readings = [twins.clients.post(nginx, body) for body in bodies]
     await until(lambda: twins.upstream.has(active=20), "all to run")
     twins.mortal.kill()
@@ -139,14 +148,21 @@ async def test_two_hundred_streams_are_taken_up_again_elsewhere(twins: Twins) ->
 
 
 def resume(twins: Twins, told: Told) -> Reading:
-    return twins.clients.get(twins.other, f"/v1/requests/{told.public_id}/stream?starting_after={told.ids[-1]}")
+    return twins.clients.get(
+        twins.other, f"/v1/requests/{told.public_id}/stream?starting_after={told.ids[-1]}"
+    )
 
 
 async def test_two_clients_with_one_key_share_a_reply(twins: Twins) -> None:
     """At one gateway: whichever is served first takes nothing from the other."""
     key, body = secrets.token_hex(8), chat(max_tokens=20, x_ttft=0.5)
     for gateway in (twins.other, twins.mortal):
-        told = await ends([twins.clients.post(gateway, body, idempotency_key=key + gateway.name) for _ in range(10)])
+        told = await ends(
+            [
+                twins.clients.post(gateway, body, idempotency_key=key + gateway.name)
+                for _ in range(10)
+            ]
+        )
         for one in told:
             check_whole_body(one, 20)
         assert len({one.public_id for one in told}) == 1

@@ -1,4 +1,6 @@
-"""Clients that leave: what they asked for is ended at once, or, where they may come back, after a while."""
+"""Clients that leave: what they asked for is ended at once, or, where they may come back, after a
+while.
+"""
 
 import asyncio
 import time
@@ -65,7 +67,10 @@ async def test_a_generation_ends_with_its_client(door: Door, way: str, stream: b
     if stream:
         await reading.tokens(2)
     await reading.leave()
-    print(f"measured: the generation ended after {await aborted(door.upstream, before.aborted + 1):.2f} s")
+    print(
+        f"measured: the generation ended after "
+        f"{await aborted(door.upstream, before.aborted + 1):.2f} s"
+    )
 
 
 @pytest.mark.parametrize("way", ["gateway", "nginx"])
@@ -79,7 +84,10 @@ async def test_what_waits_is_never_run_when_its_client_has_left(door: Door, way:
     left = door.gateway.log.count("client=gone")
     for reading in waiting:
         await reading.leave()
-    await until(lambda: door.gateway.log.count("client=gone") == left + 2, "the gateway to have seen both leave")
+    await until(
+        lambda: door.gateway.log.count("client=gone") == left + 2,
+        "the gateway to have seen both leave",
+    )
     for reading in running:
         await reading.leave()
     check_whole_body(await behind.end(), 1)
@@ -87,7 +95,9 @@ async def test_what_waits_is_never_run_when_its_client_has_left(door: Door, way:
 
 
 async def depth(door: Door, count: int) -> bool:
-    """So many have come to the worker and wait there. If it fell out of its group meanwhile, what runs counts as waiting, too."""
+    """So many have come to the worker and wait there. If it fell out of its group meanwhile, what
+    runs counts as waiting, too.
+    """
     models = await door.gateway.models()
     return models["sim"]["queue_depth"] in (count, count + SLOTS)
 
@@ -98,7 +108,10 @@ async def test_with_a_key_the_generation_goes_on_for_a_while(door: Door) -> None
     await reading.tokens(2)
     left = time.monotonic()
     await reading.leave()
-    await until(lambda: door.upstream.has(active=0, aborted=before.aborted + 1), "the generation to be ended")
+    await until(
+        lambda: door.upstream.has(active=0, aborted=before.aborted + 1),
+        "the generation to be ended",
+    )
     print(f"measured: ended {time.monotonic() - left:.2f} s after its client had left")
     assert time.monotonic() - left > GRACE
 
@@ -126,7 +139,9 @@ async def test_of_two_with_one_key_one_may_leave(door: Door, leaves: str) -> Non
     body, before = chat(max_tokens=5, x_ttft=60), await door.upstream.stats()
     readings: list[Reading] = []
     for _ in range(2):
-        readings.append(door.clients.post(door.gateway, body, idempotency_key=f"two, {leaves} leaves"))
+        readings.append(
+            door.clients.post(door.gateway, body, idempotency_key=f"two, {leaves} leaves")
+        )
         await until(lambda: door.gateway.answers(len(readings)), "the gateway to have taken it")
     await until(lambda: door.upstream.has(active=1), "the generation to run")
     gone, stays = readings if leaves == "first" else readings[::-1]

@@ -1,4 +1,6 @@
-"""A request as a resource: its state, its result, its stream and its cancel, from any gateway, by its id alone."""
+"""A request as a resource: its state, its result, its stream and its cancel, from any gateway, by
+its id alone.
+"""
 
 import base64
 import os
@@ -40,7 +42,9 @@ MEMBERS = {
 
 @dataclass
 class Pair:
-    """Two gateways that share nothing but the log; requests are sent to `here`, looked at from `there`."""
+    """Two gateways that share nothing but the log; requests are sent to `here`, looked at from
+    `there`.
+    """
 
     upstream: Upstream
     here: Gateway
@@ -62,13 +66,19 @@ class Pair:
         return await self.clients.get(self.there, f"/v1/requests/{told.public_id}{what}").end()
 
     async def cancel(self, told: Told) -> Told:
-        return await self.clients.post(self.there, {}, f"/v1/requests/{told.public_id}/cancel").end()
+        return await self.clients.post(
+            self.there, {}, f"/v1/requests/{told.public_id}/cancel"
+        ).end()
 
     async def status(self, told: Told) -> str:
         found = await self.get(told)
         assert found.status == 200, found
         assert set(found.json) == MEMBERS
-        assert (found.json["id"], found.json["object"], found.json["model"]) == (told.public_id, "request", "sim")
+        assert (found.json["id"], found.json["object"], found.json["model"]) == (
+            told.public_id,
+            "request",
+            "sim",
+        )
         return str(found.json["status"])
 
     async def becomes(self, told: Told, status: str) -> Any:
@@ -85,7 +95,10 @@ class Pair:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair() -> AsyncIterator[Pair]:
-    async with Stack("resources", WORKER_CONCURRENCY=str(SLOTS), API_KEYS=KEYS) as stack, Clients() as clients:
+    async with (
+        Stack("resources", WORKER_CONCURRENCY=str(SLOTS), API_KEYS=KEYS) as stack,
+        Clients() as clients,
+    ):
         upstream = await stack.upstream()
         await stack.worker("sim", upstream)
         here, there = await stack.gateway(API_KEYS=KEYS), await stack.gateway(API_KEYS=KEYS)
@@ -97,7 +110,12 @@ async def test_a_request_runs_and_completes(pair: Pair) -> None:
     await until(lambda: pair.upstream.has(active=1), "it to run")
     begun = time.monotonic()
     running = await pair.becomes(told, "running")
-    assert (running["attempts"], running["queue_position"], running["usage"], running["error"]) == (1, None, None, None)
+    assert (running["attempts"], running["queue_position"], running["usage"], running["error"]) == (
+        1,
+        None,
+        None,
+        None,
+    )
     not_yet = await pair.get(told, "/result")
     assert (not_yet.status, not_yet.json["status"]) == (202, "running")
     assert int(not_yet.headers["retry-after"]) >= 1
@@ -126,7 +144,10 @@ async def test_a_failed_request_names_its_error(pair: Pair) -> None:
 
 async def test_a_stream_can_be_read_again_from_any_event(pair: Pair) -> None:
     told = await pair.post(chat(max_tokens=5, stream=True)).end()
-    whole, rest, end = [await pair.get(told, f"/stream{query}") for query in ("", "?starting_after=6", "?starting_after=8")]
+    whole, rest, end = [
+        await pair.get(told, f"/stream{query}")
+        for query in ("", "?starting_after=6", "?starting_after=8")
+    ]
     check_whole(whole, 5)
     assert (whole.ids, rest.ids, end.ids) == ([1, 2, 3, 4, 5, 6, 7, 8], [7, 8], [])
     assert rest.events == whole.events[6:]
@@ -165,7 +186,10 @@ async def test_a_running_request_is_cancelled(pair: Pair) -> None:
         assert b"request_cancelled" in result.body
     assert (await stream.end()).error["code"] == "request_cancelled"
     assert "[DONE]" not in stream.told.events
-    await until(lambda: pair.upstream.has(active=0, aborted=before.aborted + 2), "the generations to be ended")
+    await until(
+        lambda: pair.upstream.has(active=0, aborted=before.aborted + 2),
+        "the generations to be ended",
+    )
 
 
 async def test_the_client_that_waits_hears_of_the_cancel(pair: Pair) -> None:
@@ -175,7 +199,11 @@ async def test_the_client_that_waits_hears_of_the_cancel(pair: Pair) -> None:
     await pair.cancel(told)
     answer = await waiting.end()
     assert answer.public_id == told.public_id
-    assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (409, "request_cancelled", "false")
+    assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (
+        409,
+        "request_cancelled",
+        "false",
+    )
     assert (await pair.get(told, "/result")).body == answer.body
     await pair.upstream.idle()
 
@@ -186,7 +214,9 @@ async def test_a_cancel_of_what_has_ended_changes_nothing(pair: Pair) -> None:
     assert (cancelled.status, cancelled.json["status"]) == (200, "completed")
 
 
-async def test_a_queued_request_knows_its_place_and_is_cancelled_without_being_run(pair: Pair) -> None:
+async def test_a_queued_request_knows_its_place_and_is_cancelled_without_being_run(
+    pair: Pair,
+) -> None:
     running = [await pair.begun(chat(**LONG)) for _ in range(SLOTS)]
     await until(lambda: pair.upstream.has(active=SLOTS), "all slots to be taken")
     told = await pair.begun(chat(max_tokens=1))
@@ -214,14 +244,27 @@ async def test_another_tenant_s_request_is_not_there(pair: Pair, what: str) -> N
     told = await pair.post(chat(max_tokens=1)).end()
     beta = Endpoint(pair.there.port, BETA)
     path = f"/v1/requests/{told.public_id}{what}"
-    found = await (pair.clients.post(beta, {}, path) if what == "/cancel" else pair.clients.get(beta, path)).end()
+    found = await (
+        pair.clients.post(beta, {}, path) if what == "/cancel" else pair.clients.get(beta, path)
+    ).end()
     assert (found.status, found.error["code"]) == (404, "request_not_found")
 
 
 async def test_an_id_that_was_tampered_with_is_not_there(pair: Pair) -> None:
     told = await pair.post(chat(max_tokens=1)).end()
     raw = base64.urlsafe_b64decode(told.public_id.removeprefix("req_"))
-    changed = [raw[:at] + bytes([raw[at] ^ change]) + raw[at + 1 :] for at in range(len(raw)) for change in (1, 128)]
+    changed = [
+        raw[:at] + bytes([raw[at] ^ change]) + raw[at + 1 :]
+        for at in range(len(raw))
+        for change in (1, 128)
+    ]
     ids = ["req_" + base64.urlsafe_b64encode(one).decode() for one in [*changed, os.urandom(36)]]
-    found = await ends([pair.clients.get(pair.there, f"/v1/requests/{one}") for one in [*ids, "req_", "x", told.id]])
-    assert [(one.status, one.error["code"]) for one in found] == [(404, "request_not_found")] * len(found)
+    found = await ends(
+        [
+            pair.clients.get(pair.there, f"/v1/requests/{one}")
+            for one in [*ids, "req_", "x", told.id]
+        ]
+    )
+    assert [(one.status, one.error["code"]) for one in found] == [(404, "request_not_found")] * len(
+        found
+    )

@@ -1,10 +1,20 @@
-"""Gateways and workers that are told to end: nobody notices; what takes longer than they may wait goes on elsewhere."""
+"""Gateways and workers that are told to end: nobody notices; what takes longer than they may wait
+goes on elsewhere.
+"""
 
 import pytest
 
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import Process, until
-from tests.acceptance.reading import Clients, Told, check_once, check_whole, check_whole_body, ends, load
+from tests.acceptance.reading import (
+    Clients,
+    Told,
+    check_once,
+    check_whole,
+    check_whole_body,
+    ends,
+    load,
+)
 from tests.acceptance.stack import Stack
 from tests.numbered import tokens
 from tests.redis_server import running_redis
@@ -23,7 +33,10 @@ async def renew(process: Process, told: list[Told]) -> None:
 
 async def test_a_rolling_restart_fails_no_request_and_doubles_no_token() -> None:
     with running_redis() as url:
-        async with Stack("rolling", REDIS_URL=url, OPENAI_CONTINUES="0") as stack, Clients() as clients:
+        async with (
+            Stack("rolling", REDIS_URL=url, OPENAI_CONTINUES="0") as stack,
+            Clients() as clients,
+        ):
             upstream = await stack.upstream()
             workers = [await stack.worker("sim", upstream) for _ in range(2)]
             gateways = [await stack.gateway() for _ in range(2)]
@@ -62,7 +75,9 @@ async def test_a_worker_hands_back_what_takes_longer_than_it_may_wait(stack: Sta
     assert (await upstream.idle()).started == 20
 
 
-async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_be_resumed(stack: Stack) -> None:
+async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_be_resumed(
+    stack: Stack,
+) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream)
     ending, other = await stack.gateway(DRAIN_SECONDS="0.5"), await stack.gateway()
@@ -81,10 +96,14 @@ async def test_a_gateway_ends_what_takes_longer_than_it_may_wait_so_that_it_can_
             assert told.public_id in told.error["message"]
         assert (refused.status, refused.error["code"]) == (503, "gateway_draining")
         seen = len([event for event in first.events if "choices" in event])
-        following = clients.get(other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}")
+        following = clients.get(
+            other, f"/v1/requests/{first.public_id}/stream?starting_after={seen}"
+        )
         await following.tokens(1)
         await upstream.release()
         rest = await following.end()
         assert first.text + rest.text == tokens(100)
         await until(lambda: upstream.has(completed=2), "both to complete")
-        check_whole_body(await clients.get(other, f"/v1/requests/{refused.public_id}/result").end(), 3)
+        check_whole_body(
+            await clients.get(other, f"/v1/requests/{refused.public_id}/result").end(), 3
+        )

@@ -1,4 +1,6 @@
-"""Requests that wait: for a worker that is not there, for a free slot, up to their deadline; and queues that are full."""
+"""Requests that wait: for a worker that is not there, for a free slot, up to their deadline; and
+queues that are full.
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -32,7 +34,9 @@ class Site:
     gateway: Gateway
     clients: Clients
 
-    def post(self, body: dict[str, Any], gateway: Endpoint | None = None, **headers: str) -> Reading:
+    def post(
+        self, body: dict[str, Any], gateway: Endpoint | None = None, **headers: str
+    ) -> Reading:
         return self.clients.post(gateway or self.gateway, body, **headers)
 
     async def stop_worker(self) -> None:
@@ -56,7 +60,9 @@ async def deployment() -> AsyncIterator[Site]:
         async with Stack("waiting", **options) as stack, Clients() as clients:
             upstream = await stack.upstream()
             worker = await stack.worker("sim", upstream)
-            yield Site(stack, upstream, worker, await stack.gateway(), await stack.gateway(), clients)
+            yield Site(
+                stack, upstream, worker, await stack.gateway(), await stack.gateway(), clients
+            )
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -79,9 +85,15 @@ async def test_what_expires_in_the_queue_is_never_run(site: Site) -> None:
     before = await site.upstream.stats()
     running = site.post(chat(**LONG))
     await until(lambda: site.upstream.has(active=1), "the slot to be taken")
-    expired = await ends([site.post(chat(stream=stream), x_request_timeout="1.5") for stream in (False, True)])
+    expired = await ends(
+        [site.post(chat(stream=stream), x_request_timeout="1.5") for stream in (False, True)]
+    )
     for told in expired:
-        assert (told.status, told.error["type"], told.error["code"]) == (504, "server_error", "deadline_exceeded")
+        assert (told.status, told.error["type"], told.error["code"]) == (
+            504,
+            "server_error",
+            "deadline_exceeded",
+        )
         waited = re.search(r"within its ([0-9.]+) s", told.error["message"])
         assert waited is not None
         assert float(waited[1]) >= 1.5
@@ -104,7 +116,10 @@ async def test_a_longer_timeout_than_the_gateway_s_is_cut_to_it(site: Site) -> N
 
 async def test_requests_wait_for_a_worker_and_expire_where_none_comes(site: Site) -> None:
     await site.stop_worker()
-    streams, bodies = [site.post(chat(max_tokens=3, stream=True)) for _ in range(2)], [site.post(chat(max_tokens=3))]
+    streams, bodies = (
+        [site.post(chat(max_tokens=3, stream=True)) for _ in range(2)],
+        [site.post(chat(max_tokens=3))],
+    )
     expired = await site.post(chat(), x_request_timeout="1").end()
     assert (expired.status, expired.error["code"]) == (504, "deadline_exceeded")
     left = site.post(chat(), x_request_timeout="50")
@@ -126,14 +141,20 @@ async def test_what_waited_at_a_gateway_that_died_is_served_by_another(site: Sit
     """There is no worker, then no first gateway; another one is started, and only then a worker."""
     await site.stop_worker()
     whole, stream = chat(max_tokens=3), chat(max_tokens=3, stream=True)
-    waiting = [site.post(body, site.mortal, idempotency_key=f"wait-{number}") for number, body in enumerate((whole, stream))]
+    waiting = [
+        site.post(body, site.mortal, idempotency_key=f"wait-{number}")
+        for number, body in enumerate((whole, stream))
+    ]
     asked = await site.post(whole, site.mortal, prefer="respond-async").end()
     expiring = site.post(whole, site.mortal, idempotency_key="expires", x_request_timeout="3")
     await until(lambda: queued(site, asked.public_id), "the request to be queued")
     site.mortal.kill()
     await ends([*waiting, expiring])
     late = await site.stack.gateway()
-    joined = [site.post(body, late, idempotency_key=f"wait-{number}") for number, body in enumerate((whole, stream))]
+    joined = [
+        site.post(body, late, idempotency_key=f"wait-{number}")
+        for number, body in enumerate((whole, stream))
+    ]
     new = site.post(whole, late)
     gone = await site.post(whole, late, idempotency_key="expires", x_request_timeout="3").end()
     assert (gone.status, gone.error["code"]) == (504, "deadline_exceeded")
@@ -149,11 +170,16 @@ async def test_what_waited_at_a_gateway_that_died_is_served_by_another(site: Sit
 
 
 async def queued(site: Site, public_id: str) -> bool:
-    return bool((await site.clients.get(site.gateway, f"/v1/requests/{public_id}").end()).json["status"] == "queued")
+    return bool(
+        (await site.clients.get(site.gateway, f"/v1/requests/{public_id}").end()).json["status"]
+        == "queued"
+    )
 
 
 async def ended(site: Site, public_id: str) -> bool:
-    return (await site.clients.get(site.gateway, f"/v1/requests/{public_id}/result").end()).status == 200
+    return (
+        await site.clients.get(site.gateway, f"/v1/requests/{public_id}/result").end()
+    ).status == 200
 
 
 async def test_a_full_queue_is_429_with_an_honest_wait(site: Site) -> None:
@@ -163,7 +189,11 @@ async def test_a_full_queue_is_429_with_an_honest_wait(site: Site) -> None:
     waiting = [site.post(chat(max_tokens=1, x_ttft=0.5)) for _ in range(MOST)]
     await until(lambda: is_full(site), "all to wait")
     refused = await site.post(chat()).end()
-    assert (refused.status, refused.error["type"], refused.error["code"]) == (429, "rate_limit_error", "queue_full")
+    assert (refused.status, refused.error["type"], refused.error["code"]) == (
+        429,
+        "rate_limit_error",
+        "queue_full",
+    )
     assert int(refused.headers["retry-after"]) >= 1
     await running.leave()
     for told in await ends(waiting):
@@ -179,14 +209,20 @@ async def is_full(site: Site) -> bool:
 async def test_what_could_not_begin_before_its_deadline_is_429(site: Site) -> None:
     """Refused as soon as the rate is known at which the queue is served."""
     waiting = [site.post(chat(max_tokens=1, x_ttft=1.2)) for _ in range(MOST)]
-    await until(lambda: refuses_the_hasty(site), "a request that has little time to be refused at once")
+    await until(
+        lambda: refuses_the_hasty(site), "a request that has little time to be refused at once"
+    )
     for told in await ends(waiting):
         check_whole_body(told, 1)
 
 
 async def refuses_the_hasty(site: Site) -> bool:
     told = await site.post(chat(), x_request_timeout="0.3").end()
-    return told.status == 429 and "longer than" in told.error["message"] and int(told.headers["retry-after"]) >= 1
+    return (
+        told.status == 429
+        and "longer than" in told.error["message"]
+        and int(told.headers["retry-after"]) >= 1
+    )
 
 
 async def test_a_stream_may_ask_for_its_place(site: Site) -> None:

@@ -1,4 +1,6 @@
-"""A worker is killed: what ran on it and what waited goes on elsewhere, and what was shown is never begun anew."""
+"""A worker is killed: what ran on it and what waited goes on elsewhere, and what was shown is never
+begun anew.
+"""
 
 import time
 from collections.abc import AsyncIterator
@@ -17,9 +19,15 @@ from tests.numbered import tokens
 
 pytestmark = pytest.mark.servers
 
-GOES_ON, BEGINS_ANEW = "sim", "other"  # models: the one's upstream can continue a text, the other's cannot
+# models: the one's upstream can continue a text, the other's cannot
+GOES_ON, BEGINS_ANEW = "sim", "other"
 TOKENS = 100
-STREAM: dict[str, Any] = {"stream": True, "max_tokens": TOKENS, "x_gap": 1, "stream_options": {"include_usage": True}}
+STREAM: dict[str, Any] = {
+    "stream": True,
+    "max_tokens": TOKENS,
+    "x_gap": 1,
+    "stream_options": {"include_usage": True},
+}
 SLOTS = 8  # of one worker and model
 
 
@@ -52,22 +60,36 @@ async def all_run(ids: set[str], *workers: Worker) -> bool:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def death() -> AsyncIterator[Death]:
-    """Streams run on both workers, short requests have ended behind them, more wait than there are slots; then one dies."""
+    """Streams run on both workers, short requests have ended behind them, more wait than there are
+    slots; then one dies.
+    """
     death = Death()
     async with Stack("death", WORKER_CONCURRENCY=str(SLOTS)) as stack, Clients() as clients:
         upstream = await stack.upstream(GOES_ON, BEGINS_ANEW)
-        stack.models(*({"id": model, "host": upstream.url, "continues": model == GOES_ON} for model in (GOES_ON, BEGINS_ANEW)))
+        stack.models(
+            *(
+                {"id": model, "host": upstream.url, "continues": model == GOES_ON}
+                for model in (GOES_ON, BEGINS_ANEW)
+            )
+        )
         doomed = await stack.worker()
         survivor = await stack.worker()
         gateway = await stack.gateway()
         asks = [{**STREAM, "x_odd": bool(number % 2)} for number in range(6)]
-        streams = {model: [clients.post(gateway, chat(model, **ask)) for ask in asks] for model in (GOES_ON, BEGINS_ANEW)}
+        streams = {
+            model: [clients.post(gateway, chat(model, **ask)) for ask in asks]
+            for model in (GOES_ON, BEGINS_ANEW)
+        }
         both = [*streams[GOES_ON], *streams[BEGINS_ANEW]]
         for reading in both:
             await reading.tokens(3)
         ids = {reading.told.id for reading in both}
-        await until(lambda: all_run(ids, doomed, survivor), "both workers to say which streams they run")
-        death.finished = await ends([clients.post(gateway, chat(GOES_ON, max_tokens=5)) for _ in range(20)])
+        await until(
+            lambda: all_run(ids, doomed, survivor), "both workers to say which streams they run"
+        )
+        death.finished = await ends(
+            [clients.post(gateway, chat(GOES_ON, max_tokens=5)) for _ in range(20)]
+        )
         queued = [clients.post(gateway, chat(GOES_ON, max_tokens=5, x_ttft=60)) for _ in range(30)]
         await until(lambda: upstream.has(active=2 * SLOTS + 6), "all slots to be taken")
         death.ran = ids & await running(doomed)
@@ -76,7 +98,10 @@ async def death() -> AsyncIterator[Death]:
         async with stalls() as stalled:
             await upstream.hurry()
             death.queued = await ends(queued)
-            death.goes_on, death.begins_anew = await ends(streams[GOES_ON]), await ends(streams[BEGINS_ANEW])
+            death.goes_on, death.begins_anew = (
+                await ends(streams[GOES_ON]),
+                await ends(streams[BEGINS_ANEW]),
+            )
         death.stalled = sum(stalled)
         death.stats = await upstream.idle()
         gateway.terminate()

@@ -1,4 +1,6 @@
-"""Workers that are stopped and continued, and workers that come and go: one reply to each request, and no second generation."""
+"""Workers that are stopped and continued, and workers that come and go: one reply to each request,
+and no second generation.
+"""
 
 import asyncio
 
@@ -12,7 +14,9 @@ from tests.acceptance.stack import Stack
 
 pytestmark = pytest.mark.servers
 
-GAP = 0.5  # seconds between 60 tokens: far longer than a test takes to see what it waits for, then the upstream is told to hurry
+# seconds between 60 tokens: far longer than a test takes to see what it waits for, then the
+# upstream is told to hurry
+GAP = 0.5
 
 
 async def runs_all(worker: Worker, ids: set[str]) -> bool:
@@ -25,7 +29,9 @@ async def result(clients: Clients, gateway: Endpoint, public_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("wakes", ["while another goes on", "after the end"])
-async def test_a_worker_that_was_stopped_and_goes_on_writes_nothing_that_is_read(stack: Stack, wakes: str) -> None:
+async def test_a_worker_that_was_stopped_and_goes_on_writes_nothing_that_is_read(
+    stack: Stack, wakes: str
+) -> None:
     upstream = await stack.upstream()
     sleeper = await stack.worker("sim", upstream, OPENAI_CONTINUES="1")
     gateway = await stack.gateway()
@@ -67,7 +73,9 @@ async def is_member(worker: Worker) -> bool:
     return bool(beat.partitions) and not beat.running
 
 
-async def test_workers_come_and_go_under_load_without_an_error_or_a_second_generation(stack: Stack) -> None:
+async def test_workers_come_and_go_under_load_without_an_error_or_a_second_generation(
+    stack: Stack,
+) -> None:
     upstream = await stack.upstream()
     options = {"OPENAI_CONTINUES": "0", "WORKER_CONCURRENCY": "12"}
     await stack.worker("sim", upstream, **options)

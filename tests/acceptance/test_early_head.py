@@ -1,4 +1,5 @@
-"""Whatever an upstream answers after a stream's head has been sent is a valid stream to the SDK of its endpoint.
+"""Whatever an upstream answers after a stream's head has been sent is a valid stream to the SDK of
+its endpoint.
 
 The table: endpoint x what arrives x before or after the head. The judges are the SDKs.
 """
@@ -28,7 +29,9 @@ CHAT = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
 WHOLE: dict[str, dict[str, Any]] = {
     "/chat/completions": {
         **CHAT,
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+        ],
     },
     "/completions": {
         **CHAT,
@@ -57,7 +60,10 @@ WHOLE: dict[str, dict[str, Any]] = {
         "model": "m",
         "stop_reason": "tool_use",
         "stop_sequence": None,
-        "content": [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}],
+        "content": [
+            {"type": "text", "text": "hi"},
+            {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+        ],
         "usage": {"input_tokens": 1, "output_tokens": 1},
     },
 }
@@ -74,20 +80,30 @@ class Case:
 
 
 CASES = {
-    "a page of HTML": Case(504, HTML, b"<html><body>504 Gateway Time-out</body></html>", "Gateway Time-out"),
+    "a page of HTML": Case(
+        504, HTML, b"<html><body>504 Gateway Time-out</body></html>", "Gateway Time-out"
+    ),
     "plain text": Case(500, "text/plain", b"something\nwent wrong", "went wrong"),
     "nothing": Case(503, "text/plain", b"", "empty body"),
     "a detail": Case(404, JSON, b'{"detail":"Not Found"}', "Not Found"),
-    "an old error of vLLM's": Case(400, JSON, b'{"object":"error","message":"too long","code":400}', "too long"),
-    "an error of OpenAI's": Case(429, JSON, b'{"error": {\n"message": "slow down", "code": "busy"}}', "slow down"),
+    "an old error of vLLM's": Case(
+        400, JSON, b'{"object":"error","message":"too long","code":400}', "too long"
+    ),
+    "an error of OpenAI's": Case(
+        429, JSON, b'{"error": {\n"message": "slow down", "code": "busy"}}', "slow down"
+    ),
     "an error that is a text": Case(404, JSON, b'{"error":"model \\"x\\" not found"}', "not found"),
     "an array": Case(200, JSON, b"[1, 2]", "[1, 2]"),
     "a page though all is well": Case(200, HTML, b"<p>hello</p>", "<p>hello</p>"),
     "nothing though all is well": Case(200, JSON, b"", "empty body"),
     "a reply of another API": Case(200, JSON, b'{"data":[1],"object":"list"}', '{"data":[1]'),
     "bytes": Case(200, "application/octet-stream", b"\x00\xff\r\n\r\n", "application/octet-stream"),
-    "an error as a stream": Case(400, "text/event-stream", sse({"error": {"message": "in a stream"}}), "in a stream"),
-    "an error though all is well": Case(200, JSON, b'{"error":{"message":"not so well"}}', "not so well"),
+    "an error as a stream": Case(
+        400, "text/event-stream", sse({"error": {"message": "in a stream"}}), "in a stream"
+    ),
+    "an error though all is well": Case(
+        200, JSON, b'{"error":{"message":"not so well"}}', "not so well"
+    ),
     "a body of half its length": Case(200, JSON, b'{"choices": [', "broke off"),
 }
 
@@ -105,7 +121,10 @@ class Upstream:
         await self.released.wait()
         case = self.case
         length = len(case.body) * (2 if case is CASES["a body of half its length"] else 1)
-        await exchange.send(head(case.status, content_type=case.content_type, content_length=str(length)) + case.body)
+        await exchange.send(
+            head(case.status, content_type=case.content_type, content_length=str(length))
+            + case.body
+        )
         if length > len(case.body):
             exchange.hang_up()
 
@@ -120,20 +139,29 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site() -> AsyncIterator[Site]:
     upstream = Upstream()
-    async with ScriptedUpstream(upstream) as server, Stack("head", bus="memory", UPSTREAM_RETRIES="0") as stack:
+    async with (
+        ScriptedUpstream(upstream) as server,
+        Stack("head", bus="memory", UPSTREAM_RETRIES="0") as stack,
+    ):
         model = {"FIRST_OPENAI_MODEL_NAME": "m", "FIRST_OPENAI_HOST": server.host}
         early = await stack.gateway(SSE_HEAD_AFTER_SECONDS="0.05", **model)
         yield Site(early, await stack.gateway(SSE_HEAD_AFTER_SECONDS="0", **model), upstream)
 
 
 def body_of(path: str) -> dict[str, Any]:
-    told = {"/completions": {"prompt": "x"}, "/responses": {"input": "x"}, "/embeddings": {"input": "x"}}
+    told = {
+        "/completions": {"prompt": "x"},
+        "/responses": {"input": "x"},
+        "/embeddings": {"input": "x"},
+    }
     asks = told.get(path, {"messages": [{"role": "user", "content": "x"}]})
     return {"model": "m", "stream": True, "max_tokens": 5, **asks}
 
 
 def judged(gateway: Gateway, path: str, begun: Any) -> list[Any]:
-    """Return what the SDK makes of the stream, its exception last. `begun` is called once the head is there."""
+    """Return what the SDK makes of the stream, its exception last. `begun` is called once the head
+    is there.
+    """
     seen: list[Any] = []
     try:
         seen.extend(_stream(gateway, path, begun))
@@ -143,13 +171,21 @@ def judged(gateway: Gateway, path: str, begun: Any) -> list[Any]:
 
 
 def _stream(gateway: Gateway, path: str, begun: Any) -> Any:
-    asked = {name: value for name, value in body_of(path).items() if name != "max_tokens" or path != "/responses"}
+    asked = {
+        name: value
+        for name, value in body_of(path).items()
+        if name != "max_tokens" or path != "/responses"
+    }
     if path == "/messages":
         client = anthropic.Anthropic(base_url=gateway.root, api_key="none", max_retries=0)
         stream = client.messages.create(**asked)
     else:
         sdk = OpenAI(base_url=f"{gateway.root}/v1", api_key="none", max_retries=0)
-        create = {"/chat/completions": sdk.chat.completions, "/completions": sdk.completions, "/responses": sdk.responses}
+        create = {
+            "/chat/completions": sdk.chat.completions,
+            "/completions": sdk.completions,
+            "/responses": sdk.responses,
+        }
         stream = create[path].create(**asked)  # type: ignore[attr-defined]
     begun()
     return stream
@@ -162,7 +198,9 @@ async def asked(site: Site, path: str, case: Case, moment: str) -> list[Any]:
     if moment == BEFORE:
         site.upstream.released.set()
         return await asyncio.to_thread(judged, site.late, path, lambda: None)
-    return await asyncio.to_thread(judged, site.early, path, lambda: loop.call_soon_threadsafe(site.upstream.released.set))
+    return await asyncio.to_thread(
+        judged, site.early, path, lambda: loop.call_soon_threadsafe(site.upstream.released.set)
+    )
 
 
 BEFORE, AFTER = "before the head", "after the head"
@@ -173,13 +211,22 @@ PATHS = ("/chat/completions", "/completions", "/responses", "/messages")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_sdk_raises_its_error_with_the_upstreams_words(site: Site, path: str, name: str, moment: str) -> None:
+async def test_the_sdk_raises_its_error_with_the_upstreams_words(
+    site: Site, path: str, name: str, moment: str
+) -> None:
     *events, error = await asked(site, path, CASES[name], moment)
-    assert isinstance(error, (openai.APIError, anthropic.APIError)), f"the SDK took it for {error!r}"
+    assert isinstance(error, (openai.APIError, anthropic.APIError)), (
+        f"the SDK took it for {error!r}"
+    )
     assert not isinstance(error, (openai.APIResponseValidationError, openai.APIConnectionError))
     assert not events
-    if isinstance(error, openai.APIStatusError | anthropic.APIStatusError) and moment == BEFORE and CASES[name].status >= 400:
-        assert error.status_code == CASES[name].status  # the SDKs show no body that is not of their form
+    if (
+        isinstance(error, openai.APIStatusError | anthropic.APIStatusError)
+        and moment == BEFORE
+        and CASES[name].status >= 400
+    ):
+        # the SDKs show no body that is not of their form
+        assert error.status_code == CASES[name].status
     else:
         assert CASES[name].words in str(error)
 
@@ -188,7 +235,12 @@ async def test_the_sdk_raises_its_error_with_the_upstreams_words(site: Site, pat
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_whole_reply_is_a_stream(site: Site, path: str, moment: str) -> None:
-    events = await asked(site, path, Case(200, JSON, orjson.dumps(WHOLE[path], option=orjson.OPT_INDENT_2), ""), moment)
+    events = await asked(
+        site,
+        path,
+        Case(200, JSON, orjson.dumps(WHOLE[path], option=orjson.OPT_INDENT_2), ""),
+        moment,
+    )
     assert not [event for event in events if isinstance(event, Exception)]
     if path == "/chat/completions":
         assert "".join(event.choices[0].delta.content for event in events) == "hi"
@@ -202,14 +254,18 @@ async def test_a_whole_reply_is_a_stream(site: Site, path: str, moment: str) -> 
         assert (events[0].type, events[-1].type) == ("message_start", "message_stop")
         deltas = [event.delta for event in events if event.type == "content_block_delta"]
         assert [delta.text for delta in deltas if delta.type == "text_delta"] == ["hi"]
-        assert [delta.partial_json for delta in deltas if delta.type == "input_json_delta"] == ['{"a":1}']
+        assert [delta.partial_json for delta in deltas if delta.type == "input_json_delta"] == [
+            '{"a":1}'
+        ]
 
 
 AS_THEY_CAME = [name for name in CASES if "half" not in name and "stream" not in name]
 ERRORS = [name for name in AS_THEY_CAME if CASES[name].status >= 400]
 
 
-@pytest.mark.parametrize(("path", "name"), [*product(PATHS, ERRORS), *product(["/embeddings"], AS_THEY_CAME)])
+@pytest.mark.parametrize(
+    ("path", "name"), [*product(PATHS, ERRORS), *product(["/embeddings"], AS_THEY_CAME)]
+)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_before_the_head_an_error_and_any_reply_without_streams_goes_out_as_it_came(
     site: Site, path: str, name: str
@@ -218,13 +274,20 @@ async def test_before_the_head_an_error_and_any_reply_without_streams_goes_out_a
     site.upstream.released.set()
     async with httpx2.AsyncClient(base_url=site.late.root) as http:
         reply = await http.post(f"/v1{path}", json=body_of(path))
-    assert (reply.status_code, reply.content, reply.headers["content-type"]) == (case.status, case.body, case.content_type)
+    assert (reply.status_code, reply.content, reply.headers["content-type"]) == (
+        case.status,
+        case.body,
+        case.content_type,
+    )
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_any_other_endpoint_gets_events_too(site: Site) -> None:
     loop = asyncio.get_running_loop()
-    for case, words in ((CASES["a detail"], b"Not Found"), (Case(200, JSON, b'{"data": [1]}', ""), b'{"data":[1]}')):
+    for case, words in (
+        (CASES["a detail"], b"Not Found"),
+        (Case(200, JSON, b'{"data": [1]}', ""), b'{"data":[1]}'),
+    ):
         site.upstream.case, site.upstream.released = case, asyncio.Event()
         async with (
             httpx2.AsyncClient(base_url=site.early.root) as http,
@@ -238,7 +301,9 @@ async def test_any_other_endpoint_gets_events_too(site: Site) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_comments_between_numbered_events_are_no_events_to_the_sdk(memory_stack: Stack) -> None:
+async def test_comments_between_numbered_events_are_no_events_to_the_sdk(
+    memory_stack: Stack,
+) -> None:
     """The openai SDK dispatches an empty event at a blank line once an id has come."""
     released = asyncio.Event()
 
@@ -246,9 +311,19 @@ async def test_comments_between_numbered_events_are_no_events_to_the_sdk(memory_
         if exchange.method == "GET":
             return await exchange.reply(404)
         chunk = {**CHAT, "object": "chat.completion.chunk"}
-        await exchange.stream(sse({**chunk, "choices": [{"index": 0, "delta": {"content": "a"}}]}), b": ping\n\n")
+        await exchange.stream(
+            sse({**chunk, "choices": [{"index": 0, "delta": {"content": "a"}}]}), b": ping\n\n"
+        )
         await released.wait()
-        end = sse({**chunk, "choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}]}) + b"data: [DONE]\n\n"
+        end = (
+            sse(
+                {
+                    **chunk,
+                    "choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}],
+                }
+            )
+            + b"data: [DONE]\n\n"
+        )
         await exchange.send(b"%x\r\n%b\r\n" % (len(end), end), LAST_CHUNK)
 
     async with ScriptedUpstream(slow) as upstream:
@@ -267,19 +342,26 @@ async def test_comments_between_numbered_events_are_no_events_to_the_sdk(memory_
             async for event in stream:
                 text += event.choices[0].delta.content or ""
                 if text == "a":
-                    asyncio.get_running_loop().call_later(0.5, released.set)  # comments come meanwhile
+                    # comments come meanwhile
+                    asyncio.get_running_loop().call_later(0.5, released.set)
         assert text == "ab"
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/messages"])
-async def test_a_client_that_leaves_behind_the_last_event_has_completed_its_request(memory_stack: Stack, path: str) -> None:
+async def test_a_client_that_leaves_behind_the_last_event_has_completed_its_request(
+    memory_stack: Stack, path: str
+) -> None:
     released = asyncio.Event()
     usage = (
-        {"prompt_tokens": 3, "completion_tokens": 2} if path == "/chat/completions" else {"input_tokens": 3, "output_tokens": 2}
+        {"prompt_tokens": 3, "completion_tokens": 2}
+        if path == "/chat/completions"
+        else {"input_tokens": 3, "output_tokens": 2}
     )
     last = {
-        "/chat/completions": sse({**CHAT, "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}),
+        "/chat/completions": sse(
+            {**CHAT, "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+        ),
         "/responses": sse({"type": "response.completed", "response": {"usage": usage}}),
         "/messages": sse({"type": "message_delta", "usage": usage}) + sse({"type": "message_stop"}),
     }[path]
@@ -289,14 +371,22 @@ async def test_a_client_that_leaves_behind_the_last_event_has_completed_its_requ
             return await exchange.reply(404)
         await exchange.stream(last, b": more\n\n")
         await released.wait()
-        end = sse({**CHAT, "choices": [], "usage": usage}) + b"data: [DONE]\n\n" if path == "/chat/completions" else b": end\n\n"
+        end = (
+            sse({**CHAT, "choices": [], "usage": usage}) + b"data: [DONE]\n\n"
+            if path == "/chat/completions"
+            else b": end\n\n"
+        )
         await exchange.send(b"%x\r\n%b\r\n" % (len(end), end), LAST_CHUNK)
 
     async with ScriptedUpstream(ends_later) as upstream:
         model = {"FIRST_OPENAI_MODEL_NAME": "m", "FIRST_OPENAI_HOST": upstream.host}
         gateway = await memory_stack.gateway(**model)
         async with httpx2.AsyncClient(base_url=gateway.root) as http:
-            asks = {**body_of(path), "stream_options": {"include_usage": True}} if path == "/chat/completions" else body_of(path)
+            asks = (
+                {**body_of(path), "stream_options": {"include_usage": True}}
+                if path == "/chat/completions"
+                else body_of(path)
+            )
             async with http.stream("POST", f"/v1{path}", json=asks) as reply:
                 async for piece in reply.aiter_raw():
                     if b"stop" in piece or b"completed" in piece:
@@ -315,7 +405,11 @@ async def test_a_client_that_leaves_behind_the_last_event_has_completed_its_requ
         assert (state["status"], state["usage"]) == ("completed", usage)
 
         def lines() -> list[str]:
-            return [line for line in gateway.log.splitlines() if f"POST /v1{path}" in line and id_ in line]
+            return [
+                line
+                for line in gateway.log.splitlines()
+                if f"POST /v1{path}" in line and id_ in line
+            ]
 
         await until(lambda: bool(lines()), "the access line")
         (line,) = lines()

@@ -9,10 +9,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from app.config.settings import load
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.asgi import Receive, Scope, Send
-from app.gateway.middleware import Edge
+from app.gateway.middleware import RequestMiddleware
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.conftest import Site
 from tests.acceptance.processes import until
@@ -25,7 +25,11 @@ def ask(**fields: Any) -> Ask:
     return lambda sdk: sdk.chat.completions.create(**{"model": "sim", "messages": HELLO, **fields})
 
 
-A_FORM = {"body": {"model": "sim"}, "files": {"file": b"RIFF"}, "options": {"headers": {"Content-Type": "multipart/form-data"}}}
+A_FORM = {
+    "body": {"model": "sim"},
+    "files": {"file": b"RIFF"},
+    "options": {"headers": {"Content-Type": "multipart/form-data"}},
+}
 
 REFUSALS: dict[str, tuple[Ask, type[openai.APIStatusError], int, str | None]] = {
     "no messages": (ask(messages=[]), openai.BadRequestError, 400, None),
@@ -36,7 +40,12 @@ REFUSALS: dict[str, tuple[Ask, type[openai.APIStatusError], int, str | None]] = 
         404,
         "unknown_url",
     ),
-    "an unknown model asked for": (lambda sdk: sdk.models.retrieve("a/b"), openai.NotFoundError, 404, "model_not_found"),
+    "an unknown model asked for": (
+        lambda sdk: sdk.models.retrieve("a/b"),
+        openai.NotFoundError,
+        404,
+        "model_not_found",
+    ),
     "a wrong method": (
         lambda sdk: sdk.get("/chat/completions", cast_to=object),
         openai.NotFoundError,
@@ -76,10 +85,25 @@ MALFORMED: dict[str, tuple[str, bytes, str | None, str | None]] = {
     "no UTF-8": (CHAT, b'{"model":"\xff"}', None, "invalid_json"),
     "an array": (CHAT, b"[]", None, "invalid_json"),
     "no model": (CHAT, b'{"messages":[{"role":"user","content":"x"}]}', "model", None),
-    "a model that is a number": (CHAT, b'{"model":1,"messages":[{"role":"user","content":"x"}]}', "model", None),
+    "a model that is a number": (
+        CHAT,
+        b'{"model":1,"messages":[{"role":"user","content":"x"}]}',
+        "model",
+        None,
+    ),
     "no messages": (CHAT, b'{"model":"sim"}', "messages", None),
-    "a message without a role": (CHAT, b'{"model":"sim","messages":[{"content":"x"}]}', "messages[0].role", None),
-    "a text for stream": (CHAT, b'{"model":"sim","messages":[{"role":"user"}],"stream":"yes"}', "stream", None),
+    "a message without a role": (
+        CHAT,
+        b'{"model":"sim","messages":[{"content":"x"}]}',
+        "messages[0].role",
+        None,
+    ),
+    "a text for stream": (
+        CHAT,
+        b'{"model":"sim","messages":[{"role":"user"}],"stream":"yes"}',
+        "stream",
+        None,
+    ),
     "no prompt": ("/v1/completions", b'{"model":"sim"}', "prompt", None),
     "no input": ("/v1/embeddings", b'{"model":"sim"}', "input", None),
     "no model on a path that we do not know": ("/v1/rerank", b'{"query":"x"}', "model", None),
@@ -95,7 +119,9 @@ async def test_a_malformed_body_is_400_and_says_where(http: httpx2.AsyncClient, 
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
 
 
-async def test_a_model_that_nobody_knows_is_not_queued(site: Site, http: httpx2.AsyncClient) -> None:
+async def test_a_model_that_nobody_knows_is_not_queued(
+    site: Site, http: httpx2.AsyncClient
+) -> None:
     before = (await site.upstream.stats()).started
     response = await http.post(CHAT, json=chat("nobody"))
     assert error_of(response)["param"] == "model"
@@ -129,10 +155,15 @@ async def test_405_names_what_is_allowed(http: httpx2.AsyncClient) -> None:
     assert "GET" in response.headers["allow"]
 
 
-async def test_the_deadline_ends_the_generation_and_the_sdk_s_retries(site: Site, http: httpx2.AsyncClient) -> None:
+async def test_the_deadline_ends_the_generation_and_the_sdk_s_retries(
+    site: Site, http: httpx2.AsyncClient
+) -> None:
     before = await site.upstream.idle()
-    for seconds in ("0.5", "2", "8"):  # a slow machine needs more than the first until a generation runs
-        response = await http.post(CHAT, json=chat(x_ttft=60), headers={"x-request-timeout": seconds})
+    # a slow machine needs more than the first until a generation runs
+    for seconds in ("0.5", "2", "8"):
+        response = await http.post(
+            CHAT, json=chat(x_ttft=60), headers={"x-request-timeout": seconds}
+        )
         assert (response.status_code, response.headers["x-should-retry"]) == (504, "false")
         assert response.headers["x-request-id"].startswith("req_")
         if (await site.upstream.stats()).started > before.started:
@@ -161,12 +192,18 @@ UPSTREAMS: dict[int, type[openai.APIStatusError]] = {
     500: openai.InternalServerError,
     503: openai.InternalServerError,
 }
-HEADERS = {"retry-after": "77", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-tokens": "6m0s"}
+HEADERS = {
+    "retry-after": "77",
+    "x-ratelimit-remaining-requests": "0",
+    "x-ratelimit-reset-tokens": "6m0s",
+}
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", UPSTREAMS)
-async def test_an_upstream_s_own_error_arrives_as_it_is(sdk: AsyncOpenAI, status: int, stream: bool) -> None:
+async def test_an_upstream_s_own_error_arrives_as_it_is(
+    sdk: AsyncOpenAI, status: int, stream: bool
+) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         await ask(stream=stream, extra_body={"x_status": status, "x_headers": HEADERS})(sdk)
     assert type(refused.value) is UPSTREAMS[status]
@@ -181,13 +218,20 @@ async def test_an_upstream_s_own_error_arrives_as_it_is(sdk: AsyncOpenAI, status
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [401, 403])
-async def test_an_upstream_s_refusal_of_its_token_is_not_the_client_s(sdk: AsyncOpenAI, status: int, stream: bool) -> None:
+async def test_an_upstream_s_refusal_of_its_token_is_not_the_client_s(
+    sdk: AsyncOpenAI, status: int, stream: bool
+) -> None:
     with pytest.raises(openai.InternalServerError) as refused:
         await ask(stream=stream, extra_body={"x_status": status})(sdk)
-    assert (refused.value.status_code, error_of(refused.value.response)["code"]) == (502, "upstream_auth_failed")
+    assert (refused.value.status_code, error_of(refused.value.response)["code"]) == (
+        502,
+        "upstream_auth_failed",
+    )
 
 
-async def test_an_upstream_that_fails_for_a_moment_is_asked_again(site: Site, http: httpx2.AsyncClient) -> None:
+async def test_an_upstream_that_fails_for_a_moment_is_asked_again(
+    site: Site, http: httpx2.AsyncClient
+) -> None:
     response = await http.post(CHAT, json=chat(x_status=503, x_times=2))
     assert response.status_code == 200
     stats = await site.upstream.stats()
@@ -198,9 +242,14 @@ async def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside() -> Non
     async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret")
 
-    transport = httpx2.ASGITransport(Edge(faulty, Keys(load({}).gateway), AccessLog()))  # type: ignore[arg-type]
+    transport = httpx2.ASGITransport(
+        RequestMiddleware(faulty, Authenticator(load({}).gateway), AccessLog())
+    )  # type: ignore[arg-type]
     async with AsyncOpenAI(
-        api_key="unused", base_url="http://localhost/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
+        api_key="unused",
+        base_url="http://localhost/v1",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(transport=transport),
     ) as sdk:
         with pytest.raises(openai.InternalServerError) as failed:
             await ask()(sdk)

@@ -1,7 +1,7 @@
 """A tenant's flood, and others beside it: real processes on Kafka, a thousand requests that wait.
 
-How long a request waited is told by the upstream: how many others were begun after it was accepted. As many as there are slots
-are begun in each service time. Run with -s it prints the figures.
+How long a request waited is told by the upstream: how many others were begun after it was accepted.
+As many as there are slots are begun in each service time. Run with -s it prints the figures.
 """
 
 import resource
@@ -46,7 +46,13 @@ def key_of(tenant: str) -> str:
 def keys_file(stack: Stack) -> dict[str, str]:
     """A key for each tenant; what a gateway is told of them."""
     path = stack.directory / "keys.yaml"
-    write_keys(path, [KeyEntry(id=one, tenant=one, hash=hash_of(key_of(one).encode()), **of) for one, of in TENANTS.items()])
+    write_keys(
+        path,
+        [
+            KeyEntry(id=one, tenant=one, hash=hash_of(key_of(one).encode()), **of)
+            for one, of in TENANTS.items()
+        ],
+    )
     return {"API_KEYS_FILE": str(path), "API_KEYS": key_of("onlooker")}
 
 
@@ -69,24 +75,34 @@ class Site:
         return self.workers[-1]
 
     async def waits_at_most(self, service_times: int, gateway: int = 0) -> None:
-        """Asks as the other tenant: once its request is in the log, no more than that are begun before it."""
+        """Asks as the other tenant: once its request is in the log, no more than that are begun
+        before it.
+        """
         front = self.front("other", gateway)
-        accepted = await self.clients.post(front, chat(**BRIEF, stream=True), Prefer="respond-async").end()
+        accepted = await self.clients.post(
+            front, chat(**BRIEF, stream=True), Prefer="respond-async"
+        ).end()
         before = (await self.upstream.stats()).started
-        check_whole(await self.clients.get(front, f"/v1/requests/{accepted.public_id}/stream").end(), 1)
+        check_whole(
+            await self.clients.get(front, f"/v1/requests/{accepted.public_id}/stream").end(), 1
+        )
         stats = await self.upstream.stats()
         later = [seen.headers["x-request-id"] for seen in stats.requests][::-1].index(accepted.id)
         ahead = stats.started - later - 1 - before
         slots = SLOTS * sum(worker.running for worker in self.workers)
         print(f"{ahead} requests were begun before it, with {slots} slots")
-        assert ahead <= service_times * slots, f"{ahead} requests were begun before it, with {slots} slots"
+        assert ahead <= service_times * slots, (
+            f"{ahead} requests were begun before it, with {slots} slots"
+        )
 
     async def queued(self, count: int) -> bool:
         return bool((await self.gateways[0].models())["sim"]["queue_depth"] >= count)
 
     @asynccontextmanager
     async def flooded(self, gateways: int = 1) -> AsyncIterator[None]:
-        """A thousand requests of one tenant, through so many gateways; those that are left leave at the end."""
+        """A thousand requests of one tenant, through so many gateways; those that are left leave at
+        the end.
+        """
         asked = [self.post("flood", number % gateways) for number in range(FLOOD)]
         try:
             yield
@@ -102,12 +118,18 @@ class Site:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def deployment() -> AsyncIterator[Site]:
-    options = {"WORKER_CONCURRENCY": str(SLOTS), "MAX_QUEUE_DEPTH": str(2 * FLOOD), "KAFKA_REQUEST_PARTITIONS": str(PARTITIONS)}
+    options = {
+        "WORKER_CONCURRENCY": str(SLOTS),
+        "MAX_QUEUE_DEPTH": str(2 * FLOOD),
+        "KAFKA_REQUEST_PARTITIONS": str(PARTITIONS),
+    }
     async with Stack("fair", **options) as stack, Clients() as clients:
         keys = keys_file(stack)
         upstream = await stack.upstream()
         workers = [await stack.worker("sim", upstream)]
-        yield Site(stack, upstream, workers, [await stack.gateway(**keys) for _ in range(2)], clients)
+        yield Site(
+            stack, upstream, workers, [await stack.gateway(**keys) for _ in range(2)], clients
+        )
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -143,7 +165,9 @@ async def test_another_tenants_requests_wait_for_few_of_a_flood(site: Site) -> N
 
 
 async def test_nor_do_they_where_workers_come_and_go(site: Site) -> None:
-    """The flood comes through both gateways. What waits has its partitions' new owner, who has to look up each of it."""
+    """The flood comes through both gateways. What waits has its partitions' new owner, who has to
+    look up each of it.
+    """
     async with site.flooded(gateways=2):
         await until(lambda: site.queued(FLOOD * 9 // 10), "the flood to be there", 2 * PATIENCE)
         second = await site.add_worker()
@@ -167,7 +191,11 @@ async def test_a_tenant_has_no_more_waiting_than_its_share(site: Site) -> None:
     waiting = [site.post("flood", 2) for _ in range(3)]
     await until(lambda: site.queued(3), "all to wait")
     refused = await site.post("flood", 2).end()
-    assert (refused.status, refused.error["type"], refused.error["code"]) == (429, "rate_limit_error", "tenant_queue_full")
+    assert (refused.status, refused.error["type"], refused.error["code"]) == (
+        429,
+        "rate_limit_error",
+        "tenant_queue_full",
+    )
     assert int(refused.headers["retry-after"]) >= 1
     other = site.post("other", 2)
     for reading in running:

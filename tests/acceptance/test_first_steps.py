@@ -19,19 +19,27 @@ KEY = "open-sesame-for-tests"
 
 async def run(*arguments: str, says: str = "") -> tuple[int | None, str]:
     """Exit status and output of Python with `arguments`; `says` is its standard input."""
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=STDOUT, cwd=ROOT)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=STDOUT, cwd=ROOT
+    )
     output, _ = await process.communicate(says.encode())
     return process.returncode, output.decode()
 
 
 def first_request() -> str:
     """The program that the README has its reader paste."""
-    found = re.search(r"^\.venv/bin/python - <<'END'\n(.*?)^END$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^\.venv/bin/python - <<'END'\n(.*?)^END$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     assert found is not None
     return found[1]
 
 
-async def test_the_readmes_first_request_prints_the_answer_whole_and_streamed(memory_stack: Stack) -> None:
+async def test_the_readmes_first_request_prints_the_answer_whole_and_streamed(
+    memory_stack: Stack,
+) -> None:
     gateway = await memory_stack.gateway()
     assert HERE in first_request()
     status, output = await run("-", says=first_request().replace(HERE, gateway.root))
@@ -47,7 +55,9 @@ async def test_the_examples_of_the_sdk_all_work(memory_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("wrong", [("--model", "nope"), ("--api-key", "guessed")])
-async def test_the_examples_of_the_sdk_fail_where_a_request_does(memory_stack: Stack, wrong: tuple[str, str]) -> None:
+async def test_the_examples_of_the_sdk_fail_where_a_request_does(
+    memory_stack: Stack, wrong: tuple[str, str]
+) -> None:
     gateway = await memory_stack.gateway(API_KEYS=KEY)
     status, output = await run("test.py", "--base-url", gateway.url, "--api-key", KEY, *wrong)
     assert status == 1
@@ -57,9 +67,19 @@ async def test_the_examples_of_the_sdk_fail_where_a_request_does(memory_stack: S
 @pytest.mark.servers
 async def test_run_kafka_serves_until_it_is_told_to_stop(stack: Stack) -> None:
     endpoint = Endpoint(free_port())
-    command = ["-m", "scripts.run_kafka", sys.executable, "-m", "uvicorn", "app.main:application", f"--port={endpoint.port}"]
+    command = [
+        "-m",
+        "scripts.run_kafka",
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "app.main:application",
+        f"--port={endpoint.port}",
+    ]
     own = {"TOPIC_PREFIX": stack.prefix, "BOOTSTRAP_SERVERS": SERVERS, "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, env=os.environ | own, cwd=stack.directory)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env=os.environ | own, cwd=stack.directory
+    )
     try:
         await until(lambda: has_worker(endpoint, "echo"), "the model's worker")
         status, output = await run("-", says=first_request().replace(HERE, endpoint.root))

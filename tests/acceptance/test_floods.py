@@ -1,4 +1,5 @@
-"""Many streams, many waiting requests, clients that do not read, replies that nobody awaits: all in bounded memory.
+"""Many streams, many waiting requests, clients that do not read, replies that nobody awaits: all in
+bounded memory.
 
 Run with -s it prints the figures.
 """
@@ -63,7 +64,9 @@ async def asking(gateway: Gateway, count: int, **fields: Any) -> AsyncIterator[N
     try:
         while len(writers) < count:
             wave = range(min(200, count - len(writers)))
-            for _, writer in await asyncio.gather(*(asyncio.open_connection("127.0.0.1", gateway.port) for _ in wave)):
+            for _, writer in await asyncio.gather(
+                *(asyncio.open_connection("127.0.0.1", gateway.port) for _ in wave)
+            ):
                 writer.write(asked)
                 writers.append(writer)
         yield
@@ -78,7 +81,9 @@ async def model_says(gateway: Gateway, **numbers: int) -> bool:
 
 
 async def all_but_one_wait(gateway: Gateway) -> bool:
-    """Under such load the worker may fall out of its group; then the one that runs counts among those that wait, too."""
+    """Under such load the worker may fall out of its group; then the one that runs counts among
+    those that wait, too.
+    """
     card = (await gateway.models())["sim"]
     return card["in_flight"] == 1 and card["queue_depth"] in (QUEUED - 1, QUEUED)
 
@@ -86,7 +91,9 @@ async def all_but_one_wait(gateway: Gateway) -> bool:
 async def test_two_thousand_idle_streams_are_held_in_bounded_memory(stack: Stack) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream, WORKER_CONCURRENCY=str(IDLE))
-    gateway = await stack.gateway(SSE_HEAD_AFTER_SECONDS="1", SSE_KEEPALIVE_SECONDS="2", MAX_QUEUE_DEPTH=str(IDLE))
+    gateway = await stack.gateway(
+        SSE_HEAD_AFTER_SECONDS="1", SSE_KEEPALIVE_SECONDS="2", MAX_QUEUE_DEPTH=str(IDLE)
+    )
     before = await warm_up(gateway)
     async with Clients() as clients, asking(gateway, IDLE - 1, stream=True, **LONG):
         last = clients.post(gateway, chat(stream=True, **LONG))
@@ -95,7 +102,11 @@ async def test_two_thousand_idle_streams_are_held_in_bounded_memory(stack: Stack
         each = (memory(gateway) - before) / IDLE
         print(f"{IDLE} idle streams: {each / 1024:.1f} KiB of the gateway's memory each")
         await last.leave()
-    await until(lambda: upstream.has(active=0, aborted=IDLE), "all to be ended with their clients", 2 * PATIENCE)
+    await until(
+        lambda: upstream.has(active=0, aborted=IDLE),
+        "all to be ended with their clients",
+        2 * PATIENCE,
+    )
     await until(lambda: model_says(gateway, in_flight=0), "the worker to have free slots")
     assert each < PER_IDLE_STREAM
     await check_serves(gateway)
@@ -111,7 +122,9 @@ async def test_five_thousand_queued_requests_are_held_in_bounded_memory(stack: S
         await until(lambda: all_but_one_wait(gateway), "all to wait", 3 * PATIENCE)
         each = (memory(gateway) - before) / QUEUED
         print(f"{QUEUED} queued requests: {each / 1024:.1f} KiB of the gateway's memory each")
-    await until(lambda: model_says(gateway, in_flight=0, queue_depth=0), "the queue to empty", 2 * PATIENCE)
+    await until(
+        lambda: model_says(gateway, in_flight=0, queue_depth=0), "the queue to empty", 2 * PATIENCE
+    )
     assert each < PER_QUEUED_REQUEST
     await until(lambda: upstream.has(active=0, completed=completed), "the one that ran to be ended")
     await check_serves(gateway)
@@ -134,11 +147,20 @@ async def test_clients_that_do_not_read_hold_little_and_then_miss_nothing(stack:
     connections = [connection_without_room(gateway.port) for _ in range(SLOW)]
     for connection in connections:
         connection.sendall(request(body=orjson.dumps(chat(stream=True, max_tokens=LENGTH))))
-    await until(lambda: has_completed(upstream, 200 + SLOW), "the whole replies to be in the log", 3 * PATIENCE)
+    await until(
+        lambda: has_completed(upstream, 200 + SLOW),
+        "the whole replies to be in the log",
+        3 * PATIENCE,
+    )
     held = memory(gateway) - before
-    bodies = await asyncio.gather(*(asyncio.to_thread(read_stream, connection) for connection in connections))
+    bodies = await asyncio.gather(
+        *(asyncio.to_thread(read_stream, connection) for connection in connections)
+    )
     size = sum(map(len, bodies))
-    print(f"{SLOW} clients that did not read {size / 2**20:.1f} MiB: {held / 2**20:.1f} MiB of the gateway's memory in all")
+    print(
+        f"{SLOW} clients that did not read {size / 2**20:.1f} MiB: {held / 2**20:.1f} MiB "
+        f"of the gateway's memory in all"
+    )
     assert held < min(SLACK, size / 2)
     for body in bodies:
         assert text_of(body) == tokens(LENGTH)
@@ -159,8 +181,9 @@ def connection_without_room(port: int) -> socket.socket:
 
 
 def read_stream(connection: socket.socket) -> bytes:
-    """All that comes until the last chunk; closes the connection. With the little room that it had, the system may fall back to
-    2 KB in each fifth of a second: 288 s for what takes 0.2."""
+    """All that comes until the last chunk; closes the connection. With the little room that it had,
+    the system may fall back to 2 KB in each fifth of a second: 288 s for what takes 0.2.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     with connection:
         body = bytearray()
@@ -183,7 +206,8 @@ ABANDONED = 300
 async def test_replies_to_a_gateway_that_is_gone_cost_nobody_anything(stack: Stack) -> None:
     upstream = await stack.upstream()
     worker = await stack.worker("sim", upstream, WORKER_CONCURRENCY=str(2 * ABANDONED))
-    one_partition = {"KAFKA_RESPONSE_PARTITIONS": "1"}  # so the other gateway gets all of them to see
+    # so the other gateway gets all of them to see
+    one_partition = {"KAFKA_RESPONSE_PARTITIONS": "1"}
     mortal = await stack.gateway(**one_partition)
     other = await stack.gateway(**one_partition)
     before = await warm_up(other)
@@ -193,10 +217,17 @@ async def test_replies_to_a_gateway_that_is_gone_cost_nobody_anything(stack: Sta
         mortal.kill()
         await check_serves(other)
         await upstream.hurry()
-    await until(lambda: has_completed(upstream, 200 + 1 + ABANDONED), "every reply to be complete", 2 * PATIENCE)
+    await until(
+        lambda: has_completed(upstream, 200 + 1 + ABANDONED),
+        "every reply to be complete",
+        2 * PATIENCE,
+    )
     await until(lambda: model_says(other, in_flight=0), "the worker to have free slots")
     grown = memory(other) - before, memory(worker) - of_worker
-    print(f"{ABANDONED} abandoned replies: other gateway {grown[0] / 2**20:.1f} MiB, worker {grown[1] / 2**20:.1f} MiB more")
+    print(
+        f"{ABANDONED} abandoned replies: other gateway {grown[0] / 2**20:.1f} MiB, worker "
+        f"{grown[1] / 2**20:.1f} MiB more"
+    )
     assert grown[0] < SLACK
     assert grown[1] < 2 * SLACK
     assert [line for line in other.log.splitlines()[lines:] if "app.access" not in line] == []

@@ -1,4 +1,6 @@
-"""Kafka is killed under load and comes back, or stands still for a while: nobody waits blindly, nothing needs a restart."""
+"""Kafka is killed under load and comes back, or stands still for a while: nobody waits blindly,
+nothing needs a restart.
+"""
 
 import asyncio
 import tempfile
@@ -10,7 +12,16 @@ import pytest
 import pytest_asyncio
 
 from tests.acceptance.asking import chat
-from tests.acceptance.outage import ADMITTED_WITHIN, ENVIRONMENT, TOKENS, Outage, play_outage, readiness_of, repeated, timed
+from tests.acceptance.outage import (
+    ADMITTED_WITHIN,
+    ENVIRONMENT,
+    TOKENS,
+    Outage,
+    play_outage,
+    readiness_of,
+    repeated,
+    timed,
+)
 from tests.acceptance.processes import until
 from tests.acceptance.reading import Clients, Told, check_whole, check_whole_body
 from tests.acceptance.stack import Stack
@@ -55,7 +66,9 @@ async def test_a_deadline_is_kept_while_kafka_is_away(outage: Outage) -> None:
     assert (outage.expired.status, outage.expired.error["code"]) == (504, "deadline_exceeded")
 
 
-async def test_what_is_asked_meanwhile_is_refused_in_time_and_hears_when_to_come_back(outage: Outage) -> None:
+async def test_what_is_asked_meanwhile_is_refused_in_time_and_hears_when_to_come_back(
+    outage: Outage,
+) -> None:
     assert len(outage.refused) >= 10
     for told, seconds in outage.refused:
         check_unavailable(told)
@@ -76,11 +89,14 @@ async def test_readiness_says_why_and_comes_back(outage: Outage) -> None:
     assert all(len(reasons) == 1 and reasons[0].startswith("bus: no broker ") for reasons in away)
 
 
-async def test_a_gateway_and_a_worker_that_start_meanwhile_wait_and_then_serve(outage: Outage) -> None:
+async def test_a_gateway_and_a_worker_that_start_meanwhile_wait_and_then_serve(
+    outage: Outage,
+) -> None:
     waiting = [document["reasons"] for status, document in outage.of_latecomer if status == 503]
     assert waiting
     assert "start: starting" in waiting[0]
-    assert all(waiting)  # in between what the broker's first answers were, or that none has acknowledged anything yet
+    # in between what the broker's first answers were, or that none has acknowledged anything yet
+    assert all(waiting)
     assert outage.of_latecomer[-1][0] == 200
     check_unavailable(outage.refused_by_latecomer)
     assert outage.late_worker_served
@@ -92,14 +108,20 @@ async def test_afterwards_everything_serves(outage: Outage) -> None:
 
 async def test_the_logs_stay_short_and_readable(outage: Outage) -> None:
     for name, lines in outage.lines.items():
-        documents = [orjson.loads(line) for line in lines if not line.startswith("INFO:  ")]  # uvicorn's, before ours are set up
+        # uvicorn's, before ours are set up
+        documents = [orjson.loads(line) for line in lines if not line.startswith("INFO:  ")]
         said = [document for document in documents if document["logger"] != "app.access"]
         print(f"{name}: {len(said)} lines")
         assert len(said) <= MOST_LINES * (1 + outage.lasted // 45), said
 
 
-async def test_what_was_refused_while_kafka_stood_still_is_cancelled_when_it_goes_on(broker: Broker) -> None:
-    async with Stack("still", BOOTSTRAP_SERVERS=broker.servers, **ENVIRONMENT) as stack, Clients() as clients:
+async def test_what_was_refused_while_kafka_stood_still_is_cancelled_when_it_goes_on(
+    broker: Broker,
+) -> None:
+    async with (
+        Stack("still", BOOTSTRAP_SERVERS=broker.servers, **ENVIRONMENT) as stack,
+        Clients() as clients,
+    ):
         upstream = await stack.upstream(gap=0.2)
         await stack.worker("sim", upstream)
         gateway = await stack.gateway()
@@ -110,7 +132,9 @@ async def test_what_was_refused_while_kafka_stood_still_is_cancelled_when_it_goe
             try:
                 bodies = [chat(x_ttft=20), chat(x_ttft=20, stream=True)]
                 asked = [timed(clients.post(gateway, body)) for body in bodies]
-                answers = await asyncio.gather(*asked, timed(clients.post(gateway, bodies[0], Prefer="respond-async")))
+                answers = await asyncio.gather(
+                    *asked, timed(clients.post(gateway, bodies[0], Prefer="respond-async"))
+                )
                 await until(lambda: readiness[-1][0] == 503, "the gateway to notice")
             finally:
                 broker.cont()
@@ -122,7 +146,12 @@ async def test_what_was_refused_while_kafka_stood_still_is_cancelled_when_it_goe
         check_whole(await running.end(), 50)
         await until(lambda: upstream.has(active=0, completed=1), "what was refused to be given up")
         in_log = await asyncio.to_thread(logged, broker.servers)
-        ids = [public_id for request, ids in in_log.values() for public_id in ids if b"x_ttft" in request.body]
+        ids = [
+            public_id
+            for request, ids in in_log.values()
+            for public_id in ids
+            if b"x_ttft" in request.body
+        ]
         assert len(ids) == len(answers)
         for public_id in ids:
             told = await clients.get(gateway, f"/v1/requests/{public_id}").end()

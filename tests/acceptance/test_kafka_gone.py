@@ -13,7 +13,8 @@ from tests.chaos.broker import Broker
 
 pytestmark = [pytest.mark.servers, pytest.mark.brokers]
 
-# A member of a group, which commits its record when the broker stands still, and leaves when that is under way.
+# A member of a group, which commits its record when the broker stands still, and leaves when that
+# is under way.
 MEMBER = """
 import asyncio, logging, os, sys
 from app.bus.base import TopicSpec
@@ -58,8 +59,14 @@ async def broker() -> AsyncIterator[Broker]:
 
 
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])
-async def test_it_ends_though_no_broker_hears_that_it_leaves(broker: Broker, protocol: str, tmp_path: Path) -> None:
-    environment = {"BOOTSTRAP_SERVERS": broker.servers, "KAFKA_GROUP_PROTOCOL": protocol, "PYTHONPATH": str(ROOT)}
+async def test_it_ends_though_no_broker_hears_that_it_leaves(
+    broker: Broker, protocol: str, tmp_path: Path
+) -> None:
+    environment = {
+        "BOOTSTRAP_SERVERS": broker.servers,
+        "KAFKA_GROUP_PROTOCOL": protocol,
+        "PYTHONPATH": str(ROOT),
+    }
     member = Process("member", [sys.executable, "-c", MEMBER], environment, tmp_path)
     try:
         await until(lambda: "read" in member.log, "its record")

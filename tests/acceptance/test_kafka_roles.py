@@ -48,14 +48,19 @@ def as_role(broker: SecureBroker, role: str) -> dict[str, str]:
 
 
 def refusal(broker: SecureBroker, role: str, topic: str) -> int | None:
-    """The code of the error that a role gets for a record of its own in a topic; None if it is taken."""
+    """The code of the error that a role gets for a record of its own in a topic; None if it is
+    taken.
+    """
     errors: list[KafkaError | None] = []
 
     def on_delivery(error: KafkaError | None, _message: Message) -> None:
         errors.append(error)
 
     secured = as_role(broker, role)
-    names = {name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in secured.items()}
+    names = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in secured.items()
+    }
     producer = Producer(names | {"message.timeout.ms": 20000})
     producer.produce(topic, b"x", on_delivery=on_delivery)
     try:
@@ -66,19 +71,33 @@ def refusal(broker: SecureBroker, role: str, topic: str) -> int | None:
     return None if error is None else int(error.code())
 
 
-async def test_a_role_serves_with_its_own_rights_and_has_no_others(stack: Stack, broker: SecureBroker) -> None:
+async def test_a_role_serves_with_its_own_rights_and_has_no_others(
+    stack: Stack, broker: SecureBroker
+) -> None:
     worker = await stack.worker("sim", await stack.upstream(), **as_role(broker, "worker"))
     gateway = await stack.gateway(**as_role(broker, "gateway"))
     assert "group protocol consumer" in worker.log
     assert "keeps the broker's session timeout" not in worker.log
     async with gateway.openai() as sdk:
-        reply = await sdk.chat.completions.with_raw_response.create(model="sim", messages=HELLO, max_tokens=5)
-        stream = await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=5, stream=True)
+        reply = await sdk.chat.completions.with_raw_response.create(
+            model="sim", messages=HELLO, max_tokens=5
+        )
+        stream = await sdk.chat.completions.create(
+            model="sim", messages=HELLO, max_tokens=5, stream=True
+        )
         assert await text_of(stream) == numbered.tokens(5)
         again = await sdk.get(f"/requests/{reply.headers['x-request-id']}/result", cast_to=object)
         assert "choices" in str(again)
     for process in stack.processes:
         assert "authorization failed" not in process.log.lower()
-    assert refusal(broker, "worker", f"{stack.prefix}.requests.sim") == KafkaError.TOPIC_AUTHORIZATION_FAILED
-    assert refusal(broker, "gateway", f"{stack.prefix}.models") == KafkaError.TOPIC_AUTHORIZATION_FAILED
-    assert refusal(broker, "gateway", f"{stack.prefix}.dlq") == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert (
+        refusal(broker, "worker", f"{stack.prefix}.requests.sim")
+        == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    )
+    assert (
+        refusal(broker, "gateway", f"{stack.prefix}.models")
+        == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    )
+    assert (
+        refusal(broker, "gateway", f"{stack.prefix}.dlq") == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    )

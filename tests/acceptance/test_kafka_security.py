@@ -1,4 +1,6 @@
-"""Kafka with TLS, and with passwords (SCRAM) or certificates: who gets in, and what those are told who do not."""
+"""Kafka with TLS, and with passwords (SCRAM) or certificates: who gets in, and what those are told
+who do not.
+"""
 
 import subprocess
 import sys
@@ -85,7 +87,9 @@ async def check_told(stack: Stack, words: str, *processes: Process) -> None:
 
 
 @pytest.mark.parametrize("way_in", [by_password, by_certificate])
-async def test_a_chat_goes_through_a_broker_with_tls(stack: Stack, broker: SecureBroker, way_in) -> None:
+async def test_a_chat_goes_through_a_broker_with_tls(
+    stack: Stack, broker: SecureBroker, way_in
+) -> None:
     secured = way_in(broker)
     worker = await stack.worker("sim", await stack.upstream(), **secured)
     gateway = await stack.gateway(**secured)
@@ -94,12 +98,16 @@ async def test_a_chat_goes_through_a_broker_with_tls(stack: Stack, broker: Secur
     async with gateway.openai() as sdk:
         reply = await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=5)
         assert reply.choices[0].message.content == numbered.tokens(5)
-        stream = await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=5, stream=True)
+        stream = await sdk.chat.completions.create(
+            model="sim", messages=HELLO, max_tokens=5, stream=True
+        )
         assert await text_of(stream) == numbered.tokens(5)
     check_no_secret(stack)
 
 
-async def test_a_wrong_password_is_said_and_once_it_is_right_all_goes_on(stack: Stack, broker: SecureBroker) -> None:
+async def test_a_wrong_password_is_said_and_once_it_is_right_all_goes_on(
+    stack: Stack, broker: SecureBroker
+) -> None:
     secured = {**by_password(broker, WRONG), "KAFKA_SASL_USERNAME": "other"}
     broker.set_password("other", PASSWORD)
     worker = await stack.worker("sim", await stack.upstream(), ready=False, **secured)
@@ -113,19 +121,30 @@ async def test_a_wrong_password_is_said_and_once_it_is_right_all_goes_on(stack: 
         await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=1)
 
 
-async def test_a_broker_of_an_unknown_authority_is_not_believed(stack: Stack, broker: SecureBroker, tmp_path: Path) -> None:
-    secured = {**by_password(broker), "KAFKA_SSL_CA_LOCATION": str(Authority(tmp_path / "another").certificate)}
+async def test_a_broker_of_an_unknown_authority_is_not_believed(
+    stack: Stack, broker: SecureBroker, tmp_path: Path
+) -> None:
+    secured = {
+        **by_password(broker),
+        "KAFKA_SSL_CA_LOCATION": str(Authority(tmp_path / "another").certificate),
+    }
     worker = await stack.worker("sim", await stack.upstream(), ready=False, **secured)
     gateway = await stack.gateway(ready=False, **secured)
     await check_told(stack, "certificate verify failed", worker, gateway)
     await until(lambda: says(gateway, "certificate verify failed"), "/readyz to say it")
 
 
-@pytest.mark.parametrize("command", [["app.agent"], ["uvicorn", "app.main:application"], ["app.admin", "models", "list"]])
+@pytest.mark.parametrize(
+    "command", [["app.agent"], ["uvicorn", "app.main:application"], ["app.admin", "models", "list"]]
+)
 def test_an_authority_that_is_not_there_stops_the_start_with_a_line(
     broker: SecureBroker, command: list[str], tmp_path: Path
 ) -> None:
-    environment = {**by_password(broker), "KAFKA_SSL_CA_LOCATION": "missing.pem", "OPENAI_MODEL_NAME": "echo"}
+    environment = {
+        **by_password(broker),
+        "KAFKA_SSL_CA_LOCATION": "missing.pem",
+        "OPENAI_MODEL_NAME": "echo",
+    }
     ended = subprocess.run(
         [sys.executable, "-m", *command],
         env={**environment, "PYTHONPATH": str(ROOT)},

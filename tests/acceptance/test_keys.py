@@ -1,4 +1,6 @@
-"""Keys as clients and operators meet them: real processes on the memory bus, the SDK, python -m app.admin keys."""
+"""Keys as clients and operators meet them: real processes on the memory bus, the SDK, python -m
+app.admin keys.
+"""
 
 import asyncio
 import re
@@ -83,7 +85,9 @@ async def is_refused(sdk: openai.AsyncOpenAI) -> bool:
     return False
 
 
-async def test_a_file_that_breaks_keeps_the_last_good_keys_and_says_why(memory_stack: Stack) -> None:
+async def test_a_file_that_breaks_keeps_the_last_good_keys_and_says_why(
+    memory_stack: Stack,
+) -> None:
     operator = Operator(memory_stack)
     key = await operator.key()
     gateway = await memory_stack.gateway(**operator.environment)
@@ -105,7 +109,11 @@ async def test_a_file_that_breaks_keeps_the_last_good_keys_and_says_why(memory_s
 async def in_force(gateway: Gateway) -> str:
     """What /metrics says of the keys file."""
     async with gateway.http() as http:
-        found = re.search(r"^llm_gateway_keys_file_in_force (\S+)$", (await http.get("/metrics")).text, re.MULTILINE)
+        found = re.search(
+            r"^llm_gateway_keys_file_in_force (\S+)$",
+            (await http.get("/metrics")).text,
+            re.MULTILINE,
+        )
     return found[1] if found else "nothing"
 
 
@@ -116,7 +124,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("content", "where"), BROKEN.values(), ids=BROKEN)
-async def test_a_broken_file_stops_the_start_and_is_named(memory_stack: Stack, content: str, where: str) -> None:
+async def test_a_broken_file_stops_the_start_and_is_named(
+    memory_stack: Stack, content: str, where: str
+) -> None:
     operator = Operator(memory_stack)
     operator.path.write_text(content)
     gateway = await memory_stack.gateway(ready=False, **operator.environment)
@@ -127,7 +137,9 @@ async def test_a_broken_file_stops_the_start_and_is_named(memory_stack: Stack, c
 
 
 @pytest.mark.parametrize("key", ["changeme", "your-api-key-goes-here"])
-async def test_a_guessable_key_stops_the_start_and_is_not_shown(memory_stack: Stack, key: str) -> None:
+async def test_a_guessable_key_stops_the_start_and_is_not_shown(
+    memory_stack: Stack, key: str
+) -> None:
     gateway = await memory_stack.gateway(ready=False, API_KEYS=key)
     assert await gateway.ended() != 0
     (line,) = gateway.log.splitlines()
@@ -150,7 +162,10 @@ async def test_a_key_may_use_its_models_only_under_any_of_their_names(memory_sta
         for name in ("sim", "nickname"):
             assert (await sdk.models.retrieve(name)).id == "sim"
             await sdk.chat.completions.create(model=name, messages=HELLO)
-        for asked in (sdk.chat.completions.create(model="other", messages=HELLO), sdk.models.retrieve("other")):
+        for asked in (
+            sdk.chat.completions.create(model="other", messages=HELLO),
+            sdk.models.retrieve("other"),
+        ):
             with pytest.raises(openai.PermissionDeniedError) as refused:
                 await asked
             assert refused.value.code == "model_not_allowed"
@@ -159,8 +174,12 @@ async def test_a_key_may_use_its_models_only_under_any_of_their_names(memory_sta
     assert (await upstream.stats()).started == 2
 
 
-@pytest.mark.parametrize("options", [(), ("--no-proxy-headers",)], ids=["uvicorn as it is", "as in the image"])
-async def test_without_keys_only_this_machine_is_served(memory_stack: Stack, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options", [(), ("--no-proxy-headers",)], ids=["uvicorn as it is", "as in the image"]
+)
+async def test_without_keys_only_this_machine_is_served(
+    memory_stack: Stack, options: tuple[str, ...]
+) -> None:
     gateway = await memory_stack.gateway(*options)
     await until(lists(gateway, "", "echo"), "the demonstration model")
     async with gateway.http() as http:
@@ -172,7 +191,9 @@ async def test_without_keys_only_this_machine_is_served(memory_stack: Stack, opt
     assert "others get 403" in gateway.log
 
 
-async def test_without_keys_everybody_is_served_if_the_operator_says_so(memory_stack: Stack) -> None:
+async def test_without_keys_everybody_is_served_if_the_operator_says_so(
+    memory_stack: Stack,
+) -> None:
     gateway = await memory_stack.gateway(ALLOW_ANONYMOUS="1")
     async with gateway.http() as http:
         assert (await http.get("/v1/models", headers=ELSEWHERE)).status_code == 200
@@ -188,12 +209,24 @@ async def test_behind_a_proxy_published_on_loopback_no_key_is_needed(memory_stac
 def test_behind_a_proxy_that_others_reach_it_ends_at_once_without_a_key(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uvicorn", "app.main:application", "--port", "0"]
     environment = {"PYTHONPATH": str(ROOT), "BUS": "memory", "PUBLISHED_HOST": "0.0.0.0"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("llm-gateway: GATEWAY_HOST: 0.0.0.0 is open to other machines")
 
 
 def test_the_examples_settings_serve_nobody_else_without_a_key() -> None:
-    lines = [line for line in (ROOT / ".env.example").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / ".env.example").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert not load(dict(line.split("=", 1) for line in lines)).gateway.allow_anonymous

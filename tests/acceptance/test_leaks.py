@@ -1,4 +1,6 @@
-"""A busy deployment, and nothing of what it was entrusted with in its logs, metrics, traces, or its records' keys and headers."""
+"""A busy deployment, and nothing of what it was entrusted with in its logs, metrics, traces, or its
+records' keys and headers.
+"""
 
 import base64
 from collections.abc import AsyncIterator, Callable
@@ -72,7 +74,10 @@ async def collect(scene: Scene, receiver: Receiver) -> None:
     for number, body in enumerate(receiver.bodies):
         said.add(f"OTLP body {number}", body)
     for topic, records in (await records_of(SERVERS, prefix)).items():
-        said.add_records(records, values=topic in {f"{prefix}.{kind}" for kind in ("workers", "models", "control")})
+        said.add_records(
+            records,
+            values=topic in {f"{prefix}.{kind}" for kind in ("workers", "models", "control")},
+        )
 
 
 async def test_nothing_that_was_entrusted_is_in_what_the_deployment_says(scene: Scene) -> None:
@@ -81,7 +86,9 @@ async def test_nothing_that_was_entrusted_is_in_what_the_deployment_says(scene: 
 
 async def test_the_search_looked_at_every_kind_of_output(scene: Scene) -> None:
     wheres = {where for where, _ in scene.said.texts}
-    assert {f"{name}.log" for name in ("gateway-1", "worker-1", "worker-2", "worker-3", "nginx")} <= wheres
+    assert {
+        f"{name}.log" for name in ("gateway-1", "worker-1", "worker-2", "worker-3", "nginx")
+    } <= wheres
     for kind in (
         "/metrics of",
         "/admin/overview of",
@@ -100,14 +107,24 @@ async def test_what_was_entrusted_is_where_it_belongs_and_is_found_there(scene: 
         if topic.startswith((f"{prefix}.requests.", f"{prefix}.replies", f"{prefix}.dlq")):
             values.add_records(records, values=True)
     found = {line.partition(" in ")[0] for line in values.leaks(scene.hidden)}
-    assert {"a text", "a reply's tokens", "what an upstream says of an error", "an undecodable record"} <= found
+    assert {
+        "a text",
+        "a reply's tokens",
+        "what an upstream says of an error",
+        "an undecodable record",
+    } <= found
     assert len([name for name in found if name.startswith("prompt ")]) > 10
 
 
 SHOWN: dict[str, Callable[[str], str]] = {
     "whole": lambda key: key,
     "its beginning": lambda key: key[:12],
-    **{f"in base64 behind {n}": lambda key, n=n: base64.b64encode(f"{'u' * n}{key}:".encode()).decode() for n in range(4)},
+    **{
+        f"in base64 behind {n}": lambda key, n=n: base64.b64encode(
+            f"{'u' * n}{key}:".encode()
+        ).decode()
+        for n in range(4)
+    },
 }
 
 

@@ -21,27 +21,40 @@ async def scraped(port: int, **headers: str) -> httpx2.Response:
 def samples(response: httpx2.Response) -> Samples:
     """What each line says, by its name and labels as they stand there."""
     assert response.status_code == 200
-    pairs = [line.rpartition(" ") for line in response.text.splitlines() if not line.startswith("#")]
+    pairs = [
+        line.rpartition(" ") for line in response.text.splitlines() if not line.startswith("#")
+    ]
     return {name: float(value) for name, _, value in pairs}
 
 
 def counted(found: Samples, **labels: str) -> float:
     """Requests with these labels."""
     wanted = {f'{name}="{value}"' for name, value in labels.items()}
-    named = {name: value for name, value in found.items() if name.startswith("llm_gateway_requests_total{")}
+    named = {
+        name: value
+        for name, value in found.items()
+        if name.startswith("llm_gateway_requests_total{")
+    }
     return sum(value for name, value in named.items() if all(label in name for label in wanted))
 
 
-async def test_after_a_streamed_and_a_whole_reply_the_admin_port_tells_of_both(memory_stack: Stack) -> None:
+async def test_after_a_streamed_and_a_whole_reply_the_admin_port_tells_of_both(
+    memory_stack: Stack,
+) -> None:
     upstream, port = await memory_stack.upstream(), free_port()
     gateway = await memory_stack.gateway(
-        FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=upstream.url, ADMIN_PORT=str(port), HEARTBEAT_SECONDS="0.2"
+        FIRST_OPENAI_MODEL_NAME="sim",
+        FIRST_OPENAI_HOST=upstream.url,
+        ADMIN_PORT=str(port),
+        HEARTBEAT_SECONDS="0.2",
     )
     async with gateway.openai() as sdk:
         await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=4)
         usage = {"include_usage": True}
         await text_of(
-            await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=4, stream=True, stream_options=usage)
+            await sdk.chat.completions.create(
+                model="sim", messages=HELLO, max_tokens=4, stream=True, stream_options=usage
+            )
         )
 
     async def both() -> bool:
@@ -50,19 +63,30 @@ async def test_after_a_streamed_and_a_whole_reply_the_admin_port_tells_of_both(m
 
     await until(both, "both to be counted, and their worker")
     found = samples(await scraped(port))
-    assert counted(found, model="sim", endpoint="chat/completions", status="200", outcome="completed") == 2
+    assert (
+        counted(found, model="sim", endpoint="chat/completions", status="200", outcome="completed")
+        == 2
+    )
     assert found['gen_ai_server_request_duration_seconds_count{gen_ai_request_model="sim"}'] == 2
     assert found['gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model="sim"}'] == 1
-    assert found['gen_ai_server_time_per_output_token_seconds_count{gen_ai_request_model="sim"}'] == 1
+    assert (
+        found['gen_ai_server_time_per_output_token_seconds_count{gen_ai_request_model="sim"}'] == 1
+    )
     assert found['llm_gateway_queue_seconds_count{model="sim"}'] == 2
     assert found['llm_gateway_tokens_total{model="sim",type="output"}'] == 8
     assert (await scraped(gateway.port)).status_code == 404  # it has a port of its own
 
 
-async def test_without_an_admin_port_metrics_are_for_the_gateways_own_machine(memory_stack: Stack) -> None:
+async def test_without_an_admin_port_metrics_are_for_the_gateways_own_machine(
+    memory_stack: Stack,
+) -> None:
     gateway = await memory_stack.gateway(API_KEYS="sk-of-the-first-1")
     assert "llm_gateway_workers" in (await scraped(gateway.port)).text
-    for header in ({"x-forwarded-for": "203.0.113.7"}, {"x-real-ip": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}):
+    for header in (
+        {"x-forwarded-for": "203.0.113.7"},
+        {"x-real-ip": "203.0.113.7"},
+        {"forwarded": "for=203.0.113.7"},
+    ):
         refused = await scraped(gateway.port, **header)
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_url")
 
@@ -78,7 +102,8 @@ async def test_processes_with_one_admin_port_have_neighbouring_ones(memory_stack
 
 
 async def test_an_admin_port_that_cannot_be_had_stops_nobody(memory_stack: Stack) -> None:
-    gateway = await memory_stack.gateway(ADMIN_PORT="9464", ADMIN_HOST="192.0.2.1")  # nobody's address
+    # nobody's address
+    gateway = await memory_stack.gateway(ADMIN_PORT="9464", ADMIN_HOST="192.0.2.1")
     await until(lambda: "no /metrics at 192.0.2.1 port 9464" in gateway.log, "the warning")
 
 
@@ -111,7 +136,9 @@ async def test_a_worker_whose_upstream_is_away_lives_and_is_not_ready(stack: Sta
 
     async def is_not_ready() -> bool:
         status, found = await get_json(f"http://127.0.0.1:{port}/readyz")
-        return status == 503 and any(why.startswith("model sim: 127.0.0.1:") for why in found["reasons"])
+        return status == 503 and any(
+            why.startswith("model sim: 127.0.0.1:") for why in found["reasons"]
+        )
 
     await until(is_not_ready, "the worker to say that its upstream is away")
     assert (await get_json(f"http://127.0.0.1:{port}/healthz"))[0] == 200
@@ -127,7 +154,8 @@ async def test_processes_that_share_a_port_are_told_of_as_one(stack: Stack) -> N
 
     await until(both_are_ready, "both processes to be ready")
     for _ in range(20):
-        async with gateway.openai() as sdk:  # a connection of its own, so that both processes have some
+        # a connection of its own, so that both processes have some
+        async with gateway.openai() as sdk:
             await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=2)
 
     async def all_twenty() -> bool:
@@ -142,4 +170,6 @@ async def test_processes_that_share_a_port_are_told_of_as_one(stack: Stack) -> N
 
 def pids(found: Samples) -> list[str]:
     """Of the processes that it tells of."""
-    return [pid for name in found for pid in re.findall(r'llm_gateway_workers\{.*pid="(\d+)"', name)]
+    return [
+        pid for name in found for pid in re.findall(r'llm_gateway_workers\{.*pid="(\d+)"', name)
+    ]

@@ -1,4 +1,6 @@
-"""`uvicorn app.main:application` by itself, on the memory bus: keys, limits, an upstream that goes, draining, refused starts."""
+"""`uvicorn app.main:application` by itself, on the memory bus: keys, limits, an upstream that goes,
+draining, refused starts.
+"""
 
 import asyncio
 import json
@@ -66,17 +68,27 @@ async def test_two_models_from_the_environment_are_served(memory_stack: Stack) -
 
 
 async def test_web_pages_of_the_origins_that_are_set_may_call(memory_stack: Stack) -> None:
-    gateway = await memory_stack.gateway(CORS_ORIGINS="https://a.example,https://b.example", API_KEYS="sk-of-the-first-1")
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    gateway = await memory_stack.gateway(
+        CORS_ORIGINS="https://a.example,https://b.example", API_KEYS="sk-of-the-first-1"
+    )
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
     async with aiohttp.ClientSession() as browser:
         for origin, allowed in (("https://b.example", True), ("https://c.example", False)):
-            async with browser.options(gateway.root + CHAT, headers={"Origin": origin, **asked}) as told:
+            async with browser.options(
+                gateway.root + CHAT, headers={"Origin": origin, **asked}
+            ) as told:
                 assert (told.status, told.headers.get("access-control-allow-origin") == origin) == (
                     200 if allowed else 400,
                     allowed,
                 )
-            async with browser.post(gateway.root + CHAT, json=chat(), headers={"Origin": origin}) as told:
-                assert told.status == 401  # a page of an origin that may call needs a key all the same, and may read why
+            async with browser.post(
+                gateway.root + CHAT, json=chat(), headers={"Origin": origin}
+            ) as told:
+                # a page of an origin that may call needs a key all the same, and may read why
+                assert told.status == 401
                 assert (told.headers.get("access-control-allow-origin") == origin) == allowed
                 assert told.headers["x-content-type-options"] == "nosniff"
 
@@ -88,14 +100,19 @@ async def test_with_keys_only_their_owners_are_served(memory_stack: Stack) -> No
         async with gateway.openai(api_key=key) as sdk:
             await sdk.chat.completions.create(model="sim", messages=HELLO)
     async with gateway.openai(api_key="sk-guessed") as sdk:
-        for asked in (sdk.chat.completions.create(model="sim", messages=HELLO), sdk.models.retrieve("sim")):
+        for asked in (
+            sdk.chat.completions.create(model="sim", messages=HELLO),
+            sdk.models.retrieve("sim"),
+        ):
             with pytest.raises(openai.AuthenticationError) as refused:
                 await asked
             assert refused.value.code == "invalid_api_key"
             assert "sk-guessed" not in refused.value.response.text
     async with gateway.http(headers={}) as http:
         assert error_of(await http.post(CHAT, json=chat()))["code"] == "invalid_api_key"
-        open_to_all = [await http.get(path) for path in ("/healthz", "/readyz", "/docs", "/openapi.json")]
+        open_to_all = [
+            await http.get(path) for path in ("/healthz", "/readyz", "/docs", "/openapi.json")
+        ]
     assert [response.status_code for response in open_to_all] == [200] * 4
     assert (await upstream.stats()).started == 2
 
@@ -129,14 +146,19 @@ async def test_what_its_client_has_left_in_the_queue_is_never_run(memory_stack: 
         await until(lambda: "client=gone" in gateway.log, "the gateway to know")
         running.cancel()
         await http.post(CHAT, json=chat(user="afterwards"))
-    assert [seen.json["user"] for seen in (await upstream.stats()).requests] == ["runs", "afterwards"]
+    assert [seen.json["user"] for seen in (await upstream.stats()).requests] == [
+        "runs",
+        "afterwards",
+    ]
 
 
 async def _depth_is(gateway: Gateway, depth: int) -> bool:
     return (await gateway.models())["sim"]["queue_depth"] == depth
 
 
-async def test_an_upstream_that_is_gone_is_502_and_served_again_when_it_is_back(memory_stack: Stack) -> None:
+async def test_an_upstream_that_is_gone_is_502_and_served_again_when_it_is_back(
+    memory_stack: Stack,
+) -> None:
     upstream = await memory_stack.upstream()
     gateway = await served(memory_stack, upstream, UPSTREAM_RETRIES="0")
     async with gateway.openai() as sdk:
@@ -152,10 +174,14 @@ async def test_an_upstream_that_is_gone_is_502_and_served_again_when_it_is_back(
 async def test_a_request_waits_for_an_upstream_that_is_not_up_yet(memory_stack: Stack) -> None:
     port = free_port()
     gateway = await memory_stack.gateway(
-        FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=f"http://127.0.0.1:{port}", HEARTBEAT_SECONDS="0.2"
+        FIRST_OPENAI_MODEL_NAME="sim",
+        FIRST_OPENAI_HOST=f"http://127.0.0.1:{port}",
+        HEARTBEAT_SECONDS="0.2",
     )
     async with gateway.openai() as sdk:
-        asking = asyncio.create_task(sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=2))
+        asking = asyncio.create_task(
+            sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=2)
+        )
         await until(lambda: _depth_is(gateway, 1), "the request to wait")
         await until(lambda: "not serving yet" in gateway.log, "it to say why")
         assert gateway.log.count("not serving yet") == 1  # and not again and again
@@ -165,7 +191,9 @@ async def test_a_request_waits_for_an_upstream_that_is_not_up_yet(memory_stack: 
 
 async def test_a_gateway_that_is_its_own_upstream_is_caught(memory_stack: Stack) -> None:
     port = free_port()
-    gateway = await memory_stack.gateway(port=port, FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=f"http://127.0.0.1:{port}")
+    gateway = await memory_stack.gateway(
+        port=port, FIRST_OPENAI_MODEL_NAME="sim", FIRST_OPENAI_HOST=f"http://127.0.0.1:{port}"
+    )
     await until(lambda: _lists(gateway, "sim"), "the model")
     async with gateway.openai() as sdk:
         with pytest.raises(openai.BadRequestError) as refused:
@@ -174,7 +202,9 @@ async def test_a_gateway_that_is_its_own_upstream_is_caught(memory_stack: Stack)
     assert "OPENAI_HOST" in refused.value.message
 
 
-async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new(memory_stack: Stack) -> None:
+async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new(
+    memory_stack: Stack,
+) -> None:
     upstream = await memory_stack.upstream()
     gateway = await served(memory_stack, upstream)
     async with gateway.openai() as sdk, gateway.http() as http:
@@ -191,10 +221,13 @@ async def test_a_terminated_gateway_finishes_its_streams_and_refuses_what_is_new
         assert (await http.get("/readyz")).status_code == 503
         await upstream.hurry()
         assert await text_of(stream) == tokens(40)
-    assert await gateway.ended() in (0, -signal.SIGTERM)  # uvicorn passes the signal on to itself at the end
+    # uvicorn passes the signal on to itself at the end
+    assert await gateway.ended() in (0, -signal.SIGTERM)
 
 
-async def test_without_its_log_a_gateway_lives_is_not_ready_and_says_so(memory_stack: Stack) -> None:
+async def test_without_its_log_a_gateway_lives_is_not_ready_and_says_so(
+    memory_stack: Stack,
+) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     gateway = await memory_stack.gateway(ready=False, BUS="kafka", BOOTSTRAP_SERVERS=nobody)
     async with gateway.http() as http, gateway.openai() as sdk:
@@ -220,7 +253,9 @@ async def test_several_processes_on_the_memory_bus_are_refused(memory_stack: Sta
     assert "--workers: the memory bus lives in one process" in gateway.log
 
 
-async def test_where_logs_are_json_every_line_is_from_the_first_to_the_last(memory_stack: Stack) -> None:
+async def test_where_logs_are_json_every_line_is_from_the_first_to_the_last(
+    memory_stack: Stack,
+) -> None:
     gateway = await memory_stack.gateway(LOG_FORMAT="json")
     async with gateway.http() as http:
         assert (await http.post(CHAT, json=chat("echo"))).status_code == 200
@@ -239,30 +274,46 @@ WORKER = (
     "{}.start = breaks; main.make_bus = no_bus; sys.exit(main.main())"
 )
 STARTS = {
-    "gateway": "import uvicorn, app.main as main; main.Gateway._begin = breaks; uvicorn.run(main.application, port=0)",
+    "gateway": "import uvicorn, app.main as main; main.Gateway._begin = breaks; "
+    "uvicorn.run(main.application, port=0)",
     "worker": WORKER.format("main.Fleet"),
     "worker of one model": WORKER.format("worker.Worker"),
 }
-NO_BUS = "from app.bus.memory.bus import MemoryBus\ndef no_bus(settings, shared): return MemoryBus(settings)\n"
+NO_BUS = (
+    "from app.bus.memory.bus import MemoryBus\ndef no_bus(settings, shared): return "
+    "MemoryBus(settings)\n"
+)
 
 
 @pytest.mark.parametrize("kind", STARTS)
 async def test_a_start_that_fails_says_why_and_ends_the_process(tmp_path: Path, kind: str) -> None:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "BUS": "memory", "OPENAI_MODEL_NAME": "echo"}
-    process = Process(kind, [sys.executable, "-c", BREAKS + NO_BUS + STARTS[kind]], environment, tmp_path)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "BUS": "memory",
+        "OPENAI_MODEL_NAME": "echo",
+    }
+    process = Process(
+        kind, [sys.executable, "-c", BREAKS + NO_BUS + STARTS[kind]], environment, tmp_path
+    )
     try:
         assert await process.ended() == 1, process.tail
     finally:
         process.clear_away()
     assert "CRITICAL" in process.log
-    assert "the start failed, so this process ends: RuntimeError('nobody has thought of this')" in process.log
+    assert (
+        "the start failed, so this process ends: RuntimeError('nobody has thought of this')"
+        in process.log
+    )
 
 
 WRONG_SETTINGS = {"DRAIN_SECONDS": "soon", "MODELS_FILE": "nowhere.yaml"}
 
 
 @pytest.mark.parametrize("variable", WRONG_SETTINGS)
-async def test_a_setting_that_does_not_work_stops_the_start_in_one_line(memory_stack: Stack, variable: str) -> None:
+async def test_a_setting_that_does_not_work_stops_the_start_in_one_line(
+    memory_stack: Stack, variable: str
+) -> None:
     gateway = await memory_stack.gateway(ready=False, **{variable: WRONG_SETTINGS[variable]})
     assert await gateway.ended() != 0
     (line,) = gateway.log.splitlines()

@@ -1,4 +1,6 @@
-"""Clients that send slower than anybody must wait for: nginx holds them, and the gateways never hear of them."""
+"""Clients that send slower than anybody must wait for: nginx holds them, and the gateways never
+hear of them.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,9 +29,13 @@ async def gateway(memory_stack: Stack) -> Gateway:
 
 @asynccontextmanager
 async def dripping(front: Endpoint, begun: bytes) -> AsyncIterator[list["asyncio.Task[bool]"]]:
-    """Many clients that have sent so much, and go on byte by byte. Each task ends when its client is cut off."""
+    """Many clients that have sent so much, and go on byte by byte. Each task ends when its client
+    is cut off.
+    """
     async with AsyncExitStack() as held:
-        connections = [await held.enter_async_context(connected(front.port)) for _ in range(CLIENTS)]
+        connections = [
+            await held.enter_async_context(connected(front.port)) for _ in range(CLIENTS)
+        ]
         for connection in connections:
             await connection.send(begun)
         tasks = [asyncio.create_task(drip(connection)) for connection in connections]
@@ -47,7 +53,9 @@ async def drip(connection: Connection) -> bool:
     return await end
 
 
-async def test_heads_that_come_byte_by_byte_are_cut_off_and_others_are_served(memory_stack: Stack, gateway: Gateway) -> None:
+async def test_heads_that_come_byte_by_byte_are_cut_off_and_others_are_served(
+    memory_stack: Stack, gateway: Gateway
+) -> None:
     front = memory_stack.nginx(gateway)
     async with dripping(front, b"POST /v1/slow HTTP/1.1\r\nhost: localhost\r\na: ") as clients:
         served = 0
@@ -59,7 +67,9 @@ async def test_heads_that_come_byte_by_byte_are_cut_off_and_others_are_served(me
     assert "/v1/slow" not in gateway.log
 
 
-async def test_bodies_that_come_byte_by_byte_reach_no_gateway(memory_stack: Stack, gateway: Gateway) -> None:
+async def test_bodies_that_come_byte_by_byte_reach_no_gateway(
+    memory_stack: Stack, gateway: Gateway
+) -> None:
     front = memory_stack.nginx(gateway)
     async with dripping(front, request("/v1/slow", length=1_000_000)):
         for _ in range(10):
@@ -69,7 +79,9 @@ async def test_bodies_that_come_byte_by_byte_reach_no_gateway(memory_stack: Stac
     assert "/v1/slow" not in gateway.log
 
 
-async def test_a_gateway_with_as_many_connections_as_it_takes_says_so_until_there_is_room(memory_stack: Stack) -> None:
+async def test_a_gateway_with_as_many_connections_as_it_takes_says_so_until_there_is_room(
+    memory_stack: Stack,
+) -> None:
     gateway = await memory_stack.gateway("--limit-concurrency=4")
     await until(lambda: lists_echo(gateway), "the echo model")
     async with AsyncExitStack() as held:
@@ -78,7 +90,11 @@ async def test_a_gateway_with_as_many_connections_as_it_takes_says_so_until_ther
         async with connected(gateway.port) as connection:
             await connection.send(request())
             answer = await connection.answer()
-            assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, "connections_full", "1")
+            assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (
+                503,
+                "connections_full",
+                "1",
+            )
             assert await connection.ended()
         assert (await exchange(gateway.port, request("/healthz", b"", method="GET"))).status == 200
 

@@ -1,4 +1,6 @@
-"""What the acceptance tests stand on: the processes' harness and the simulated upstream say what is so."""
+"""What the acceptance tests stand on: the processes' harness and the simulated upstream say what is
+so.
+"""
 
 import asyncio
 import os
@@ -41,7 +43,9 @@ async def test_a_process_that_is_killed_can_be_started_again(memory_stack: Stack
     assert await upstream.has(started=0)
 
 
-async def test_a_process_that_is_stopped_stands_still_until_it_continues(memory_stack: Stack) -> None:
+async def test_a_process_that_is_stopped_stands_still_until_it_continues(
+    memory_stack: Stack,
+) -> None:
     upstream = await memory_stack.upstream()
     upstream.stop()
     asking = asyncio.create_task(upstream.stats())
@@ -51,7 +55,9 @@ async def test_a_process_that_is_stopped_stands_still_until_it_continues(memory_
     assert (await asking).started == 0
 
 
-async def test_no_variable_of_the_tester_gets_into_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_variable_of_the_tester_gets_into_a_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_MODEL_NAME", "mine")
     async with Stack(bus="memory") as stack:
         worker = stack.agent(BUS="", BOOTSTRAP_SERVERS="127.0.0.1:1")
@@ -63,12 +69,18 @@ async def test_the_upstream_goes_on_from_a_text(memory_stack: Stack) -> None:
     upstream = await memory_stack.upstream()
     so_far = [*HELLO, {"role": "assistant", "content": tokens(3)}]
     begun = await ask(upstream, CHAT, messages=so_far, max_tokens=2)
-    continued = await ask(upstream, CHAT, messages=so_far, max_tokens=2, continue_final_message=True)
+    continued = await ask(
+        upstream, CHAT, messages=so_far, max_tokens=2, continue_final_message=True
+    )
     completed = await ask(upstream, TEXT, prompt=f"hello{tokens(3)}", max_tokens=2)
     assert begun.json()["choices"][0]["message"]["content"] == tokens(2)
     assert continued.json()["choices"][0]["message"]["content"] == tokens(2, first=3)
     assert completed.json()["choices"][0]["text"] == tokens(2, first=3)
-    assert continued.json()["usage"] == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+    assert continued.json()["usage"] == {
+        "prompt_tokens": 4,
+        "completion_tokens": 2,
+        "total_tokens": 6,
+    }
 
 
 async def test_the_upstream_counts_how_its_generations_ended(memory_stack: Stack) -> None:
@@ -82,4 +94,6 @@ async def test_the_upstream_counts_how_its_generations_ended(memory_stack: Stack
     leaving = asyncio.create_task(ask(upstream, CHAT, messages=HELLO, x_ttft=60))
     await until(lambda: upstream.has(active=1), "a generation that goes on")
     leaving.cancel()
-    await until(lambda: upstream.has(started=5, completed=1, failed=3, aborted=1, active=0), "the counters")
+    await until(
+        lambda: upstream.has(started=5, completed=1, failed=3, aborted=1, active=0), "the counters"
+    )

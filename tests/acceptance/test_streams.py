@@ -15,11 +15,14 @@ from tests.acceptance.reading import Clients, check_whole
 from tests.numbered import tokens
 
 LONG = {"x_gap": 0.05, "max_tokens": 2000}  # a generation that goes on for longer than any test
-BROKEN = {"x_break_after": 3, "x_gap": 0.02, "logprobs": True}  # with logprobs no text can be continued
+# with logprobs no text can be continued
+BROKEN = {"x_break_after": 3, "x_gap": 0.02, "logprobs": True}
 
 
 async def test_a_chat_streams_its_tokens_in_order(sdk: AsyncOpenAI) -> None:
-    stream = await sdk.chat.completions.create(model="sim", messages=HELLO, max_tokens=200, stream=True)
+    stream = await sdk.chat.completions.create(
+        model="sim", messages=HELLO, max_tokens=200, stream=True
+    )
     chunks = [chunk async for chunk in stream]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == tokens(200)
@@ -34,17 +37,27 @@ async def test_a_text_completion_streams_its_tokens_in_order(sdk: AsyncOpenAI) -
 
 async def test_usage_comes_with_the_stream_where_it_is_asked_for(sdk: AsyncOpenAI) -> None:
     stream = await sdk.chat.completions.create(
-        model="sim", messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
+        model="sim",
+        messages=HELLO,
+        max_tokens=5,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     *_, last = [chunk async for chunk in stream]
     assert last.choices == []
-    assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (1, 5, 6)
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (
+        1,
+        5,
+        6,
+    )
 
 
 async def test_a_slow_stream_is_not_held_back(site: Site, sdk: AsyncOpenAI) -> None:
     """The first tokens are here while the upstream still writes the others."""
     await site.upstream.idle()
-    async with await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, extra_body=LONG) as stream:
+    async with await sdk.chat.completions.create(
+        model="sim", messages=HELLO, stream=True, extra_body=LONG
+    ) as stream:
         first = [(await anext(stream)).choices[0].delta.content for _ in range(4)]
         assert await site.upstream.has(active=1)
     assert first == ["", " tok0", " tok1", " tok2"]
@@ -63,12 +76,20 @@ async def test_a_hundred_streams_at_once_keep_apart(sdk: AsyncOpenAI) -> None:
 
 async def test_an_upstreams_refusal_of_a_stream_is_an_http_error(sdk: AsyncOpenAI) -> None:
     with pytest.raises(BadRequestError) as refused:
-        await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, extra_body={"x_status": 400})
+        await sdk.chat.completions.create(
+            model="sim", messages=HELLO, stream=True, extra_body={"x_status": 400}
+        )
     assert refused.value.code == "scripted"
 
 
-@pytest.mark.parametrize(("waits", "seen"), [({"x_ttft": 60}, 0), ({"x_gap": 60}, 1)], ids=["before a token", "between two"])
-async def test_the_head_comes_early_and_comments_keep_it_awake(site: Site, waits: dict[str, int], seen: int) -> None:
+@pytest.mark.parametrize(
+    ("waits", "seen"),
+    [({"x_ttft": 60}, 0), ({"x_gap": 60}, 1)],
+    ids=["before a token", "between two"],
+)
+async def test_the_head_comes_early_and_comments_keep_it_awake(
+    site: Site, waits: dict[str, int], seen: int
+) -> None:
     await site.upstream.idle()
     async with Clients() as clients:
         reading = clients.post(site.early, chat(stream=True, max_tokens=2, **waits))
@@ -97,8 +118,12 @@ async def test_an_error_after_an_early_head_is_an_event(early: httpx2.AsyncClien
     [({"x_error_after": 3, "x_gap": 0.02}, "scripted"), (BROKEN, "worker_lost")],
     ids=["the upstream's own error", "a broken connection"],
 )
-async def test_an_error_in_mid_stream_raises_in_the_sdk(sdk: AsyncOpenAI, fate: dict, code: str) -> None:
-    stream = await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, extra_body=fate)
+async def test_an_error_in_mid_stream_raises_in_the_sdk(
+    sdk: AsyncOpenAI, fate: dict, code: str
+) -> None:
+    stream = await sdk.chat.completions.create(
+        model="sim", messages=HELLO, stream=True, extra_body=fate
+    )
     pieces: list[str] = []
     with pytest.raises(APIError) as raised:
         await read_into(pieces, stream)
@@ -118,24 +143,44 @@ async def test_a_broken_stream_ends_without_done(http: httpx2.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_ends_the_generation(site: Site, http: httpx2.AsyncClient, stream: bool) -> None:
+async def test_a_client_that_leaves_ends_the_generation(
+    site: Site, http: httpx2.AsyncClient, stream: bool
+) -> None:
     before = await site.upstream.idle()
     asking = asyncio.create_task(http.post(CHAT, json=chat(stream=stream, **LONG)))
     await until(lambda: site.upstream.has(active=1), "the generation to run")
     asking.cancel()
-    await until(lambda: site.upstream.has(active=0, aborted=before.aborted + 1), "the generation to be ended")
+    await until(
+        lambda: site.upstream.has(active=0, aborted=before.aborted + 1),
+        "the generation to be ended",
+    )
 
 
-async def test_a_client_that_leaves_in_mid_stream_ends_the_generation(site: Site, sdk: AsyncOpenAI) -> None:
+async def test_a_client_that_leaves_in_mid_stream_ends_the_generation(
+    site: Site, sdk: AsyncOpenAI
+) -> None:
     before = await site.upstream.idle()
-    async with await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, extra_body=LONG) as stream:
-        assert [(await anext(stream)).choices[0].delta.content for _ in range(3)] == ["", " tok0", " tok1"]
-    await until(lambda: site.upstream.has(active=0, aborted=before.aborted + 1), "the generation to be ended")
+    async with await sdk.chat.completions.create(
+        model="sim", messages=HELLO, stream=True, extra_body=LONG
+    ) as stream:
+        assert [(await anext(stream)).choices[0].delta.content for _ in range(3)] == [
+            "",
+            " tok0",
+            " tok1",
+        ]
+    await until(
+        lambda: site.upstream.has(active=0, aborted=before.aborted + 1),
+        "the generation to be ended",
+    )
 
 
-async def test_where_nothing_is_joined_a_last_event_id_hides_nothing(http: httpx2.AsyncClient) -> None:
+async def test_where_nothing_is_joined_a_last_event_id_hides_nothing(
+    http: httpx2.AsyncClient,
+) -> None:
     """As a client that reconnects sends it, whose request begins anew."""
-    reply = await http.post(CHAT, json=chat(stream=True, max_tokens=3), headers={"Last-Event-ID": "50"})
+    reply = await http.post(
+        CHAT, json=chat(stream=True, max_tokens=3), headers={"Last-Event-ID": "50"}
+    )
     *_, done = events(reply.content)
     assert done == "[DONE]"
     assert reply.content.startswith(b"id: 1\n")

@@ -1,4 +1,6 @@
-"""One trace across the processes, as a collector gets it: gateway, queue, worker and upstream, behind the client's own span."""
+"""One trace across the processes, as a collector gets it: gateway, queue, worker and upstream,
+behind the client's own span.
+"""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -47,7 +49,9 @@ async def scene() -> AsyncIterator[Scene]:
     with receiving() as receiver:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
         async with Stack("traces", **traced, API_KEYS=KEY) as stack, Clients() as clients:
-            yield Scene(stack, receiver, await stack.upstream(), await stack.gateway(API_KEYS=KEY), clients)
+            yield Scene(
+                stack, receiver, await stack.upstream(), await stack.gateway(API_KEYS=KEY), clients
+            )
 
 
 def new_trace() -> str:
@@ -76,11 +80,24 @@ async def test_one_trace_goes_from_the_client_to_the_upstream(scene: Scene, stre
     await until(lambda: scene.receiver.has(trace, *WAY), "all spans")
     way = check_way(scene.receiver.of(trace))
     assert way["SERVER"]["llm_gateway.request.id"] == told.public_id
-    assert way["PRODUCER"]["messaging.message.id"] == way["CONSUMER"]["messaging.message.id"] == told.id
-    assert way["PRODUCER"]["messaging.destination.name"] == way["CONSUMER"]["messaging.destination.name"]
+    assert (
+        way["PRODUCER"]["messaging.message.id"]
+        == way["CONSUMER"]["messaging.message.id"]
+        == told.id
+    )
+    assert (
+        way["PRODUCER"]["messaging.destination.name"]
+        == way["CONSUMER"]["messaging.destination.name"]
+    )
     assert way["CLIENT"].name == "chat sim"
-    assert (way["CLIENT"]["gen_ai.request.model"], way["CLIENT"]["gen_ai.response.model"]) == ("sim", "sim")
-    assert (way["CLIENT"]["server.address"], way["CLIENT"]["server.port"]) == ("127.0.0.1", scene.upstream.port)
+    assert (way["CLIENT"]["gen_ai.request.model"], way["CLIENT"]["gen_ai.response.model"]) == (
+        "sim",
+        "sim",
+    )
+    assert (way["CLIENT"]["server.address"], way["CLIENT"]["server.port"]) == (
+        "127.0.0.1",
+        scene.upstream.port,
+    )
     seen = await scene.upstream.last()
     assert seen.headers["traceparent"] == f"00-{trace}-{way['CLIENT'].id}-01"
     assert seen.headers["tracestate"] == "vendor=1"
@@ -94,7 +111,10 @@ async def test_the_tokens_that_the_reply_names_are_the_upstreams_spans(scene: Sc
     await scene.ask(trace, max_tokens=4).end()
     await until(lambda: scene.receiver.has(trace, "CLIENT"), "the upstream's span")
     (span,) = [span for span in scene.receiver.of(trace) if span.kind == "CLIENT"]
-    assert (span["gen_ai.usage.output_tokens"], span["gen_ai.response.finish_reasons"]) == (4, ["length"])
+    assert (span["gen_ai.usage.output_tokens"], span["gen_ai.response.finish_reasons"]) == (
+        4,
+        ["length"],
+    )
 
 
 async def test_a_trace_that_the_client_does_not_keep_is_kept_by_nobody(scene: Scene) -> None:
@@ -115,21 +135,36 @@ async def test_a_trace_that_the_client_does_not_keep_is_kept_by_nobody(scene: Sc
 async def test_a_request_whose_worker_is_killed_stays_one_trace(scene: Scene) -> None:
     doomed = await scene.worker()
     trace = new_trace()
-    asked = scene.ask(trace, stream=True, max_tokens=TOKENS, x_gap=1)  # it outlasts the start of a second worker
+    # it outlasts the start of a second worker
+    asked = scene.ask(trace, stream=True, max_tokens=TOKENS, x_gap=1)
     await asked.tokens(3)
     survivor = await scene.worker()
     doomed.kill()
     await scene.upstream.hurry()
     told = await asked.end()
     check_whole(told, TOKENS)
-    await until(lambda: scene.receiver.has(trace, "SERVER", "PRODUCER", "CONSUMER", "CLIENT"), "the survivor's spans")
+    await until(
+        lambda: scene.receiver.has(trace, "SERVER", "PRODUCER", "CONSUMER", "CLIENT"),
+        "the survivor's spans",
+    )
     spans = scene.receiver.of(trace)
-    (work,) = [span for span in spans if span.kind == "CONSUMER" and span["llm_gateway.worker"] == survivor.owners["sim"]]
+    (work,) = [
+        span
+        for span in spans
+        if span.kind == "CONSUMER" and span["llm_gateway.worker"] == survivor.owners["sim"]
+    ]
     (sent,) = [span for span in spans if span.kind == "PRODUCER"]
     (call,) = [span for span in spans if span.parent == work.id]
-    assert (work["llm_gateway.takeover"], work["llm_gateway.attempt"], work.parent) == (True, 2, sent.id)
-    first, second = [seen.headers["traceparent"] for seen in (await scene.upstream.stats()).requests]
-    assert first.split("-")[1] == second.split("-")[1] == trace  # both attempts, though of the first only the upstream can tell
+    assert (work["llm_gateway.takeover"], work["llm_gateway.attempt"], work.parent) == (
+        True,
+        2,
+        sent.id,
+    )
+    first, second = [
+        seen.headers["traceparent"] for seen in (await scene.upstream.stats()).requests
+    ]
+    # both attempts, though of the first only the upstream can tell
+    assert first.split("-")[1] == second.split("-")[1] == trace
     assert second.split("-")[2] == call.id != first.split("-")[2]
 
 
@@ -137,7 +172,10 @@ async def test_what_is_not_sent_yet_goes_out_when_a_process_ends() -> None:
     with receiving() as receiver:
         slow = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
         async with Stack("traces", **slow) as stack, Clients() as clients:
-            worker, gateway = await stack.worker("sim", await stack.upstream()), await stack.gateway()
+            worker, gateway = (
+                await stack.worker("sim", await stack.upstream()),
+                await stack.gateway(),
+            )
             trace = new_trace()
             await clients.post(gateway, chat(), Traceparent=f"00-{trace}-{CLIENTS}-01").end()
             assert receiver.spans == []
@@ -148,8 +186,14 @@ async def test_what_is_not_sent_yet_goes_out_when_a_process_ends() -> None:
 
 
 async def test_a_collector_that_is_away_costs_lines_now_and_then_and_nothing_else() -> None:
-    away = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    async with Stack("traces", **away, OTEL_EXPORTER_OTLP_HEADERS="x-key=of-the-collector") as stack, Clients() as clients:
+    away = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    async with (
+        Stack("traces", **away, OTEL_EXPORTER_OTLP_HEADERS="x-key=of-the-collector") as stack,
+        Clients() as clients,
+    ):
         worker, gateway = await stack.worker("sim", await stack.upstream()), await stack.gateway()
         for process in (worker, gateway):
             told = [await clients.post(gateway, chat(max_tokens=1)).end() for _ in range(20)]

@@ -1,4 +1,6 @@
-"""The official SDK, synchronous and asynchronous, through gateway, Kafka and worker to a real model server (scripts/vllm.sh)."""
+"""The official SDK, synchronous and asynchronous, through gateway, Kafka and worker to a real model
+server (scripts/vllm.sh).
+"""
 
 import asyncio
 import json
@@ -47,18 +49,25 @@ class Sdk:
         method: Any = reduce(getattr, name.split("."), self._client)
         stream = arguments.get("stream", False)
         if isinstance(self._client, openai.OpenAI):
-            return await asyncio.to_thread(lambda: list(method(**arguments)) if stream else method(**arguments))
+            return await asyncio.to_thread(
+                lambda: list(method(**arguments)) if stream else method(**arguments)
+            )
         reply = await method(**arguments)
         return [part async for part in reply] if stream else reply
 
     async def chat(self, **fields: Any) -> Any:
-        return await self("chat.completions.create", **{"model": VLLM_MODEL, "messages": HELLO, "temperature": 0, **fields})
+        return await self(
+            "chat.completions.create",
+            **{"model": VLLM_MODEL, "messages": HELLO, "temperature": 0, **fields},
+        )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway() -> AsyncIterator[Gateway]:
     status, _ = await get_json(f"{VLLM_URL}/v1/models")
-    assert status == 200, f"no model server at {VLLM_URL} (VLLM_URL): start one (scripts/vllm.sh start)"
+    assert status == 200, (
+        f"no model server at {VLLM_URL} (VLLM_URL): start one (scripts/vllm.sh start)"
+    )
     async with Stack("vllm") as stack:
         await stack.worker(VLLM_MODEL, VLLM_URL)
         yield await stack.gateway()
@@ -103,14 +112,22 @@ async def test_several_choices(sdk: Sdk) -> None:
     assert {choice.message.content for choice in reply.choices} == {GREETING}
     chunks = await sdk.chat(n=2, temperature=0.01, stream=True)
     for index in range(2):
-        pieces = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == index]
+        pieces = [
+            choice.delta.content or ""
+            for chunk in chunks
+            for choice in chunk.choices
+            if choice.index == index
+        ]
         assert "".join(pieces) == GREETING
 
 
 async def test_a_tool_call(sdk: Sdk) -> None:
     reply = await sdk.chat(messages=WEATHER, tools=TOOLS)
     (call,) = reply.choices[0].message.tool_calls
-    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "get_weather",
+        {"city": "Paris"},
+    )
     assert reply.choices[0].finish_reason == "tool_calls"
 
 
@@ -128,7 +145,9 @@ async def test_an_answer_in_a_json_schema(sdk: Sdk) -> None:
 
 
 async def test_vllms_own_fields(sdk: Sdk) -> None:
-    reply = await sdk.chat(extra_body={"structured_outputs": {"choice": ["left", "right"]}, "top_k": 1})
+    reply = await sdk.chat(
+        extra_body={"structured_outputs": {"choice": ["left", "right"]}, "top_k": 1}
+    )
     assert reply.choices[0].message.content in ("left", "right")
 
 
@@ -140,9 +159,14 @@ async def test_log_probabilities(sdk: Sdk) -> None:
 
 
 async def test_a_streamed_response(sdk: Sdk) -> None:
-    events = await sdk("responses.create", model=VLLM_MODEL, input="hello", temperature=0, stream=True)
+    events = await sdk(
+        "responses.create", model=VLLM_MODEL, input="hello", temperature=0, stream=True
+    )
     assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == GREETING
+    assert (
+        "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        == GREETING
+    )
 
 
 async def test_the_upstreams_400_is_a_400(sdk: Sdk) -> None:
@@ -163,9 +187,15 @@ async def test_a_path_that_it_has_not_is_its_own_404(gateway: Gateway) -> None:
 
 async def test_tokenize_lives_at_its_root(gateway: Gateway) -> None:
     async with gateway.http() as through, httpx2.AsyncClient() as straight:
-        counted = await through.post("/v1/tokenize", json={"model": VLLM_MODEL, "prompt": "hello there"})
-        theirs = await straight.post(f"{VLLM_URL}/tokenize", json={"model": VLLM_MODEL, "prompt": "hello there"})
-        back = await through.post("/api/v1/detokenize", json={"model": VLLM_MODEL, "tokens": counted.json()["tokens"]})
+        counted = await through.post(
+            "/v1/tokenize", json={"model": VLLM_MODEL, "prompt": "hello there"}
+        )
+        theirs = await straight.post(
+            f"{VLLM_URL}/tokenize", json={"model": VLLM_MODEL, "prompt": "hello there"}
+        )
+        back = await through.post(
+            "/api/v1/detokenize", json={"model": VLLM_MODEL, "tokens": counted.json()["tokens"]}
+        )
     assert counted.content == theirs.content
     assert counted.json()["count"] > 0
     assert back.json()["prompt"] == "hello there"

@@ -1,4 +1,6 @@
-"""Gateways and workers as processes of their own on Kafka: each request to its model's workers, whoever comes and goes."""
+"""Gateways and workers as processes of their own on Kafka: each request to its model's workers,
+whoever comes and goes.
+"""
 
 import asyncio
 import signal
@@ -20,15 +22,21 @@ async def ask_at_once(gateway: Gateway, model: str, count: int) -> None:
     """So many chats at the same time; each reply is checked."""
     async with gateway.openai() as sdk:
         asked = [
-            sdk.chat.completions.create(model=model, messages=HELLO, max_tokens=2, extra_body={"x_ttft": 0.5})
+            sdk.chat.completions.create(
+                model=model, messages=HELLO, max_tokens=2, extra_body={"x_ttft": 0.5}
+            )
             for _ in range(count)
         ]
         replies = await asyncio.gather(*asked)
-    assert [(reply.model, reply.choices[0].message.content) for reply in replies] == [(model, tokens(2))] * count
+    assert [(reply.model, reply.choices[0].message.content) for reply in replies] == [
+        (model, tokens(2))
+    ] * count
 
 
 async def test_two_models_with_two_workers_each_get_their_own_requests(stack: Stack) -> None:
-    upstreams = {model: [await stack.upstream(model) for _ in range(2)] for model in ("org/first", "second")}
+    upstreams = {
+        model: [await stack.upstream(model) for _ in range(2)] for model in ("org/first", "second")
+    }
     for model, both in upstreams.items():
         for upstream in both:
             await stack.worker(model, upstream)
@@ -42,10 +50,15 @@ async def test_two_models_with_two_workers_each_get_their_own_requests(stack: St
 
 
 async def has_two_of_each(gateway: Gateway) -> bool:
-    return {model: card["workers"] for model, card in (await gateway.models()).items()} == {"org/first": 2, "second": 2}
+    return {model: card["workers"] for model, card in (await gateway.models()).items()} == {
+        "org/first": 2,
+        "second": 2,
+    }
 
 
-async def test_two_groups_on_one_topic_each_take_only_their_own_models_requests(stack: Stack) -> None:
+async def test_two_groups_on_one_topic_each_take_only_their_own_models_requests(
+    stack: Stack,
+) -> None:
     shared = {"KAFKA_REQUEST_TOPIC": f"{stack.prefix}.shared"}
     upstreams = {model: await stack.upstream(model) for model in ("one", "two")}
     for model, upstream in upstreams.items():
@@ -94,7 +107,9 @@ async def test_a_worker_whose_upstream_dies_is_passed_by_until_it_is_back(stack:
     assert (worker.log.count("out of reach"), worker.log.count("ready again")) == (1, 1)
 
 
-async def test_a_worker_runs_only_as_many_as_it_may_and_the_rest_waits_in_the_log(stack: Stack) -> None:
+async def test_a_worker_runs_only_as_many_as_it_may_and_the_rest_waits_in_the_log(
+    stack: Stack,
+) -> None:
     upstream = await stack.upstream()
     await stack.worker("sim", upstream, WORKER_CONCURRENCY="4")
     gateway = await stack.gateway()
@@ -103,7 +118,9 @@ async def test_a_worker_runs_only_as_many_as_it_may_and_the_rest_waits_in_the_lo
     assert (await upstream.stats()).peak == 4
 
 
-async def test_a_request_waits_for_a_worker_also_one_by_a_gateway_that_came_meanwhile(stack: Stack) -> None:
+async def test_a_request_waits_for_a_worker_also_one_by_a_gateway_that_came_meanwhile(
+    stack: Stack,
+) -> None:
     upstream = await stack.upstream()
     worker = await stack.worker("sim", upstream)
     first = await stack.gateway()
@@ -120,7 +137,9 @@ async def test_a_request_waits_for_a_worker_also_one_by_a_gateway_that_came_mean
 
 
 async def text_of_a_stream(sdk: openai.AsyncOpenAI) -> str:
-    return await text_of(await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, max_tokens=5))
+    return await text_of(
+        await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, max_tokens=5)
+    )
 
 
 async def has_workers(gateway: Gateway, count: int) -> bool:
@@ -170,15 +189,27 @@ async def test_two_gateways_serve_behind_nginx_and_one_may_go(stack: Stack) -> N
     async with front.http() as http, front.openai() as sdk:
         replies = [await http.post(CHAT, json=chat(max_tokens=1)) for _ in range(10)]
         assert {reply.status_code for reply in replies} == {200}
-        await until(lambda: all("POST /v1/chat/completions status=200" in gateway.log for gateway in gateways), "both to serve")
+        await until(
+            lambda: all(
+                "POST /v1/chat/completions status=200" in gateway.log for gateway in gateways
+            ),
+            "both to serve",
+        )
 
-        async with await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, max_tokens=2000) as stream:
+        async with await sdk.chat.completions.create(
+            model="sim", messages=HELLO, stream=True, max_tokens=2000
+        ) as stream:
             begun = [(await anext(stream)).choices[0].delta.content for _ in range(3)]
             assert begun == ["", " tok0", " tok1"]  # while the upstream goes on writing
             assert await upstream.has(active=1)
-        await until(lambda: upstream.has(active=0, aborted=1), "the upstream to be told that the client has left")
+        await until(
+            lambda: upstream.has(active=0, aborted=1),
+            "the upstream to be told that the client has left",
+        )
 
-        stream = await sdk.chat.completions.create(model="sim", messages=HELLO, stream=True, max_tokens=40)
+        stream = await sdk.chat.completions.create(
+            model="sim", messages=HELLO, stream=True, max_tokens=40
+        )
         await anext(stream)
         gateways[0].terminate()
         assert await text_of(stream) == tokens(40)

@@ -1,6 +1,8 @@
-"""`python -m tests.chaos --duration 300 --seed 7`: mixed load while processes die, and the reckoning behind it.
+"""`python -m tests.chaos --duration 300 --seed 7`: mixed load while processes die, and the
+reckoning behind it.
 
-One line of totals at the end; exit status 1, and the processes' logs in a directory that it names, if a promise was broken.
+One line of totals at the end; exit status 1, and the processes' logs in a directory that it names,
+if a promise was broken.
 """
 
 import argparse
@@ -35,8 +37,12 @@ async def run(seed: int, duration: float) -> tuple[Totals, Path | None]:
         return totals, None if totals.kept else deployment.keep_logs()
 
 
-async def _under_load(deployment: Deployment, clients: Clients, promises: list[Promise], seed: int, duration: float) -> None:
-    """Returns when the faults are over, the processes are back and the clients have been answered."""
+async def _under_load(
+    deployment: Deployment, clients: Clients, promises: list[Promise], seed: int, duration: float
+) -> None:
+    """Returns when the faults are over, the processes are back and the clients have been
+    answered.
+    """
     faults = schedule(seed, duration, deployment.targets)
     print(*faults, sep="\n", file=sys.stderr)
     done = asyncio.Event()
@@ -57,10 +63,18 @@ async def _reckon(deployment: Deployment, clients: Clients, promises: list[Promi
     unknown = {ids[0]: id_ for id_, (_, ids) in requests.items() if id_ not in known.values()}
     audit = Audit(clients, deployment.gateways)
     wanted = {public: id_ for public, id_ in {**known, **unknown}.items() if id_ in requests}
-    answers = await asyncio.gather(*(audit.look_up(public, requests[id_][0]) for public, id_ in wanted.items()))
+    answers = await asyncio.gather(
+        *(audit.look_up(public, requests[id_][0]) for public, id_ in wanted.items())
+    )
     tries = (await deployment.upstream.stats()).tries
-    totals = Totals(logged=len(requests), takeovers=sum(tries[id_] - 1 for id_ in requests if id_ in tries), faults=audit.faults)
-    totals.faults += [fault for process in deployment.ours for fault in deployment.stack.faults(process)]
+    totals = Totals(
+        logged=len(requests),
+        takeovers=sum(tries[id_] - 1 for id_ in requests if id_ in tries),
+        faults=audit.faults,
+    )
+    totals.faults += [
+        fault for process in deployment.ours for fault in deployment.stack.faults(process)
+    ]
     judge(promises, dict(zip(wanted, answers, strict=True)), totals)
     return totals
 
@@ -72,9 +86,13 @@ def _internal(public_id: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kills what runs, under load, and reckons up what was promised and kept.")
+    parser = argparse.ArgumentParser(
+        description="Kills what runs, under load, and reckons up what was promised and kept."
+    )
     parser.add_argument("--duration", type=float, default=300, help="seconds of load")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same faults at the same times")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="the same seed gives the same faults at the same times"
+    )
     given = parser.parse_args()
     totals, logs = asyncio.run(run(given.seed, given.duration))
     print(*totals.faults, sep="\n", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""The reckoning: every request that lies in the log, and every one that a client was promised, looked up as a resource."""
+"""The reckoning: every request that lies in the log, and every one that a client was promised,
+looked up as a resource.
+"""
 
 import asyncio
 import traceback
@@ -9,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from tests.acceptance.processes import until
 from tests.acceptance.reading import DONE, Clients, Told, check_whole, check_whole_body
 from tests.acceptance.services import Endpoint
@@ -17,7 +19,14 @@ from tests.chaos.deployment import DEADLINE
 from tests.chaos.ledger import CUT, Promise, gaps, numbers_of, percentile, text_of
 
 # What a client may be told of a fault: that it was refused, or that its gateway is gone.
-ALLOWED = {CUT, "gateway_draining", "draining", "bus_unavailable", "gateway_unreachable", "queue_full"}
+ALLOWED = {
+    CUT,
+    "gateway_draining",
+    "draining",
+    "bus_unavailable",
+    "gateway_unreachable",
+    "queue_full",
+}
 _INTERRUPTED = 1.0  # seconds of silence in a stream whose tokens come twenty times a second
 _AT_ONCE = 16  # look-ups
 _AGAIN = 0.5  # seconds
@@ -52,12 +61,21 @@ class Totals:
         return not (self.faults or self.lost or self.doubled or self.missing)
 
     def __str__(self) -> str:
-        errors = ",".join(f"{kind}={count}" for kind, count in sorted(self.errors.items())) or "none"
-        outcomes = " ".join(f"{outcome}={self.outcomes[outcome]}" for outcome in ("completed", "cancelled", "failed", "expired"))
-        recovery = f"p50={percentile(self.pauses, 0.5):.2f}s p99={percentile(self.pauses, 0.99):.2f}s"
+        errors = (
+            ",".join(f"{kind}={count}" for kind, count in sorted(self.errors.items())) or "none"
+        )
+        outcomes = " ".join(
+            f"{outcome}={self.outcomes[outcome]}"
+            for outcome in ("completed", "cancelled", "failed", "expired")
+        )
+        recovery = (
+            f"p50={percentile(self.pauses, 0.5):.2f}s p99={percentile(self.pauses, 0.99):.2f}s"
+        )
         return (
-            f"accepted={self.accepted} in_log={self.logged} {outcomes} errors: {errors} lost={self.lost} doubled={self.doubled}"
-            f" missing={self.missing} takeovers={self.takeovers} recovery {recovery} of {len(self.pauses)}"
+            f"accepted={self.accepted} in_log={self.logged} {outcomes} errors: {errors} "
+            f"lost={self.lost} doubled={self.doubled}"
+            f" missing={self.missing} takeovers={self.takeovers} recovery {recovery} of "
+            f"{len(self.pauses)}"
         )
 
 
@@ -71,12 +89,18 @@ class Audit:
         self._states: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
 
-    async def look_up(self, public_id: str, request: Request) -> Found | None:
-        """None, and a fault, where it has not ended within its deadline or where the gateways tell different things."""
+    async def look_up(self, public_id: str, request: RequestRecord) -> Found | None:
+        """None, and a fault, where it has not ended within its deadline or where the gateways tell
+        different things.
+        """
         async with self._turns:
             try:
-                await until(lambda: self._ended(public_id), f"the end of {public_id}", DEADLINE + 30)
-                first, *others = [await self._result(gateway, public_id) for gateway in self._gateways]
+                await until(
+                    lambda: self._ended(public_id), f"the end of {public_id}", DEADLINE + 30
+                )
+                first, *others = [
+                    await self._result(gateway, public_id) for gateway in self._gateways
+                ]
             except AssertionError as error:
                 self.faults.append(f"lost: {error}")
                 return None
@@ -133,7 +157,9 @@ def _judge_reply(public_id: str, one: Found, totals: Totals) -> None:
 
 
 def _check_whole(told: Told, count: int) -> None:
-    """But for the prompt's tokens: where only the end of a stream was missing, nobody was there to count them."""
+    """But for the prompt's tokens: where only the end of a stream was missing, nobody was there to
+    count them.
+    """
     if not told.events:
         return check_whole_body(told, count)
     usages = [chunk["usage"]["completion_tokens"] for chunk in told.chunks if chunk.get("usage")]
@@ -154,16 +180,23 @@ def _judge_promise(promise: Promise, found: Mapping[str, Found | None], totals: 
     if doubled or missing:
         totals.faults.append(f"{name}: the client was told tokens {promise.numbers}")
     totals.pauses += [pause for pause in promise.pauses if pause > _INTERRUPTED]
-    totals.faults += [f"{name}: an error that no fault explains: {error}" for error in set(promise.errors) - ALLOWED]
+    totals.faults += [
+        f"{name}: an error that no fault explains: {error}"
+        for error in set(promise.errors) - ALLOWED
+    ]
     replies = [one for id_ in promise.ids if (one := found.get(id_)) is not None]
     completed = [one for one in replies if one.status == "completed"]
     if replies and not promise.left and not completed:
         totals.lost += 1
-        totals.faults.append(f"{name}: ended as {[one.status for one in replies]}, and nobody had cancelled it")
+        totals.faults.append(
+            f"{name}: ended as {[one.status for one in replies]}, and nobody had cancelled it"
+        )
     if len(completed) > 1:
         totals.faults.append(f"{name}: {len(completed)} completed for one key")
     if len(replies) == 1 and not _is_beginning(promise, replies[0].told):
-        totals.faults.append(f"{name}: what the client was told is not how the reply in the log begins")
+        totals.faults.append(
+            f"{name}: what the client was told is not how the reply in the log begins"
+        )
 
 
 def _is_beginning(promise: Promise, reply: Told) -> bool:

@@ -13,7 +13,8 @@ from tests.acceptance.stack import ROOT
 from tests.nginx import free_port
 
 _SCRIPT = ROOT / "scripts" / "kafka.sh"
-_KINDS = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SSL": "SSL", "SASL_SSL": "SASL_SSL"}  # of listeners
+# of listeners
+_KINDS = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", "SSL": "SSL", "SASL_SSL": "SASL_SSL"}
 _PATIENCE = 60.0
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 
@@ -24,15 +25,27 @@ class Broker:
     name = "kafka"
 
     def __init__(self, directory: Path, *properties: str, listeners: Sequence[str] = ()) -> None:
-        """`properties` are further lines of server.properties, `listeners` further listeners, such as SSL://127.0.0.1:9193."""
+        """`properties` are further lines of server.properties, `listeners` further listeners, such
+        as SSL://127.0.0.1:9193.
+        """
         self._data = directory / "kafka"
         port, controller = str(free_port()), str(free_port())
         self.servers = f"127.0.0.1:{port}"
-        own = {"KAFKA_PORT": port, "KAFKA_CONTROLLER_PORT": controller, "KAFKA_DATA": str(self._data)}
+        own = {
+            "KAFKA_PORT": port,
+            "KAFKA_CONTROLLER_PORT": controller,
+            "KAFKA_DATA": str(self._data),
+        }
         if listeners:
             all_ = ",".join((f"PLAINTEXT://{self.servers}", *listeners))
-            properties += (f"listeners={all_},CONTROLLER://127.0.0.1:{controller}", f"advertised.listeners={all_}")
-            properties += ("listener.security.protocol.map=" + ",".join(f"{name}:{kind}" for name, kind in _KINDS.items()),)
+            properties += (
+                f"listeners={all_},CONTROLLER://127.0.0.1:{controller}",
+                f"advertised.listeners={all_}",
+            )
+            properties += (
+                "listener.security.protocol.map="
+                + ",".join(f"{name}:{kind}" for name, kind in _KINDS.items()),
+            )
         own["KAFKA_EXTRA_PROPERTIES"] = "\n".join(properties)
         self._environment = {**os.environ, **own}
         # One start at a time: of two, the later would find no broker yet and the port taken.
@@ -40,11 +53,15 @@ class Broker:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        await asyncio.to_thread(subprocess.run, self._start, env=self._environment, check=True, capture_output=True)
+        await asyncio.to_thread(
+            subprocess.run, self._start, env=self._environment, check=True, capture_output=True
+        )
 
     def start_again(self) -> None:
         """Starts it without waiting until it listens."""
-        subprocess.Popen(self._start, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            self._start, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     @property
     def log(self) -> Path:
@@ -63,7 +80,9 @@ class Broker:
         self._signal(signal.SIGCONT)
 
     async def ended(self, seconds: float = _PATIENCE) -> None:
-        """Alone, a controller waits long for others to take its place: it is ended as a container is."""
+        """Alone, a controller waits long for others to take its place: it is ended as a container
+        is.
+        """
         with suppress(AssertionError):
             await until(lambda: not self._alive(), "the end of kafka", min(seconds, _GRACE))
             return

@@ -1,4 +1,6 @@
-"""What a chaos run puts to the test: nginx, two gateways, three workers of two models, Kafka and Redis, all its own."""
+"""What a chaos run puts to the test: nginx, two gateways, three workers of two models, Kafka and
+Redis, all its own.
+"""
 
 import asyncio
 import shutil
@@ -62,7 +64,10 @@ class Deployment:
     def targets(self) -> dict[str, list[str]]:
         """The names of those that may suffer, by kind."""
         names = {WORKER: self.workers, GATEWAY: self.gateways}
-        return {**{kind: [one.name for one in them] for kind, them in names.items()}, KAFKA: [self.broker.name]}
+        return {
+            **{kind: [one.name for one in them] for kind, them in names.items()},
+            KAFKA: [self.broker.name],
+        }
 
     @property
     def victims(self) -> dict[str, Victim]:
@@ -73,13 +78,21 @@ class Deployment:
         await self.broker.start()
         for gateway in self.gateways:
             await gateway.ready()
-            await until(lambda one=gateway: self._serves(one), f"{gateway.name} to list every worker", _END_SECONDS)
+            await until(
+                lambda one=gateway: self._serves(one),
+                f"{gateway.name} to list every worker",
+                _END_SECONDS,
+            )
 
     async def _serves(self, gateway: Gateway) -> bool:
-        return [model["workers"] for model in (await gateway.models()).values()] == [len(self.workers)] * len(MODELS)
+        return [model["workers"] for model in (await gateway.models()).values()] == [
+            len(self.workers)
+        ] * len(MODELS)
 
     def keep_logs(self) -> Path:
-        """What every process has printed, and every record of the log, in a directory that stays."""
+        """What every process has printed, and every record of the log, in a directory that
+        stays.
+        """
         kept = Path(tempfile.mkdtemp(prefix="chaos-"))
         for log in self.stack.directory.glob("*.log"):
             shutil.copy(log, kept)
@@ -95,7 +108,9 @@ async def deployed() -> AsyncIterator[Deployment]:
         broker = Broker(Path(directory))
         try:
             await broker.start()
-            async with Stack("chaos", BOOTSTRAP_SERVERS=broker.servers, REDIS_URL=redis, **_ENVIRONMENT) as stack:
+            async with Stack(
+                "chaos", BOOTSTRAP_SERVERS=broker.servers, REDIS_URL=redis, **_ENVIRONMENT
+            ) as stack:
                 deployment = await _started(stack, broker)
                 await deployment.ready()
                 yield deployment
@@ -112,7 +127,9 @@ async def _started(stack: Stack, broker: Broker) -> Deployment:
 
 
 async def carry_out(faults: Sequence[Fault], victims: Mapping[str, Victim]) -> None:
-    """Does each fault at its time; a process's next one waits until it has recovered from the one before."""
+    """Does each fault at its time; a process's next one waits until it has recovered from the one
+    before.
+    """
     began = time.monotonic()
     turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
     async with asyncio.TaskGroup() as group:

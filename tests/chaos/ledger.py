@@ -1,4 +1,6 @@
-"""What one client was promised and what it was told: pure, so that the reckoning itself can be tested."""
+"""What one client was promised and what it was told: pure, so that the reckoning itself can be
+tested.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -29,7 +31,8 @@ class Promise:
         """What a try was told, when it has ended."""
         self.told.append(told)
         id_ = told.headers.get("x-request-id", "")
-        if id_.startswith("req_") and id_ not in self.ids:  # a request that is refused has another kind of id
+        # a request that is refused has another kind of id
+        if id_.startswith("req_") and id_ not in self.ids:
             self.ids.append(id_)
 
     @property
@@ -44,7 +47,9 @@ class Promise:
 
     @property
     def events(self) -> list[Any]:
-        """Of all tries, one behind the other, but for errors: a gateway may have to end a stream before the log does."""
+        """Of all tries, one behind the other, but for errors: a gateway may have to end a stream
+        before the log does.
+        """
         return [event for told in self.told for event in told.events if not _code(event)]
 
     @property
@@ -67,7 +72,9 @@ class Promise:
 
 def is_whole(told: Told) -> bool:
     return told.status == 200 and (
-        told.events[-1:] == [DONE] if told.events or told.comments else bool(told.body) and not told.cut
+        told.events[-1:] == [DONE]
+        if told.events or told.comments
+        else bool(told.body) and not told.cut
     )
 
 
@@ -99,7 +106,9 @@ def numbers_of(text: str) -> list[int]:
 
 
 def gaps(numbers: Iterable[int], expected: int | None = None) -> tuple[int, int]:
-    """How many tokens came again, or too late, and how many of those before `expected`, or before the last, did not come."""
+    """How many tokens came again, or too late, and how many of those before `expected`, or before
+    the last, did not come.
+    """
     doubled = missing = ahead = 0
     for number in numbers:
         if number < ahead:

@@ -1,4 +1,6 @@
-"""The clients: each sends one request after another through nginx, of changing kinds, and keeps what it was told."""
+"""The clients: each sends one request after another through nginx, of changing kinds, and keeps
+what it was told.
+"""
 
 import asyncio
 import secrets
@@ -23,7 +25,9 @@ _FINAL = ("completed", "failed", "cancelled", "expired")
 class Client:
     """One program. It never has more than one request under way."""
 
-    def __init__(self, clients: Clients, front: Endpoint, random: Random, ledger: list[Promise]) -> None:
+    def __init__(
+        self, clients: Clients, front: Endpoint, random: Random, ledger: list[Promise]
+    ) -> None:
         self._clients = clients
         self._front = front
         self._random = random
@@ -31,10 +35,17 @@ class Client:
 
     async def run(self, done: asyncio.Event) -> None:
         """Until `done` is set and its last request has ended."""
-        kinds = {PLAIN: self._plain, IDEMPOTENT: self._idempotent, CANCELLED: self._cancelled, ASYNC: self._async}
+        kinds = {
+            PLAIN: self._plain,
+            IDEMPOTENT: self._idempotent,
+            CANCELLED: self._cancelled,
+            ASYNC: self._async,
+        }
         while not done.is_set():
             kind = self._random.choices(list(_MIX), list(_MIX.values()))[0]
-            promise = Promise(kind, stream=self._random.random() < 0.6, count=self._random.randint(*_TOKENS))
+            promise = Promise(
+                kind, stream=self._random.random() < 0.6, count=self._random.randint(*_TOKENS)
+            )
             self._ledger.append(promise)
             await kinds[kind](promise)
             if not promise.ids:
@@ -55,7 +66,9 @@ class Client:
         promise.take(reading.told)
 
     async def _idempotent(self, promise: Promise) -> None:
-        """Sends it again until it has the whole answer; a stream goes on behind the last event that came."""
+        """Sends it again until it has the whole answer; a stream goes on behind the last event that
+        came.
+        """
         key = secrets.token_hex(16)
         await self._tried(lambda: self._once_more(promise, key))
 
@@ -75,7 +88,9 @@ class Client:
     async def _polled(self, promise: Promise) -> bool:
         told = await _end(self._clients.get(self._front, f"/v1/requests/{promise.ids[0]}"))
         if told.status == 200 and told.json["status"] in _FINAL:
-            promise.take(await _end(self._clients.get(self._front, f"/v1/requests/{promise.ids[0]}/result")))
+            promise.take(
+                await _end(self._clients.get(self._front, f"/v1/requests/{promise.ids[0]}/result"))
+            )
         elif told.status != 200:
             promise.take(told)
         return promise.answered
@@ -89,7 +104,14 @@ class Client:
     def _post(self, promise: Promise, **headers: str) -> Reading:
         options = {"stream_options": {"include_usage": True}} if promise.stream else {}
         model = MODELS[promise.count % len(MODELS)]
-        body = chat(model, stream=promise.stream, max_tokens=promise.count, x_gap=_GAP, x_odd=promise.count % 3 == 0, **options)
+        body = chat(
+            model,
+            stream=promise.stream,
+            max_tokens=promise.count,
+            x_gap=_GAP,
+            x_odd=promise.count % 3 == 0,
+            **options,
+        )
         return self._clients.post(self._front, body, **headers)
 
     async def _pause(self) -> None:

@@ -1,4 +1,6 @@
-"""The bus's contract suite runs over every back end: a test asks `bus_factory` for a bus and knows no more of it."""
+"""The bus's contract suite runs over every back end: a test asks `bus_factory` for a bus and knows
+no more of it.
+"""
 
 import asyncio
 import os
@@ -11,7 +13,8 @@ import pytest
 import uvloop
 
 from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSpec
-from app.config.settings import BusSettings, load
+from app.config.bus_settings import BusSettings
+from app.config.settings import load
 
 WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
 SESSION_MS = 30_000  # after which a broker gives up a silent member of a group
@@ -21,13 +24,17 @@ SESSION_MS = 30_000  # after which a broker gives up a silent member of a group
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Engines are tried on the workers' own loop as well: its sockets and its TLS are not asyncio's."""
+    """Engines are tried on the workers' own loop as well: its sockets and its TLS are not
+    asyncio's.
+    """
     plain = {"asyncio": asyncio.new_event_loop}
     return {**plain, "uvloop": uvloop.new_event_loop} if "engine" in item.path.name else plain
 
 
 class BusFactory:
-    """Makes buses on one back end. `poll_interval`: seconds after which a silent member loses its group; 0: never."""
+    """Makes buses on one back end. `poll_interval`: seconds after which a silent member loses its
+    group; 0: never.
+    """
 
     poll_interval = 0.0
 
@@ -35,7 +42,9 @@ class BusFactory:
         self.made: list[Bus] = []
         self.topics: list[str] = []
 
-    async def __call__(self, *, small_queue: bool = False, short_poll_interval: bool = False) -> Bus:
+    async def __call__(
+        self, *, small_queue: bool = False, short_poll_interval: bool = False
+    ) -> Bus:
         bus = self.build(small_queue, short_poll_interval)
         await bus.start()
         self.made.append(bus)
@@ -53,7 +62,9 @@ class BusFactory:
 
 
 class KafkaFactory(BusFactory):
-    """Its buses bear a machine that stands still for seconds: no group loses a member, nothing is left at a close."""
+    """Its buses bear a machine that stands still for seconds: no group loses a member, nothing is
+    left at a close.
+    """
 
     poll_interval = 2.0
 
@@ -66,14 +77,17 @@ class KafkaFactory(BusFactory):
         self.protocol = protocol
         self.servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
         self.patches = pytest.MonkeyPatch()
-        self.patches.setitem(kafka_client._GROUP_CONFIG, "consumer.session.timeout.ms", str(SESSION_MS))
+        self.patches.setitem(
+            kafka_client._GROUP_CONFIG, "consumer.session.timeout.ms", str(SESSION_MS)
+        )
         self.patches.setattr(kafka_thread, "_CLOSE_SECONDS", WAIT_SECONDS)
         self.patches.setattr(kafka_producer, "_FLUSH_SECONDS", WAIT_SECONDS)
 
     def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
         from app.bus.kafka.bus import KafkaBus
 
-        properties = ["topic.metadata.propagation.max.ms=1000"]  # how long a send waits for a topic that is not there
+        # how long a send waits for a topic that is not there
+        properties = ["topic.metadata.propagation.max.ms=1000"]
         if small_queue:
             properties.append("queue.buffering.max.messages=20")
         session = SESSION_MS
@@ -99,7 +113,9 @@ class KafkaFactory(BusFactory):
         self.patches.undo()
         if self.topics:
             admin = AdminClient({"bootstrap.servers": self.servers})
-            await asyncio.gather(*map(asyncio.wrap_future, admin.delete_topics(self.topics).values()))
+            await asyncio.gather(
+                *map(asyncio.wrap_future, admin.delete_topics(self.topics).values())
+            )
 
 
 FACTORIES: dict[str, Callable[[], BusFactory]] = {
@@ -168,7 +184,9 @@ def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Member:
-    """A group's listener that notes what it is told; with `take` it makes room at once, with `commit` it commits at once."""
+    """A group's listener that notes what it is told; with `take` it makes room at once, with
+    `commit` it commits at once.
+    """
 
     def __init__(self, take: bool, commit: bool) -> None:
         self.reader: GroupReader
@@ -210,7 +228,9 @@ async def join() -> AsyncIterator[Callable[..., Awaitable[Member]]]:
     """Joins a group; what is still a member at the end leaves."""
     joined: list[Member] = []
 
-    async def join_(bus: Bus, topic: str, group: str, *, buffer=100, take=True, commit=True) -> Member:
+    async def join_(
+        bus: Bus, topic: str, group: str, *, buffer=100, take=True, commit=True
+    ) -> Member:
         member = Member(take, commit)
         member.reader = await bus.group_reader(topic, group, member, buffer=buffer)
         joined.append(member)
@@ -237,7 +257,9 @@ async def follow() -> AsyncIterator[Callable[..., Awaitable[Log]]]:
     """Opens a log reader; what is still open at the end is closed."""
     opened: list[Log] = []
 
-    async def open_(bus: Bus, topic: str, begin: Start | At = Start.BEGINNING, partitions=(0,)) -> Log:
+    async def open_(
+        bus: Bus, topic: str, begin: Start | At = Start.BEGINNING, partitions=(0,)
+    ) -> Log:
         log = Log()
         log.reader = await bus.log_reader(topic, partitions, begin, log.records.extend)
         opened.append(log)

@@ -1,4 +1,6 @@
-"""What the tests of engines share: settings, entries, jobs, and an upstream that is the echo model behind HTTP."""
+"""What the tests of engines share: settings, entries, jobs, and an upstream that is the echo model
+behind HTTP.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +24,11 @@ def worker_settings(**variables: str) -> WorkerSettings:
 
 
 def job(path: str = "/chat/completions", *, stream: bool = False, **more: Any) -> Job:
-    body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "stream": stream}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "one two three"}],
+        "stream": stream,
+    }
     return Job(**{"id": "0123", "path": path, "body": orjson.dumps(body), "stream": stream, **more})
 
 
@@ -37,8 +43,14 @@ class Waits:
 
 
 @asynccontextmanager
-async def http_engine(host: str, *, pause: Pause = asyncio.sleep, retries: int = 2, **entry: Any) -> AsyncIterator[HttpEngine]:
-    engine = HttpEngine(ModelEntry(id="m", host=host, **entry), worker_settings(UPSTREAM_RETRIES=str(retries)), pause=pause)
+async def http_engine(
+    host: str, *, pause: Pause = asyncio.sleep, retries: int = 2, **entry: Any
+) -> AsyncIterator[HttpEngine]:
+    engine = HttpEngine(
+        ModelEntry(id="m", host=host, **entry),
+        worker_settings(UPSTREAM_RETRIES=str(retries)),
+        pause=pause,
+    )
     await engine.start()
     try:
         yield engine
@@ -65,7 +77,9 @@ async def collect(answer: Answer) -> bytes:
 
 
 class Reading:
-    """An answer whose pieces are taken one by one; `end` returns at the stream's end, or raises as it does."""
+    """An answer whose pieces are taken one by one; `end` returns at the stream's end, or raises as
+    it does.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()

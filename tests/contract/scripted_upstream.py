@@ -1,4 +1,6 @@
-"""An HTTP server for tests: a script decides every byte it sends, when, and how the connection ends."""
+"""An HTTP server for tests: a script decides every byte it sends, when, and how the connection
+ends.
+"""
 
 import asyncio
 import socket
@@ -14,7 +16,9 @@ NO_LINGER = struct.pack("ii", 1, 0)  # closing sends a reset
 
 @dataclass
 class Exchange:
-    """One request as it arrived, and the means to answer it. `connection` numbers the TCP connections from 0."""
+    """One request as it arrived, and the means to answer it. `connection` numbers the TCP
+    connections from 0.
+    """
 
     method: str
     target: str
@@ -44,7 +48,9 @@ class Exchange:
 
     def reset(self) -> None:
         """Ends the connection with a TCP reset."""
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        self.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER
+        )
         self.writer.transport.abort()
 
     async def client_is_gone(self) -> None:
@@ -58,9 +64,13 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 
 class ScriptedUpstream:
-    """The n-th request gets the n-th script, those after the last get the last. A script's failure fails the test."""
+    """The n-th request gets the n-th script, those after the last get the last. A script's failure
+    fails the test.
+    """
 
-    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, *scripts: Script, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+    ) -> None:
         self.scripts = scripts
         self._tls = tls
         self._address = address
@@ -107,7 +117,9 @@ class ScriptedUpstream:
         await self.scripts[min(len(self.seen), len(self.scripts)) - 1](exchange)
 
 
-async def read_request(connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange:
+async def read_request(
+    connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Exchange:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -117,7 +129,10 @@ async def read_request(connection: int, reader: asyncio.StreamReader, writer: as
 
 def head(status: int, **headers: str) -> bytes:
     """A reply's head; header names with _ for -."""
-    lines = [f"HTTP/1.1 {status} Scripted", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    lines = [
+        f"HTTP/1.1 {status} Scripted",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -9,10 +9,11 @@ from app.bus.base import Place
 
 
 async def in_order(sends: "Iterable[Future[Place]]", partitions: int = 1) -> list[Place]:
-    """The places of what a generator sends, one after the other; its first records go to as many partitions, one to each.
+    """The places of what a generator sends, one after the other; its first records go to as many
+    partitions, one to each.
 
-    Those are acknowledged before the rest is sent: together with others, the first in a new partition may come to nothing
-    (docs/decisions/0011).
+    Those are acknowledged before the rest is sent: together with others, the first in a new
+    partition may come to nothing (docs/decisions/0011).
     """
     sends = iter(sends)
     first = [await future for future in islice(sends, partitions)]

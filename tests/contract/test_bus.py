@@ -15,7 +15,9 @@ from tests.contract.sending import in_order
 
 async def send_all(bus, topic, values, partition=None):
     """Sends in order, then waits for the acknowledgements."""
-    return await in_order(bus.send(topic, value, key=b"k", headers=[], partition=partition) for value in values)
+    return await in_order(
+        bus.send(topic, value, key=b"k", headers=[], partition=partition) for value in values
+    )
 
 
 def send_without_waiting(bus, topic, values, accepted):
@@ -63,11 +65,15 @@ async def test_a_value_of_a_megabyte_comes_whole(bus, new_topic, follow, until):
 async def test_records_of_a_partition_keep_the_order_of_the_sends(bus, new_topic, follow, until):
     topic = await new_topic(bus, 3)
     log = await follow(bus, topic, partitions=(0, 1, 2))
-    sends = (bus.send(topic, b"%d" % n, key=b"%d" % n, headers=[], partition=n % 3) for n in range(300))
+    sends = (
+        bus.send(topic, b"%d" % n, key=b"%d" % n, headers=[], partition=n % 3) for n in range(300)
+    )
     places = await in_order(sends, partitions=3)
     await until(lambda: len(log.records) == 300)
     for partition in range(3):
-        assert [place.offset for place in places if place.partition == partition] == list(range(100))
+        assert [place.offset for place in places if place.partition == partition] == list(
+            range(100)
+        )
         found = [record for record in log.records if record.partition == partition]
         assert [record.offset for record in found] == list(range(100))
         assert [int(record.value) for record in found] == list(range(partition, 300, 3))
@@ -75,7 +81,10 @@ async def test_records_of_a_partition_keep_the_order_of_the_sends(bus, new_topic
 
 async def test_a_key_always_gets_the_same_partition_and_keys_spread(bus, new_topic):
     topic = await new_topic(bus, 4)
-    await in_order((bus.send(topic, b"0", key=b"k", headers=[], partition=number) for number in range(4)), partitions=4)
+    await in_order(
+        (bus.send(topic, b"0", key=b"k", headers=[], partition=number) for number in range(4)),
+        partitions=4,
+    )
     keys = [uuid.uuid4().hex.encode() for _ in range(64)]
     first = await asyncio.gather(*[bus.send(topic, b"1", key=key, headers=[]) for key in keys])
     second = await asyncio.gather(*[bus.send(topic, b"2", key=key, headers=[]) for key in keys])
@@ -86,7 +95,9 @@ async def test_a_key_always_gets_the_same_partition_and_keys_spread(bus, new_top
 async def test_records_come_on_the_event_loop_and_never_from_within_a_send(bus, new_topic, until):
     topic = await new_topic(bus)
     threads = []
-    reader = await bus.log_reader(topic, [0], Start.BEGINNING, lambda records: threads.append(threading.get_ident()))
+    reader = await bus.log_reader(
+        topic, [0], Start.BEGINNING, lambda records: threads.append(threading.get_ident())
+    )
     future = bus.send(topic, b"x", key=b"k", headers=[])
     assert threads == []
     await future
@@ -113,7 +124,9 @@ async def test_a_value_over_the_topics_limit_is_refused_and_the_next_is_not(bus,
     assert await bus.send(topic, b"small", key=b"k", headers=[]) == Place(0, 0)
 
 
-async def test_a_full_queue_refuses_and_what_it_took_is_not_lost(bus_factory, new_topic, join, until):
+async def test_a_full_queue_refuses_and_what_it_took_is_not_lost(
+    bus_factory, new_topic, join, until
+):
     bus = await bus_factory(small_queue=True)
     topic = await new_topic(bus)
     await send_all(bus, topic, [b"first"])
@@ -131,7 +144,9 @@ async def test_a_full_queue_refuses_and_what_it_took_is_not_lost(bus_factory, ne
     await until(lambda: member.values()[-1] == b"room again")
 
 
-async def test_a_log_reader_needs_no_group_and_reads_all_from_the_beginning(bus, new_topic, follow, until):
+async def test_a_log_reader_needs_no_group_and_reads_all_from_the_beginning(
+    bus, new_topic, follow, until
+):
     topic = await new_topic(bus, 2)
     await send_all(bus, topic, numbers(1500), partition=0)
     await send_all(bus, topic, numbers(10, 1500), partition=1)
@@ -141,7 +156,11 @@ async def test_a_log_reader_needs_no_group_and_reads_all_from_the_beginning(bus,
     await until(lambda: len(one.records) == 1520 and len(other.records) == 20)
     assert sorted(int(record.value) for record in one.records) == list(range(1520))
     assert other.values() == numbers(20, 1500)
-    assert (one.reader.position(0), one.reader.position(1), other.reader.position(1)) == (1500, 20, 20)
+    assert (one.reader.position(0), one.reader.position(1), other.reader.position(1)) == (
+        1500,
+        20,
+        20,
+    )
 
 
 async def test_a_log_reader_from_the_end_reads_only_what_comes(bus, new_topic, follow, until):
@@ -212,7 +231,9 @@ async def test_no_record_comes_before_the_caller_has_its_reader(bus, new_topic):
     facts = []
 
     async def open_reader():
-        reader = await bus.log_reader(topic, [0], Start.BEGINNING, lambda records: facts.append("records"))
+        reader = await bus.log_reader(
+            topic, [0], Start.BEGINNING, lambda records: facts.append("records")
+        )
         facts.append("reader")
         return reader
 
@@ -240,7 +261,9 @@ async def test_a_topic_that_is_not_there_has_no_partitions_and_no_ends(bus):
     assert await bus.committed(missing, f"{missing}.g") == {}
 
 
-async def test_an_existing_topic_is_left_as_it_is_and_what_it_has_too_little_of_is_named(bus, new_topic):
+async def test_an_existing_topic_is_left_as_it_is_and_what_it_has_too_little_of_is_named(
+    bus, new_topic
+):
     topic = await new_topic(bus, 2, {"retention.ms": "3600000", "max.message.bytes": "1000000"})
     await send_all(bus, topic, numbers(3), partition=1)
     wanted = TopicSpec(topic, 5, {"retention.ms": "7200000", "max.message.bytes": "900000"})
@@ -253,7 +276,11 @@ async def test_an_existing_topic_is_left_as_it_is_and_what_it_has_too_little_of_
 
 async def test_a_topic_can_be_asked_for_by_two_at_once(bus, new_topic):
     topic = await new_topic(bus, 2)
-    assert await asyncio.gather(*[bus.ensure_topics([TopicSpec(topic, 2)]) for _ in range(3)]) == [[], [], []]
+    assert await asyncio.gather(*[bus.ensure_topics([TopicSpec(topic, 2)]) for _ in range(3)]) == [
+        [],
+        [],
+        [],
+    ]
 
 
 async def test_close_sends_what_is_queued(bus_factory, new_topic):

@@ -11,7 +11,9 @@ from tests.contract.sending import in_order
 async def send_all(bus, topic, count, partition=0, first=0):
     """Sends numbers in order, then waits for the acknowledgements."""
     numbers = range(first, first + count)
-    await in_order(bus.send(topic, b"%d" % n, key=b"k", headers=[], partition=partition) for n in numbers)
+    await in_order(
+        bus.send(topic, b"%d" % n, key=b"k", headers=[], partition=partition) for n in numbers
+    )
 
 
 async def committed_is(bus, topic, group, wanted):
@@ -31,7 +33,9 @@ async def test_what_was_queued_before_the_groups_first_commit_is_read(bus, new_t
     assert member.offsets() == {0: list(range(700)), 1: [0, 1, 2]}
 
 
-async def test_an_assignment_says_where_reading_begins_and_where_the_log_ended(bus, new_topic, join, until):
+async def test_an_assignment_says_where_reading_begins_and_where_the_log_ended(
+    bus, new_topic, join, until
+):
     topic = await new_topic(bus, 2)
     await send_all(bus, topic, 5, partition=0)
     first = await join(bus, topic, f"{topic}.g", commit=False)
@@ -52,10 +56,17 @@ async def test_headers_and_binary_values_reach_a_group(bus, new_topic, join, unt
     member = await join(bus, topic, f"{topic}.g")
     await until(lambda: len(member.records) == 1)
     [record] = member.records
-    assert (record.topic, record.key, record.value, record.headers) == (topic, b"\x00\xff", bytes(range(256)), headers)
+    assert (record.topic, record.key, record.value, record.headers) == (
+        topic,
+        b"\x00\xff",
+        bytes(range(256)),
+        headers,
+    )
 
 
-async def test_members_share_the_partitions_and_each_record_goes_to_one(bus, new_topic, join, until):
+async def test_members_share_the_partitions_and_each_record_goes_to_one(
+    bus, new_topic, join, until
+):
     topic = await new_topic(bus, 4)
     group = f"{topic}.g"
     one, two = await join(bus, topic, group), await join(bus, topic, group)
@@ -63,7 +74,9 @@ async def test_members_share_the_partitions_and_each_record_goes_to_one(bus, new
     for partition in range(4):
         await send_all(bus, topic, 20, partition)
     await until(lambda: len(one.records) + len(two.records) >= 80)
-    assert {**one.offsets(), **two.offsets()} == {partition: list(range(20)) for partition in range(4)}
+    assert {**one.offsets(), **two.offsets()} == {
+        partition: list(range(20)) for partition in range(4)
+    }
     assert set(one.offsets()) == one.owned
     assert set(two.offsets()) == two.owned
 
@@ -83,7 +96,9 @@ async def test_a_join_takes_away_only_what_it_needs(bus, new_topic, join, until)
     assert len(one.assignments) == 6, "a partition that stayed was not assigned again"
 
 
-async def test_a_member_without_a_partition_takes_over_when_another_leaves(bus, new_topic, join, until):
+async def test_a_member_without_a_partition_takes_over_when_another_leaves(
+    bus, new_topic, join, until
+):
     topic = await new_topic(bus, 1)
     group = f"{topic}.g"
     one, two = await join(bus, topic, group), await join(bus, topic, group)
@@ -112,7 +127,9 @@ async def test_what_was_not_committed_goes_to_the_next_owner(bus, new_topic, joi
     assert two.offsets() == {0: [4, 5, 6, 7, 8, 9]}
 
 
-async def test_a_member_that_leaves_gives_all_back_and_is_told_nothing_more(bus, new_topic, join, until):
+async def test_a_member_that_leaves_gives_all_back_and_is_told_nothing_more(
+    bus, new_topic, join, until
+):
     topic = await new_topic(bus, 4)
     group = f"{topic}.g"
     one, two = await join(bus, topic, group), await join(bus, topic, group)
@@ -178,7 +195,9 @@ async def test_two_groups_on_one_topic_each_see_everything(bus, new_topic, join,
 
 
 @pytest.mark.parametrize("buffer", [1, 4])
-async def test_no_more_than_the_buffer_is_handed_over_until_some_is_taken(bus, new_topic, join, until, buffer):
+async def test_no_more_than_the_buffer_is_handed_over_until_some_is_taken(
+    bus, new_topic, join, until, buffer
+):
     topic = await new_topic(bus, 2)
     await send_all(bus, topic, 20, partition=0)
     member = await join(bus, topic, f"{topic}.g", buffer=buffer, take=False, commit=False)
@@ -201,7 +220,9 @@ async def test_a_full_partition_does_not_hold_up_another(bus, new_topic, join, u
     assert member.offsets() == {0: [0, 1], 1: list(range(20))}
 
 
-async def test_a_full_member_keeps_its_group_past_the_poll_interval(bus_factory, new_topic, join, until):
+async def test_a_full_member_keeps_its_group_past_the_poll_interval(
+    bus_factory, new_topic, join, until
+):
     bus = await bus_factory(short_poll_interval=True)
 
     async def keeps_its_group():
@@ -221,7 +242,8 @@ async def test_a_full_member_keeps_its_group_past_the_poll_interval(bus_factory,
         await committed_is(bus, topic, group, {0: 1})
         assert len(member.assignments) == 1
 
-    # A machine that stands still for the interval ends a membership too: one of three that lasts is enough.
+    # A machine that stands still for the interval ends a membership too: one of three that lasts is
+    # enough.
     for more in (True, True, False):
         try:
             return await keeps_its_group()
@@ -230,7 +252,9 @@ async def test_a_full_member_keeps_its_group_past_the_poll_interval(bus_factory,
                 raise
 
 
-async def test_the_order_of_a_partition_holds_when_its_buffer_fills_again_and_again(bus, new_topic, join, until):
+async def test_the_order_of_a_partition_holds_when_its_buffer_fills_again_and_again(
+    bus, new_topic, join, until
+):
     topic = await new_topic(bus, 3)
     group = f"{topic}.g"
     member = await join(bus, topic, group, buffer=7)

@@ -1,4 +1,6 @@
-"""The contract of an engine, over the echo model and over HTTP. An upstream's own habits: test_http_engine*.py."""
+"""The contract of an engine, over the echo model and over HTTP. An upstream's own habits:
+test_http_engine*.py.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -21,13 +23,18 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     if request.param == "echo":
         yield EchoEngine(ECHO, worker_settings(), pause=0)
     else:
-        async with ScriptedUpstream(echo_over_http) as upstream, http_engine(upstream.host) as engine:
+        async with (
+            ScriptedUpstream(echo_over_http) as upstream,
+            http_engine(upstream.host) as engine,
+        ):
             yield engine
 
 
 def contents(stream: bytes) -> str:
     events = [orjson.loads(data_of(event)) for event in split_events(stream) if event != DONE]
-    return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
+    return "".join(
+        choice["delta"].get("content", "") for event in events for choice in event["choices"]
+    )
 
 
 def whole_content(body: bytes) -> Any:
@@ -41,7 +48,11 @@ async def test_a_started_engine_is_ready(engine: Engine) -> None:
 async def test_a_request_is_answered_whole(engine: Engine) -> None:
     answer = await engine.call(job())
     body = orjson.loads(await answer.read())
-    assert (answer.status, answer.is_stream, dict(answer.headers)) == (200, False, {"content-type": "application/json"})
+    assert (answer.status, answer.is_stream, dict(answer.headers)) == (
+        200,
+        False,
+        {"content-type": "application/json"},
+    )
     assert "one two three" in body["choices"][0]["message"]["content"]
     assert body["usage"]["prompt_tokens"] == 3
 
@@ -67,14 +78,18 @@ async def test_a_path_that_the_upstream_has_not_is_its_own_404(engine: Engine) -
 
 
 async def test_a_request_that_the_upstream_refuses_is_its_own_400(engine: Engine) -> None:
-    answer = await engine.call(job(body=b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":0}'))
+    answer = await engine.call(
+        job(body=b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":0}')
+    )
     assert answer.status == 400
     assert orjson.loads(await answer.read())["error"]["param"] == "max_tokens"
 
 
 async def test_many_requests_at_once_each_get_their_own_answer(engine: Engine) -> None:
     async def said(word: str) -> bool:
-        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": word}], "stream": True})
+        body = orjson.dumps(
+            {"model": "m", "messages": [{"role": "user", "content": word}], "stream": True}
+        )
         answer = await engine.call(job(stream=True, body=body))
         return f"You said: {word}\n" in contents(await collect(answer))
 
@@ -139,8 +154,12 @@ async def test_an_answer_may_be_closed_at_any_time_and_twice(engine: Engine) -> 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))
 @pytest.mark.parametrize("says", [True, False])
-async def test_the_models_entry_chooses_the_engine_and_whether_it_may_continue_a_text(name: str, says: bool) -> None:
-    entry = ModelEntry.model_validate({"id": "m", "engine": name, "host": "http://127.0.0.1", "continues": says})
+async def test_the_models_entry_chooses_the_engine_and_whether_it_may_continue_a_text(
+    name: str, says: bool
+) -> None:
+    entry = ModelEntry.model_validate(
+        {"id": "m", "engine": name, "host": "http://127.0.0.1", "continues": says}
+    )
     engine = make_engine(entry, worker_settings())
     assert type(engine).__name__ == f"{name.capitalize()}Engine"
     assert await engine.continues() is says

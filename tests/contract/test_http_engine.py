@@ -11,7 +11,16 @@ from app.agent.engines.base import EngineBroken, EngineUnreachable
 from app.errors import UpstreamInvalidReply
 from app.openai_api.sse import EventSplitter, split_events
 from tests.contract.engines import Reading, collect, http_engine, job
-from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, chunk, head, replies, sends
+from tests.contract.scripted_upstream import (
+    LAST_CHUNK,
+    Exchange,
+    Script,
+    ScriptedUpstream,
+    chunk,
+    head,
+    replies,
+    sends,
+)
 
 EVENTS = [
     b": a comment\n\n",
@@ -57,7 +66,9 @@ async def test_a_reply_sent_byte_by_byte_head_and_framing_included_is_the_same_r
 
 
 @pytest.mark.parametrize(
-    ("encoding", "sent"), [("gzip", GZIPPED), ("deflate", DEFLATED), ("identity", STREAM)], ids=["gzip", "deflate", "identity"]
+    ("encoding", "sent"),
+    [("gzip", GZIPPED), ("deflate", DEFLATED), ("identity", STREAM)],
+    ids=["gzip", "deflate", "identity"],
 )
 async def test_a_compressed_reply_is_decompressed(encoding: str, sent: bytes) -> None:
     script = replies(200, sent, content_encoding=encoding, content_type="text/event-stream")
@@ -74,7 +85,9 @@ async def test_a_compressed_stream_is_not_held_back() -> None:
 
     async def script(exchange: Exchange) -> None:
         flushed = packer.compress(EVENTS[1]) + packer.flush(zlib.Z_SYNC_FLUSH)
-        await exchange.send(head(200, transfer_encoding="chunked", content_encoding="gzip"), chunk(flushed))
+        await exchange.send(
+            head(200, transfer_encoding="chunked", content_encoding="gzip"), chunk(flushed)
+        )
         await first_is_here.wait()
         await exchange.send(chunk(packer.flush()), LAST_CHUNK)
 
@@ -91,7 +104,9 @@ async def test_a_reply_that_only_the_connections_end_ends_is_whole() -> None:
         assert await (await engine.call(job())).read() == b'{"a":1}'
 
 
-def broken_off(*parts: bytes, then: bytes = b"", by_reset: bool = False) -> tuple[Script, asyncio.Event]:
+def broken_off(
+    *parts: bytes, then: bytes = b"", by_reset: bool = False
+) -> tuple[Script, asyncio.Event]:
     """A script that sends the parts and, once the event is set, `then`, and ends the connection."""
     now = asyncio.Event()
 
@@ -120,7 +135,10 @@ BROKEN = {
 @pytest.mark.parametrize("read_whole", [True, False])
 async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: bool) -> None:
     script, now = BROKEN[how]()
-    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, retries=0) as engine:
+    async with (
+        ScriptedUpstream(script) as upstream,
+        http_engine(upstream.host, retries=0) as engine,
+    ):
         answer = await engine.call(job(stream=True))
         now.set()
         with pytest.raises(EngineBroken):
@@ -128,16 +146,25 @@ async def test_a_reply_that_stops_in_its_middle_is_broken(how: str, read_whole: 
 
 
 @pytest.mark.parametrize("read_whole", [True, False])
-async def test_bytes_that_are_not_of_their_content_encoding_are_an_invalid_reply(read_whole: bool) -> None:
-    script, now = broken_off(head(200, content_encoding="gzip", content_length="99"), then=b"x" * 99)
-    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, retries=0) as engine:
+async def test_bytes_that_are_not_of_their_content_encoding_are_an_invalid_reply(
+    read_whole: bool,
+) -> None:
+    script, now = broken_off(
+        head(200, content_encoding="gzip", content_length="99"), then=b"x" * 99
+    )
+    async with (
+        ScriptedUpstream(script) as upstream,
+        http_engine(upstream.host, retries=0) as engine,
+    ):
         answer = await engine.call(job(stream=True))
         now.set()
         with pytest.raises(UpstreamInvalidReply, match="content-encoding"):
             await (answer.read() if read_whole else collect(answer))
 
 
-async def test_what_came_before_a_reset_is_given_out_first(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_came_before_a_reset_is_given_out_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     gc.collect()  # what earlier tests have left is not of this one
     caplog.clear()
     script, now = broken_off(*CHUNKED, by_reset=True)
@@ -162,7 +189,10 @@ async def test_a_reply_that_stalls_is_broken_and_the_upstream_is_left() -> None:
         await exchange.client_is_gone()
         left.set()
 
-    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, read_timeout=0.05) as engine:
+    async with (
+        ScriptedUpstream(script) as upstream,
+        http_engine(upstream.host, read_timeout=0.05) as engine,
+    ):
         answer = await engine.call(job(stream=True))
         with pytest.raises(EngineBroken, match="no byte in time"):
             await collect(answer)
@@ -172,7 +202,10 @@ async def test_a_reply_that_stalls_is_broken_and_the_upstream_is_left() -> None:
 
 
 async def test_a_head_that_never_comes_is_not_waited_for_twice() -> None:
-    async with ScriptedUpstream(Exchange.client_is_gone) as upstream, http_engine(upstream.host, read_timeout=0.05) as engine:
+    async with (
+        ScriptedUpstream(Exchange.client_is_gone) as upstream,
+        http_engine(upstream.host, read_timeout=0.05) as engine,
+    ):
         with pytest.raises(EngineUnreachable, match="no byte in time"):
             await engine.call(job())
         assert len(upstream.seen) == 1
@@ -229,13 +262,18 @@ async def test_an_answer_closed_in_its_middle_does_not_leave_its_connection_for_
         await exchange.stream(EVENTS[1])
         await exchange.client_is_gone()
 
-    async with ScriptedUpstream(script, replies(200)) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(script, replies(200)) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         await (await engine.call(job(stream=True))).close()
         assert await (await engine.call(job())).read() == b"{}"
         assert [exchange.connection for exchange in upstream.seen] == [0, 1]
 
 
-async def test_a_pooled_connection_that_the_upstream_resets_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_pooled_connection_that_the_upstream_resets_is_no_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     gc.collect()  # what earlier tests have left is not of this one
     caplog.clear()
     head_is_here, idle = asyncio.Event(), asyncio.Event()
@@ -247,7 +285,10 @@ async def test_a_pooled_connection_that_the_upstream_resets_is_no_news(caplog: p
         await idle.wait()
         exchange.reset()
 
-    async with ScriptedUpstream(script, replies(200)) as upstream, http_engine(upstream.host, retries=0) as engine:
+    async with (
+        ScriptedUpstream(script, replies(200)) as upstream,
+        http_engine(upstream.host, retries=0) as engine,
+    ):
         answer = await engine.call(job(stream=True))
         head_is_here.set()
         assert await collect(answer) == EVENTS[1]

@@ -13,7 +13,14 @@ import pytest
 from app.agent.engines.base import EngineBroken, EngineUnreachable
 from app.agent.engines.http import pool as http_pool
 from tests.contract.engines import Reading, collect, http_engine, job
-from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, ScriptedUpstream, chunk, head, replies
+from tests.contract.scripted_upstream import (
+    LAST_CHUNK,
+    Exchange,
+    ScriptedUpstream,
+    chunk,
+    head,
+    replies,
+)
 
 BODY = b'{"a":1}'
 Until = Callable[..., Awaitable[None]]
@@ -24,10 +31,22 @@ PATIENCE = 10.0  # seconds, for what must come
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of localhost, signed by itself, with its key in the same file."""
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    made = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj "
+        "/CN=localhost"
+    )
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
     subprocess.run(
-        ["openssl", *made.split(), "-addext", names, "-keyout", path, "-out", path.with_suffix(".crt")],
+        [
+            "openssl",
+            *made.split(),
+            "-addext",
+            names,
+            "-keyout",
+            path,
+            "-out",
+            path.with_suffix(".crt"),
+        ],
         check=True,
         capture_output=True,
     )
@@ -53,10 +72,19 @@ async def test_an_upstream_whose_certificate_is_trusted_is_asked_over_tls(
         await exchange.stream(b"data: 1\n\n", b"data: 2\n\n" * 50_000)
         await exchange.send(LAST_CHUNK)
 
-    async with ScriptedUpstream(script, tls=tls) as upstream, http_engine(upstream.host.replace("127.0.0.1", name)) as engine:
+    async with (
+        ScriptedUpstream(script, tls=tls) as upstream,
+        http_engine(upstream.host.replace("127.0.0.1", name)) as engine,
+    ):
         for _ in range(2):
-            assert await collect(await engine.call(job(stream=True))) == b"data: 1\n\n" + b"data: 2\n\n" * 50_000
-        assert (upstream.connections, upstream.seen[0].headers["host"]) == (1, f"{name}:{upstream.port}")
+            assert (
+                await collect(await engine.call(job(stream=True)))
+                == b"data: 1\n\n" + b"data: 2\n\n" * 50_000
+            )
+        assert (upstream.connections, upstream.seen[0].headers["host"]) == (
+            1,
+            f"{name}:{upstream.port}",
+        )
 
 
 @pytest.mark.servers  # openssl
@@ -70,16 +98,27 @@ async def test_a_reader_that_pauses_and_goes_on_gets_every_byte_over_tls(
         found.append(piece)
         await asyncio.sleep(0)
 
-    async with ScriptedUpstream(replies(200, body), tls=tls) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(replies(200, body), tls=tls) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         await (await engine.call(job())).relay(take)
         assert await (await engine.call(job())).read() == b"".join(found) == body
         assert upstream.connections == 1
 
 
 @pytest.mark.servers  # openssl
-async def test_an_upstream_whose_certificate_nobody_trusts_is_not_asked(tls: ssl.SSLContext) -> None:
-    async with ScriptedUpstream(replies(200), tls=tls) as upstream, http_engine(upstream.host, retries=0) as engine:
-        refused = rf"127\.0\.0\.1:{upstream.port}: its certificate is refused \(self.signed certificate\)"  # as OpenSSL spells it
+async def test_an_upstream_whose_certificate_nobody_trusts_is_not_asked(
+    tls: ssl.SSLContext,
+) -> None:
+    async with (
+        ScriptedUpstream(replies(200), tls=tls) as upstream,
+        http_engine(upstream.host, retries=0) as engine,
+    ):
+        # as OpenSSL spells it
+        refused = (
+            rf"127\.0\.0\.1:{upstream.port}: its certificate is refused \(self.signed certificate\)"
+        )
         assert re.fullmatch(refused, await engine.check())
         with pytest.raises(EngineUnreachable, match="its certificate is refused"):
             await engine.call(job())
@@ -104,11 +143,14 @@ async def test_a_connection_that_takes_too_long_to_be_one_is_given_up(scheme: st
         full.listen(0)  # https: connects, and nobody shakes hands
         address = full.getsockname()
         queued = []
-        for _ in range(4 if scheme == "http" else 0):  # what no longer fits into its queue never connects
+        # what no longer fits into its queue never connects
+        for _ in range(4 if scheme == "http" else 0):
             queued.append(socket.socket())
             queued[-1].setblocking(False)
             queued[-1].connect_ex(address)
-        async with http_engine(f"{scheme}://127.0.0.1:{address[1]}", retries=0, connect_timeout=0.1) as engine:
+        async with http_engine(
+            f"{scheme}://127.0.0.1:{address[1]}", retries=0, connect_timeout=0.1
+        ) as engine:
             with pytest.raises(EngineUnreachable, match="no connection in time"):
                 await engine.call(job())
         for one in queued:
@@ -122,7 +164,10 @@ async def test_a_name_that_is_none_is_said_in_words() -> None:
 
 
 async def test_an_upstream_at_an_address_of_the_newer_kind_is_asked() -> None:
-    async with ScriptedUpstream(replies(200), address="::1") as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(replies(200), address="::1") as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert (await engine.call(job())).status == 200
         assert upstream.seen[0].headers["host"] == f"[::1]:{upstream.port}"
 
@@ -130,7 +175,9 @@ async def test_an_upstream_at_an_address_of_the_newer_kind_is_asked() -> None:
 async def test_a_call_cancelled_while_it_connects_leaves_nothing(tls: ssl.SSLContext) -> None:
     accepted, left = asyncio.Event(), asyncio.Event()
 
-    async def never_shakes_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def never_shakes_hands(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         await reader.read(1)
         accepted.set()
         while await reader.read(4096):
@@ -140,7 +187,11 @@ async def test_a_call_cancelled_while_it_connects_leaves_nothing(tls: ssl.SSLCon
 
     server = await asyncio.start_server(never_shakes_hands, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, http_engine(f"https://127.0.0.1:{port}") as engine, asyncio.timeout(PATIENCE):
+    async with (
+        server,
+        http_engine(f"https://127.0.0.1:{port}") as engine,
+        asyncio.timeout(PATIENCE),
+    ):
         call = asyncio.create_task(engine.call(job()))
         await accepted.wait()
         call.cancel()
@@ -158,7 +209,10 @@ async def test_an_idle_connection_is_ended_after_its_time(monkeypatch: pytest.Mo
         await exchange.client_is_gone()
         left.set()
 
-    async with ScriptedUpstream(script, replies(200)) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(script, replies(200)) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert await (await engine.call(job())).read() == b"{}"
         async with asyncio.timeout(PATIENCE):
             await left.wait()
@@ -166,7 +220,9 @@ async def test_an_idle_connection_is_ended_after_its_time(monkeypatch: pytest.Mo
         assert [exchange.connection for exchange in upstream.seen] == [0, 1]
 
 
-async def test_a_connection_that_is_working_is_not_idle_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_working_is_not_idle_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(http_pool, "KEEP_ALIVE_SECONDS", 0.02)
 
     async def script(exchange: Exchange) -> None:
@@ -190,7 +246,10 @@ async def test_a_pause_of_the_reader_is_no_silence_of_the_upstream() -> None:
         await rested.wait()
         await exchange.send(chunk(BODY), LAST_CHUNK)
 
-    async with ScriptedUpstream(script) as upstream, http_engine(upstream.host, read_timeout=0.05) as engine:
+    async with (
+        ScriptedUpstream(script) as upstream,
+        http_engine(upstream.host, read_timeout=0.05) as engine,
+    ):
         relaying = asyncio.create_task((await engine.call(job(stream=True))).relay(take))
         async with asyncio.timeout(PATIENCE):
             await relaying
@@ -208,13 +267,17 @@ async def test_an_upstream_waits_for_a_reader_that_does_not_take() -> None:
 
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         answer = await engine.call(job(stream=True))
-        await until_nothing_moves(lambda: (len(sent), upstream.seen[0].writer.transport.get_write_buffer_size()))
+        await until_nothing_moves(
+            lambda: (len(sent), upstream.seen[0].writer.transport.get_write_buffer_size())
+        )
         assert 0 < len(sent) < count
         assert len(await answer.read()) == count * len(part)
 
 
 async def until_nothing_moves(progress: Callable[[], tuple[int, int]]) -> None:
-    """Until so much was sent, and so much waits to be, that is not taken; both ends had many turns in between."""
+    """Until so much was sent, and so much waits to be, that is not taken; both ends had many turns
+    in between.
+    """
     looks = [(0, 0)]
     async with asyncio.timeout(PATIENCE):
         while 0 in looks[-1] or len(set(looks[-10:])) > 1:
@@ -229,7 +292,10 @@ async def test_the_connection_used_last_is_used_first() -> None:
         both.set() if len(upstream.seen) == 2 else await both.wait()
         await exchange.reply(200)
 
-    async with ScriptedUpstream(waits, waits, replies(200)) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(waits, waits, replies(200)) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         async with asyncio.timeout(PATIENCE):
             for answer in await asyncio.gather(engine.call(job()), engine.call(job())):
                 await answer.read()

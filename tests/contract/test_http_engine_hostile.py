@@ -1,4 +1,6 @@
-"""A hostile upstream costs its own requests alone: replies that are large, or unpack to much, beside another model's."""
+"""A hostile upstream costs its own requests alone: replies that are large, or unpack to much,
+beside another model's.
+"""
 
 import asyncio
 import gzip
@@ -14,9 +16,16 @@ from app.agent.reply.job_run import JobRun
 from app.agent.reply.plan import plan
 from app.config.model_entry import ECHO
 from app.protocol.reply_state import COMPLETED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.contract.engines import http_engine, worker_settings
-from tests.contract.scripted_upstream import Exchange, Script, ScriptedUpstream, chunk, head, replies
+from tests.contract.scripted_upstream import (
+    Exchange,
+    Script,
+    ScriptedUpstream,
+    chunk,
+    head,
+    replies,
+)
 from tests.unit.agent.shop import Shop
 from tests.unit.scene import request, started_bus
 
@@ -26,11 +35,11 @@ EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%07d"}}]}\n\n'
 STREAM = b"".join(EVENT % number for number in range(300_000)) + b"data: [DONE]\n\n"
 
 
-async def run(engine: Engine, *, stream: bool) -> Seen:
+async def run(engine: Engine, *, stream: bool) -> ReplyView:
     at = Shop(await started_bus(), engine)  # type: ignore[arg-type]
     at.context.most_body = 64 * MIB
     asked = request(now=time.time(), stream=stream)
-    await JobRun(at.context, asked, Seen()).run()
+    await JobRun(at.context, asked, ReplyView()).run()
     return await at.lookup.look(asked)
 
 
@@ -41,8 +50,12 @@ BODIES = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-async def test_another_models_requests_are_answered_while_a_large_reply_is_unpacked(kind: str) -> None:
-    """Counted in requests of the other model, one after the other, that begin and end while the large one is under way."""
+async def test_another_models_requests_are_answered_while_a_large_reply_is_unpacked(
+    kind: str,
+) -> None:
+    """Counted in requests of the other model, one after the other, that begin and end while the
+    large one is under way.
+    """
     stream, content_type, body = BODIES[kind]
     begun, data = asyncio.Event(), gzip.compress(body, 5)
 
@@ -62,7 +75,7 @@ async def test_another_models_requests_are_answered_while_a_large_reply_is_unpac
     assert answered >= 5
 
 
-async def test_another_models_requests_are_answered_while_a_long_stream_that_broke_off_is_read_again(
+async def test_other_models_are_answered_while_a_long_interrupted_stream_is_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether it can be continued is decided by parsing all its events."""
@@ -76,7 +89,9 @@ async def test_another_models_requests_are_answered_while_a_long_stream_that_bro
         return found
 
     monkeypatch.setattr(run_job, "plan", planned)
-    script = replies(200, STREAM.removesuffix(b"data: [DONE]\n\n"), content_type="text/event-stream")
+    script = replies(
+        200, STREAM.removesuffix(b"data: [DONE]\n\n"), content_type="text/event-stream"
+    )
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         long = asyncio.create_task(run(engine, stream=True))
         while not long.done():
@@ -99,7 +114,11 @@ async def endless_error(exchange: Exchange) -> None:
 
 
 async def endless_trailers(exchange: Exchange) -> None:
-    await exchange.send(head(200, content_type="application/json", transfer_encoding="chunked"), chunk(b"{}"), b"0\r\n")
+    await exchange.send(
+        head(200, content_type="application/json", transfer_encoding="chunked"),
+        chunk(b"{}"),
+        b"0\r\n",
+    )
     while True:
         await exchange.send(b"X: " + b"y" * 1000 + b"\r\n")
 

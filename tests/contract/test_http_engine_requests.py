@@ -1,4 +1,6 @@
-"""What the HTTP engine asks of an upstream, where, with which headers; which of the reply's headers pass; readiness."""
+"""What the HTTP engine asks of an upstream, where, with which headers; which of the reply's headers
+pass; readiness.
+"""
 
 import asyncio
 from typing import Any
@@ -25,12 +27,19 @@ HEAD = (("x-llm-gateway-hops", "a,b"), ("openai-beta", "assistants=v2"))
 )
 def test_v1_is_added_only_to_a_host_without_a_path(host: str, authority: str, path: str) -> None:
     address = Address.of(host)
-    assert (address.authority, address.path, address.tls) == (authority, path, host.startswith("https:"))
+    assert (address.authority, address.path, address.tls) == (
+        authority,
+        path,
+        host.startswith("https:"),
+    )
 
 
 async def test_a_request_goes_out_byte_for_byte_with_its_headers() -> None:
     body = b'{ "model" : "m", "unknown": 1e400 }'
-    async with ScriptedUpstream(replies(200)) as upstream, http_engine(upstream.host, token="t-1") as engine:
+    async with (
+        ScriptedUpstream(replies(200)) as upstream,
+        http_engine(upstream.host, token="t-1") as engine,
+    ):
         await engine.call(job("/responses", body=body, head=HEAD))
     [seen] = upstream.seen
     assert (seen.method, seen.target, seen.body) == ("POST", "/v1/responses", body)
@@ -53,7 +62,9 @@ async def test_without_a_token_there_is_no_authorization() -> None:
 
 
 @pytest.mark.parametrize(("token", "sent"), [("t-1", "Bearer t-1"), ("", "Basic dTpw")])
-async def test_credentials_in_the_address_count_where_there_is_no_token(token: str, sent: str) -> None:
+async def test_credentials_in_the_address_count_where_there_is_no_token(
+    token: str, sent: str
+) -> None:
     async with (
         ScriptedUpstream(replies(200)) as upstream,
         http_engine(upstream.host.replace("://", "://u:p@"), token=token) as engine,
@@ -84,7 +95,13 @@ async def test_only_the_headers_a_client_is_to_see_pass() -> None:
         "x-ratelimit-remaining-tokens": "5",
         "openai-processing-ms": "7",
     }
-    held_back = {"set-cookie": "a=b", "x-request-id": "theirs", "server": "x", "date": "today", "openai-organization": "grüß"}
+    held_back = {
+        "set-cookie": "a=b",
+        "x-request-id": "theirs",
+        "server": "x",
+        "date": "today",
+        "openai-organization": "grüß",
+    }
     script = replies(200, **{name.title(): value for name, value in (passed | held_back).items()})
     async with ScriptedUpstream(script) as upstream, http_engine(upstream.host) as engine:
         assert dict((await engine.call(job())).headers) == passed
@@ -93,7 +110,8 @@ async def test_only_the_headers_a_client_is_to_see_pass() -> None:
 async def test_an_upstreams_cookie_does_not_come_back_with_the_next_request() -> None:
     async with (
         ScriptedUpstream(replies(200, set_cookie="a=b; Path=/")) as upstream,
-        http_engine(upstream.host.replace("127.0.0.1", "localhost")) as engine,  # bare addresses get no cookies anyway
+        # bare addresses get no cookies anyway
+        http_engine(upstream.host.replace("127.0.0.1", "localhost")) as engine,
     ):
         for _ in range(2):
             await (await engine.call(job())).read()
@@ -109,8 +127,13 @@ def only_at(*targets: str) -> Any:
 
 
 @pytest.mark.parametrize(("host_path", "root"), [("", ""), ("/openai/v1", "/openai")])
-async def test_what_lives_at_the_root_is_found_there_and_remembered(host_path: str, root: str) -> None:
-    async with ScriptedUpstream(only_at(f"{root}/tokenize")) as upstream, http_engine(upstream.host + host_path) as engine:
+async def test_what_lives_at_the_root_is_found_there_and_remembered(
+    host_path: str, root: str
+) -> None:
+    async with (
+        ScriptedUpstream(only_at(f"{root}/tokenize")) as upstream,
+        http_engine(upstream.host + host_path) as engine,
+    ):
         for query in ("", "?a=1"):
             assert (await engine.call(job(f"/tokenize{query}"))).status == 200
     targets = [f"{root}/v1/tokenize", f"{root}/tokenize", f"{root}/tokenize?a=1"]
@@ -118,13 +141,19 @@ async def test_what_lives_at_the_root_is_found_there_and_remembered(host_path: s
 
 
 async def test_what_the_upstream_has_under_v1_is_not_looked_for_at_the_root() -> None:
-    async with ScriptedUpstream(replies(200), replies(404)) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(replies(200), replies(404)) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert [(await engine.call(job("/rerank"))).status for _ in range(2)] == [200, 404]
     assert [exchange.target for exchange in upstream.seen] == ["/v1/rerank", "/v1/rerank"]
 
 
 async def test_what_the_upstream_has_nowhere_is_its_own_404_each_time() -> None:
-    async with ScriptedUpstream(only_at("/v1/rerank")) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(only_at("/v1/rerank")) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         for _ in range(2):
             answer = await engine.call(job("/score"))
             assert (answer.status, await answer.read()) == (404, b"/score")
@@ -132,7 +161,10 @@ async def test_what_the_upstream_has_nowhere_is_its_own_404_each_time() -> None:
 
 
 async def test_other_paths_are_never_looked_for_at_the_root() -> None:
-    async with ScriptedUpstream(only_at("/chat/completions")) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(only_at("/chat/completions")) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert (await engine.call(job())).status == 404
     assert len(upstream.seen) == 1
 
@@ -151,14 +183,18 @@ async def test_other_paths_are_never_looked_for_at_the_root() -> None:
         (503, "", "answers 503"),
     ],
 )
-async def test_readiness_is_what_the_list_of_models_answers(status: int, token: str, says: str) -> None:
+async def test_readiness_is_what_the_list_of_models_answers(
+    status: int, token: str, says: str
+) -> None:
     async with (
         ScriptedUpstream(replies(status, location="/elsewhere")) as upstream,
         http_engine(upstream.host, token=token) as engine,
     ):
         reason = await engine.check()
     assert reason == (f"{upstream.host.removeprefix('http://')} {says}" if says else "")
-    assert [(exchange.method, exchange.target) for exchange in upstream.seen] == [("GET", "/v1/models")]
+    assert [(exchange.method, exchange.target) for exchange in upstream.seen] == [
+        ("GET", "/v1/models")
+    ]
 
 
 async def test_an_upstream_that_is_not_there_is_not_ready(refusing_port: int) -> None:
@@ -177,9 +213,14 @@ async def test_an_upstream_that_speaks_no_tls_is_not_ready() -> None:
         assert (await engine.check()).startswith(f"127.0.0.1:{port}: no TLS with it")
 
 
-async def test_an_upstream_that_does_not_answer_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upstream_that_does_not_answer_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(http, "CHECK_SECONDS", 0.05)
-    async with ScriptedUpstream(Exchange.client_is_gone) as upstream, http_engine(upstream.host) as engine:
+    async with (
+        ScriptedUpstream(Exchange.client_is_gone) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert (await engine.check()).endswith("no byte in time")
 
 
@@ -198,13 +239,23 @@ VLLM, OTHER = {"id": "m", "owned_by": "vllm"}, {"id": "m", "owned_by": "openai"}
         ([], False),
     ],
 )
-async def test_an_upstream_whose_list_names_vllm_can_continue_a_text(listed: object, continues: bool) -> None:
-    async with ScriptedUpstream(replies(200, orjson.dumps(listed))) as upstream, http_engine(upstream.host) as engine:
+async def test_an_upstream_whose_list_names_vllm_can_continue_a_text(
+    listed: object, continues: bool
+) -> None:
+    async with (
+        ScriptedUpstream(replies(200, orjson.dumps(listed))) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert await engine.continues() is continues
 
 
-async def test_an_upstream_without_a_readable_list_cannot_continue_a_text(refusing_port: int) -> None:
-    async with ScriptedUpstream(replies(404, b"<html>")) as upstream, http_engine(upstream.host) as engine:
+async def test_an_upstream_without_a_readable_list_cannot_continue_a_text(
+    refusing_port: int,
+) -> None:
+    async with (
+        ScriptedUpstream(replies(404, b"<html>")) as upstream,
+        http_engine(upstream.host) as engine,
+    ):
         assert await engine.continues() is False
     async with http_engine(f"http://127.0.0.1:{refusing_port}") as engine:
         assert await engine.continues() is False

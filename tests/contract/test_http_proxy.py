@@ -1,4 +1,6 @@
-"""Upstreams behind a proxy, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; the proxy is a real one, on a socket."""
+"""Upstreams behind a proxy, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; the proxy is a real one,
+on a socket.
+"""
 
 import asyncio
 import socket
@@ -20,7 +22,9 @@ from tests.contract.scripted_upstream import NO_LINGER, ScriptedUpstream, replie
 
 
 class SmallProxy:
-    """Tunnels and forwards to one upstream, whatever name it is asked for. `heads` are the requests that it got."""
+    """Tunnels and forwards to one upstream, whatever name it is asked for. `heads` are the requests
+    that it got.
+    """
 
     def __init__(self, upstream_port: int, refuses: bool = False) -> None:
         self.heads: list[str] = []
@@ -49,7 +53,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def proxied(upstream: ScriptedUpstream, *, refuses: bool = False) -> AsyncIterator[tuple[SmallProxy, str]]:
+async def proxied(
+    upstream: ScriptedUpstream, *, refuses: bool = False
+) -> AsyncIterator[tuple[SmallProxy, str]]:
     proxy = SmallProxy(upstream.port, refuses)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     try:
@@ -60,7 +66,9 @@ async def proxied(upstream: ScriptedUpstream, *, refuses: bool = False) -> Async
 
 @asynccontextmanager
 async def engine_of(host: str, **variables: str) -> AsyncIterator[HttpEngine]:
-    engine = HttpEngine(ModelEntry(id="m", host=host), worker_settings(UPSTREAM_RETRIES="0", **variables))
+    engine = HttpEngine(
+        ModelEntry(id="m", host=host), worker_settings(UPSTREAM_RETRIES="0", **variables)
+    )
     await engine.start()
     try:
         yield engine
@@ -69,56 +77,88 @@ async def engine_of(host: str, **variables: str) -> AsyncIterator[HttpEngine]:
 
 
 async def test_a_plain_upstream_is_asked_by_its_whole_address() -> None:
-    async with ScriptedUpstream(replies(200, b'{"a":1}')) as upstream, proxied(upstream) as (proxy, url):
+    async with (
+        ScriptedUpstream(replies(200, b'{"a":1}')) as upstream,
+        proxied(upstream) as (proxy, url),
+    ):
         async with engine_of("http://up.example:8080?v=1", HTTP_PROXY=url) as engine:
             assert await (await engine.call(job())).read() == b'{"a":1}'
         (head,) = proxy.heads
-        assert head.startswith("POST http://up.example:8080/v1/chat/completions?v=1 HTTP/1.1\r\nHost: up.example:8080\r\n")
+        assert head.startswith(
+            "POST http://up.example:8080/v1/chat/completions?v=1 HTTP/1.1\r\nHost: "
+            "up.example:8080\r\n"
+        )
         assert "Proxy-Authorization: Basic dXNlcjpwQHNz\r\n" in head
 
 
-async def test_a_secured_upstream_is_reached_by_a_tunnel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_secured_upstream_is_reached_by_a_tunnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate, key = await _certificate(tmp_path, "up.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    async with ScriptedUpstream(replies(200, b'{"a":1}'), tls=context) as upstream, proxied(upstream) as (proxy, url):
+    async with (
+        ScriptedUpstream(replies(200, b'{"a":1}'), tls=context) as upstream,
+        proxied(upstream) as (proxy, url),
+    ):
         async with engine_of("https://up.example", HTTPS_PROXY=url) as engine:
             assert await (await engine.call(job())).read() == b'{"a":1}'
         (head,) = proxy.heads
-        assert head.startswith("CONNECT up.example:443 HTTP/1.1\r\nHost: up.example:443\r\nProxy-Authorization: Basic ")
+        assert head.startswith(
+            "CONNECT up.example:443 HTTP/1.1\r\nHost: up.example:443\r\nProxy-Authorization: Basic "
+        )
         assert upstream.seen[0].target == "/v1/chat/completions"
 
 
 async def test_a_proxy_that_refuses_is_the_reason_without_its_password() -> None:
-    async with ScriptedUpstream(replies(200)) as upstream, proxied(upstream, refuses=True) as (_, url):
+    async with (
+        ScriptedUpstream(replies(200)) as upstream,
+        proxied(upstream, refuses=True) as (_, url),
+    ):
         async with engine_of("https://up.example", HTTPS_PROXY=url) as engine:
-            with pytest.raises(EngineUnreachable, match=r"its proxy refuses the connection .*407") as found:
+            with pytest.raises(
+                EngineUnreachable, match=r"its proxy refuses the connection .*407"
+            ) as found:
                 await engine.call(job())
         assert "p@ss" not in str(found.value)
         assert "p%40ss" not in str(found.value)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_that_is_not_there_is_named_as_the_reason(scheme: str, refusing_port: int) -> None:
-    async with engine_of(f"{scheme}://up.example", **{f"{scheme.upper()}_PROXY": f"127.0.0.1:{refusing_port}"}) as engine:
-        assert await engine.check() == f"up.example:{443 if scheme == 'https' else 80}: its proxy: Connection refused"
+async def test_a_proxy_that_is_not_there_is_named_as_the_reason(
+    scheme: str, refusing_port: int
+) -> None:
+    async with engine_of(
+        f"{scheme}://up.example", **{f"{scheme.upper()}_PROXY": f"127.0.0.1:{refusing_port}"}
+    ) as engine:
+        assert (
+            await engine.check()
+            == f"up.example:{443 if scheme == 'https' else 80}: its proxy: Connection refused"
+        )
         with pytest.raises(EngineUnreachable, match="its proxy: Connection refused"):
             await engine.call(job())
 
 
-@pytest.mark.parametrize("reply", [b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000, None])
+@pytest.mark.parametrize(
+    "reply", [b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000, None]
+)
 async def test_a_proxy_that_makes_no_tunnel_is_named_as_the_reason(reply: bytes | None) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if reply is None:  # a reset in the middle
             await reader.read(1)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER
+            )
             return writer.transport.abort()
         writer.write(reply)
         writer.close()
 
     server = await asyncio.start_server(script, "127.0.0.1", 0)
-    async with server, engine_of("https://up.example", HTTPS_PROXY=f"127.0.0.1:{port_of(server)}") as engine:
+    async with (
+        server,
+        engine_of("https://up.example", HTTPS_PROXY=f"127.0.0.1:{port_of(server)}") as engine,
+    ):
         assert "its proxy" in await engine.check()
         with pytest.raises(EngineUnreachable, match="its proxy"):
             await engine.call(job())
@@ -126,7 +166,10 @@ async def test_a_proxy_that_makes_no_tunnel_is_named_as_the_reason(reply: bytes 
 
 @pytest.mark.parametrize("status", [407, 502, 504])
 async def test_an_upstream_behind_a_proxy_that_cannot_reach_it_is_not_ready(status: int) -> None:
-    async with ScriptedUpstream(replies(status)) as it, engine_of("http://up.example", HTTP_PROXY=it.host) as engine:
+    async with (
+        ScriptedUpstream(replies(status)) as it,
+        engine_of("http://up.example", HTTP_PROXY=it.host) as engine,
+    ):
         assert await engine.check() == f"up.example:80: its proxy answers {status}"
 
 
@@ -150,7 +193,14 @@ async def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
         f"subjectAltName=DNS:{name}",
     ]
     made = await asyncio.create_subprocess_exec(
-        "openssl", "req", *options, "-keyout", str(key), "-out", str(certificate), stderr=asyncio.subprocess.DEVNULL
+        "openssl",
+        "req",
+        *options,
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+        stderr=asyncio.subprocess.DEVNULL,
     )
     assert await made.wait() == 0
     return certificate, key
@@ -195,6 +245,12 @@ def test_who_is_asked_without_a_proxy(host: str, no_proxy: str, is_proxied: bool
 
 
 def test_the_variables_count_in_lower_case_too() -> None:
-    assert load({"https_proxy": "http://proxy:1", "no_proxy": "x"}).worker.https_proxy == "http://proxy:1"
-    assert load({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}).worker.https_proxy == "http://b"
+    assert (
+        load({"https_proxy": "http://proxy:1", "no_proxy": "x"}).worker.https_proxy
+        == "http://proxy:1"
+    )
+    assert (
+        load({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}).worker.https_proxy
+        == "http://b"
+    )
     assert load({"https_proxy": "http://a", "HTTPS_PROXY": ""}).worker.https_proxy == "http://a"

@@ -9,7 +9,9 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def cut_off(monkeypatch):
-    """Makes the first consumer of each reader one that no broker answers, as soon as `begin()` is called."""
+    """Makes the first consumer of each reader one that no broker answers, as soon as `begin()` is
+    called.
+    """
     from confluent_kafka import Consumer, KafkaError, KafkaException
 
     from app.bus.kafka import consumer_thread as kafka_thread
@@ -40,7 +42,9 @@ def bus_factory(cut_off, kafka_factory):
 
 
 async def send(bus, topic, values):
-    await in_order(bus.send(topic, b"%d" % value, key=b"k", headers=[], partition=0) for value in values)
+    await in_order(
+        bus.send(topic, b"%d" % value, key=b"k", headers=[], partition=0) for value in values
+    )
 
 
 async def test_a_log_reader_misses_and_doubles_nothing(bus, cut_off, new_topic, follow, until):
@@ -56,7 +60,9 @@ async def test_a_log_reader_misses_and_doubles_nothing(bus, cut_off, new_topic, 
     assert log.values() == [b"%d" % value for value in range(200)]
 
 
-async def test_a_group_reader_is_told_what_it_lost_and_gets_it_again(bus, cut_off, new_topic, join, until):
+async def test_a_group_reader_is_told_what_it_lost_and_gets_it_again(
+    bus, cut_off, new_topic, join, until
+):
     made, begin = cut_off
     topic = await new_topic(bus, 2)
     member = await join(bus, topic, f"{topic}.g")

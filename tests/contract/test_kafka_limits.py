@@ -36,7 +36,10 @@ def bus_factory(kafka_factory):
 
 
 async def send(bus, topic, count, size):
-    return await in_order(bus.send(topic, bytes(size), key=b"k", headers=[("v", b"1")], partition=0) for _ in range(count))
+    return await in_order(
+        bus.send(topic, bytes(size), key=b"k", headers=[("v", b"1")], partition=0)
+        for _ in range(count)
+    )
 
 
 async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):

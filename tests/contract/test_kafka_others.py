@@ -14,9 +14,13 @@ def bus_factory(kafka_factory):
     return kafka_factory
 
 
-async def test_headers_without_a_value_are_empty_for_every_reader(bus, new_topic, join, read_all, until):
+async def test_headers_without_a_value_are_empty_for_every_reader(
+    bus, new_topic, join, read_all, until
+):
     topic = await new_topic(bus)
-    await bus.send(topic, b"x", key=b"k", headers=[("id", None), ("parts", None), ("dlq-reason", None)])
+    await bus.send(
+        topic, b"x", key=b"k", headers=[("id", None), ("parts", None), ("dlq-reason", None)]
+    )
     member = await join(bus, topic, f"{topic}.g")
     await until(lambda: len(member.records) == 1)
     for record in [*member.records, *await read_all(bus, topic)]:

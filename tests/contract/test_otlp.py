@@ -18,7 +18,9 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.fixture(autouse=True)
 def batch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All spans go at the close, however long that takes, and each test has the loggers to itself."""
+    """All spans go at the close, however long that takes, and each test has the loggers to
+    itself.
+    """
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # milliseconds
     monkeypatch.setattr(otlp, "_CLOSE_SECONDS", 60.0)
     monkeypatch.setattr(tracing, "_CLOSE_SECONDS", 60.0)
@@ -38,12 +40,26 @@ async def test_a_collector_gets_each_span_as_it_was_told() -> None:
         ours = tracer(receiver.url, OTEL_EXPORTER_OTLP_HEADERS="api-key=of%20the%20collector,x=y")
         outer = ours.begin(PARENT)
         inner = ours.begin(outer.traceparent)
-        ours.end(inner, CLIENT, "chat m", {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ("stop", "length")})
+        ours.end(
+            inner,
+            CLIENT,
+            "chat m",
+            {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ("stop", "length")},
+        )
         ours.end(outer, SERVER, "POST /", {"http.route": "/"}, error="500", ended=outer.began + 5)
         await ours.close()
     (first, second) = sorted(receiver.spans, key=lambda span: span.kind)
-    assert (first.service, first.kind, first.name, first.failed) == ("ours", "CLIENT", "chat m", False)
-    assert first.attributes == {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ["stop", "length"]}
+    assert (first.service, first.kind, first.name, first.failed) == (
+        "ours",
+        "CLIENT",
+        "chat m",
+        False,
+    )
+    assert first.attributes == {
+        "gen_ai.usage.input_tokens": 3,
+        "takeover": True,
+        "reasons": ["stop", "length"],
+    }
     assert (first.trace, first.id, first.parent) == (inner.trace, inner.id, outer.id)
     assert (second.kind, second.parent, second.failed) == ("SERVER", outer.parent, True)
     assert (second.began, second.ended) == (outer.began, outer.began + 5)
@@ -61,7 +77,9 @@ async def test_the_service_may_be_called_otherwise_and_the_endpoint_may_be_whole
 
 
 async def test_a_batch_says_whose_it_is_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=theirs")
+    monkeypatch.setenv(
+        "OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=theirs"
+    )
     with receiving() as receiver:
         ours = tracer(receiver.url)
         for _ in range(3):
@@ -72,13 +90,23 @@ async def test_a_batch_says_whose_it_is_once(monkeypatch: pytest.MonkeyPatch) ->
     (scope,) = around.scope_spans
     whose = {pair.key: pair.value.string_value for pair in around.resource.attributes}
     assert (whose["service.name"], whose["service.version"]) == ("ours", __version__)
-    assert (whose["deployment.environment.name"], whose["telemetry.sdk.name"]) == ("test", "opentelemetry")
-    assert (scope.scope.name, scope.scope.version, len(scope.spans)) == ("llm-gateway", __version__, 3)
+    assert (whose["deployment.environment.name"], whose["telemetry.sdk.name"]) == (
+        "test",
+        "opentelemetry",
+    )
+    assert (scope.scope.name, scope.scope.version, len(scope.spans)) == (
+        "llm-gateway",
+        __version__,
+        3,
+    )
 
 
 @pytest.mark.parametrize("answers", [False, True])
 async def test_a_collector_that_does_not_take_them_costs_a_line_and_keeps_nobody(
-    answers: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, refusing_port: int
+    answers: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    refusing_port: int,
 ) -> None:
     monkeypatch.setattr(otlp, "_CLOSE_SECONDS", 0.5)
     with receiving(status=400) as receiver:
@@ -89,6 +117,8 @@ async def test_a_collector_that_does_not_take_them_costs_a_line_and_keeps_nobody
             ours.end(ours.begin(""), SERVER, "POST /", {})
             await asyncio.sleep(0)
         await ours.close()
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
+    said = [
+        record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")
+    ]
     assert 1 <= len(said) <= 6
     assert "secret-word" not in caplog.text

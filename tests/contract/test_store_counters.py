@@ -26,7 +26,11 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     name = f"test-{request.node.name}"
-    made = RedisStore(request.getfixturevalue("redis_url"), name) if request.param == "redis" else MemoryStore()
+    made = (
+        RedisStore(request.getfixturevalue("redis_url"), name)
+        if request.param == "redis"
+        else MemoryStore()
+    )
     yield made
     await made.close()
 

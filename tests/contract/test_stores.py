@@ -1,4 +1,6 @@
-"""The contract of a store, over every one there is: small values that expire, put once or swapped, by whoever is first."""
+"""The contract of a store, over every one there is: small values that expire, put once or swapped,
+by whoever is first.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,7 +33,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 async def together(*calls: Awaitable[Any]) -> list[Any]:
-    """Their answers. One after the other they go to the store at once: what one puts for a moment is there for the next."""
+    """Their answers. One after the other they go to the store at once: what one puts for a moment
+    is there for the next.
+    """
     return await asyncio.gather(*calls)
 
 
@@ -85,7 +89,9 @@ async def test_whoever_is_second_gets_what_was_there_first(store):
 
 
 async def test_of_a_crowd_one_is_first_and_the_others_all_hear_of_it(store):
-    found = await asyncio.gather(*(store.put_if_absent("a", b"%d" % number, LONG) for number in range(50)))
+    found = await asyncio.gather(
+        *(store.put_if_absent("a", b"%d" % number, LONG) for number in range(50))
+    )
     assert found.count(None) == 1
     winner = b"%d" % found.index(None)
     assert set(found) == {None, winner}
@@ -109,7 +115,9 @@ async def test_a_swap_of_what_is_not_there_any_more_changes_nothing(store):
 
 async def test_of_a_crowd_that_swaps_the_same_one_does(store):
     await store.put_if_absent("a", b"old", LONG)
-    done = await asyncio.gather(*(store.swap("a", b"old", b"%d" % number, LONG) for number in range(50)))
+    done = await asyncio.gather(
+        *(store.swap("a", b"old", b"%d" % number, LONG) for number in range(50))
+    )
     assert done.count(True) == 1
     assert await store.get("a") == b"%d" % done.index(True)
 
@@ -138,7 +146,9 @@ async def test_a_value_is_forgotten_after_its_time_and_its_key_is_free(store, sl
 
 
 async def test_a_swap_gives_its_own_time_to_live(store, sleep):
-    assert await together(store.put_if_absent("a", b"old", SHORT), store.swap("a", b"old", b"longer", LONG)) == [None, True]
+    assert await together(
+        store.put_if_absent("a", b"old", SHORT), store.swap("a", b"old", b"longer", LONG)
+    ) == [None, True]
     await store.put_if_absent("b", b"old", LONG)
     assert await store.swap("b", b"old", b"shorter", SHORT)
     await sleep(SHORT + 0.1)
@@ -154,7 +164,10 @@ async def test_a_swap_that_gives_none_leaves_the_time_as_it_was(store, sleep):
 
 
 async def test_a_second_put_does_not_lengthen_the_firsts_time(store, sleep):
-    first, second = store.put_if_absent("a", b"first", SHORT), store.put_if_absent("a", b"second", LONG)
+    first, second = (
+        store.put_if_absent("a", b"first", SHORT),
+        store.put_if_absent("a", b"second", LONG),
+    )
     assert await together(first, second) == [None, b"first"]
     await sleep(SHORT + 0.1)
     assert await store.get("a") is None
@@ -168,7 +181,11 @@ async def test_with_no_time_left_the_key_is_free(store, sleep):
 
 
 async def test_so_many_hold_a_place_and_no_more(store):
-    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "y", "z")] == [True, True, False]
+    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "y", "z")] == [
+        True,
+        True,
+        False,
+    ]
     assert await store.hold("b", "z", 1, LONG)
     await store.let_go("a", "x")
     assert await store.hold("a", "z", 2, LONG)
@@ -176,7 +193,13 @@ async def test_so_many_hold_a_place_and_no_more(store):
 
 
 async def test_one_that_asks_again_for_its_place_has_it_once(store):
-    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "x", "y", "x", "z")] == [True, True, True, True, False]
+    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "x", "y", "x", "z")] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
     await store.let_go("a", "x")
     assert await store.hold("a", "z", 2, LONG)
     assert not await store.hold("a", "x", 2, LONG)
@@ -196,7 +219,10 @@ async def test_one_that_holds_no_place_lets_nobody_elses_go(store):
 
 async def test_a_place_is_free_after_its_time_and_the_others_are_not(store, sleep):
     await store.hold("a", "long", 2, LONG)
-    assert await together(store.hold("a", "short", 2, SHORT), store.hold("a", "x", 2, LONG)) == [True, False]
+    assert await together(store.hold("a", "short", 2, SHORT), store.hold("a", "x", 2, LONG)) == [
+        True,
+        False,
+    ]
     await sleep(SHORT + 0.1)
     assert await store.hold("a", "x", 2, LONG)
     assert not await store.hold("a", "y", 2, LONG)
@@ -226,7 +252,9 @@ async def test_who_has_lost_a_place_and_renews_it_has_one_though_others_have_the
 
 async def test_a_place_that_is_let_go_while_it_is_renewed_is_free(store):
     await store.hold("a", "x", 1, LONG)
-    await asyncio.gather(store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x"), store.let_go("b", "x"))
+    await asyncio.gather(
+        store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x"), store.let_go("b", "x")
+    )
     for key in ("a", "b"):
         assert await store.hold(key, "y", 1, LONG)
 
@@ -245,7 +273,13 @@ async def test_of_many_that_ask_redis_at_once_each_has_its_own_answer(redis_url)
     store = RedisStore(redis_url, "many")
     await store.put_if_absent("a", b"1", LONG)
     gone = asyncio.create_task(store.put_if_absent("gone", b"1", LONG))
-    asked = [store.get("a"), store.hold("a", "x", 1, LONG), store.get("b"), store.put_if_absent("b", b"2", LONG), store.get("b")]
+    asked = [
+        store.get("a"),
+        store.hold("a", "x", 1, LONG),
+        store.get("b"),
+        store.put_if_absent("b", b"2", LONG),
+        store.get("b"),
+    ]
     answers = asyncio.gather(*asked, return_exceptions=True)
     await asyncio.sleep(0)
     gone.cancel()
@@ -256,7 +290,9 @@ async def test_of_many_that_ask_redis_at_once_each_has_its_own_answer(redis_url)
 
 
 @pytest.mark.servers
-async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways_of_one_do(redis_url):
+async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways_of_one_do(
+    redis_url,
+):
     one, same, other = (RedisStore(redis_url, prefix) for prefix in ("here", "here", "there"))
     await one.put_if_absent("a", b"here", LONG)
     assert (await same.get("a"), await other.get("a")) == (b"here", None)

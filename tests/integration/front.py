@@ -1,4 +1,6 @@
-"""Gateways to script, nginx in front of them, and a client that keeps nothing between two requests."""
+"""Gateways to script, nginx in front of them, and a client that keeps nothing between two
+requests.
+"""
 
 import http.client
 import json
@@ -67,7 +69,9 @@ def scripted_gateway(answer: Answer) -> Iterator[ScriptedGateway]:
 
     server = Server(("127.0.0.1", 0), Handler)
     gateway = ScriptedGateway(server.server_address[1], answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield gateway
@@ -77,11 +81,17 @@ def scripted_gateway(answer: Answer) -> Iterator[ScriptedGateway]:
 
 
 def reply(status: int, body: bytes = b"{}", **headers: str) -> Answer:
-    """An answer of that status, body and headers (an underscore in a header's name stands for a hyphen)."""
+    """An answer of that status, body and headers (an underscore in a header's name stands for a
+    hyphen).
+    """
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
-        for name, value in {"Content_Type": "application/json", "Content_Length": str(len(body)), **headers}.items():
+        for name, value in {
+            "Content_Type": "application/json",
+            "Content_Length": str(len(body)),
+            **headers,
+        }.items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         handler.wfile.write(body)
@@ -119,7 +129,9 @@ class Front:
     @property
     def request_ids(self) -> list[str]:
         """The X-Proxy-Request-Id of every request that reached a gateway."""
-        return [seen.headers["x-proxy-request-id"] for gateway in self.gateways for seen in gateway.seen]
+        return [
+            seen.headers["x-proxy-request-id"] for gateway in self.gateways for seen in gateway.seen
+        ]
 
 
 @contextmanager
@@ -154,9 +166,13 @@ def connect(port: int) -> http.client.HTTPConnection:
 
 
 def ask(port: int, path: str = PATH, body: bytes | Iterator[bytes] = BODY, **headers: str) -> Reply:
-    """One POST on a connection of its own; an iterator's pieces go as chunks (- for _ in the headers' names)."""
+    """One POST on a connection of its own; an iterator's pieces go as chunks (- for _ in the
+    headers' names).
+    """
     connection = connect(port)
-    connection.request("POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    connection.request(
+        "POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
     response = connection.getresponse()
     answer = Reply(response.status, response.headers, response.read())
     connection.close()

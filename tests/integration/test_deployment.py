@@ -1,6 +1,7 @@
 """The compose files as docker-compose resolves them, and the Dockerfiles as hadolint sees them.
 
-Debian's docker-compose is version 1, so what passes here is understood by version 1 and by version 2.
+Debian's docker-compose is version 1, so what passes here is understood by version 1 and by version
+2.
 """
 
 import os
@@ -76,7 +77,9 @@ def resolved(folder: Path, file: str, *options: str, **environment: str) -> dict
     """What docker-compose makes of the file."""
     command = ["docker-compose", "-f", file, *options, "config"]
     paths = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-    said = subprocess.run(command, cwd=folder, env=paths | environment, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        command, cwd=folder, env=paths | environment, capture_output=True, text=True, check=False
+    )
     assert said.returncode == 0, said.stderr
     config: dict[str, Any] = yaml.safe_load(said.stdout)
     return config
@@ -88,19 +91,27 @@ def test_docker_compose_takes_the_file(services: Services, file: str) -> None:
 
 
 def test_the_parts_and_the_whole_define_the_same(services: Services) -> None:
-    spelled_otherwise = ("depends_on", "networks", "extra_hosts")  # the first is the whole's, the others are the same to it
+    # the first is the whole's, the others are the same to it
+    spelled_otherwise = ("depends_on", "networks", "extra_hosts")
 
     def defined(file: str) -> dict[str, Any]:
         found = services(file).items()
-        return {name: {key: service[key] for key in service if key not in spelled_otherwise} for name, service in found}
+        return {
+            name: {key: service[key] for key in service if key not in spelled_otherwise}
+            for name, service in found
+        }
 
-    assert defined("docker-compose.yml") == defined("docker-compose.k8s.yml") | defined("docker-compose.llm.yml")
+    assert defined("docker-compose.yml") == defined("docker-compose.k8s.yml") | defined(
+        "docker-compose.llm.yml"
+    )
 
 
 def test_a_pasted_worker_definition_works(folder: Path) -> None:
     whole = folder / "docker-compose.yml"
     whole.write_text(whole.read_text().replace("\nnetworks:", PASTED + "\nnetworks:", 1))
-    pasted = resolved(folder, "docker-compose.yml", THIRD_OPENAI_TOKEN="t")["services"]["mistral-worker"]
+    pasted = resolved(folder, "docker-compose.yml", THIRD_OPENAI_TOKEN="t")["services"][
+        "mistral-worker"
+    ]
     assert pasted["environment"]["OPENAI_TOKEN"] == "t"
     assert pasted["deploy"]["replicas"] == 2
     assert set(pasted["networks"]) == {"kafka_network"}
@@ -119,8 +130,12 @@ def test_settings_in_dot_env_reach_the_containers(folder: Path) -> None:
     assert services["qwen-worker"]["environment"]["OPENAI_TOKEN"] == "one"
     assert services["chatgpt-worker"]["environment"]["OPENAI_MODEL_NAME"] == "gpt-5"
     assert services["main"]["environment"]["API_KEYS"] == "a,b"
-    assert {services[name]["environment"]["MAX_BODY_BYTES"] for name in ("nginx", "main", "qwen-worker")} == {"1000"}
-    assert {services[name]["environment"]["BOOTSTRAP_SERVERS"] for name in ("main", "qwen-worker")} == {"kafka:9092"}
+    assert {
+        services[name]["environment"]["MAX_BODY_BYTES"] for name in ("nginx", "main", "qwen-worker")
+    } == {"1000"}
+    assert {
+        services[name]["environment"]["BOOTSTRAP_SERVERS"] for name in ("main", "qwen-worker")
+    } == {"kafka:9092"}
 
 
 def test_a_setting_that_is_not_set_is_left_to_the_application(services: Services) -> None:
@@ -129,7 +144,9 @@ def test_a_setting_that_is_not_set_is_left_to_the_application(services: Services
 
 
 @pytest.mark.parametrize("path", ["./models.yaml", "/etc/llm-gateway/models.yaml"])
-def test_a_models_file_is_found_beside_the_compose_file_or_anywhere(folder: Path, path: str) -> None:
+def test_a_models_file_is_found_beside_the_compose_file_or_anywhere(
+    folder: Path, path: str
+) -> None:
     (folder / ".env").write_text(f"MODELS_FILE={path}\n")
     worker = resolved(folder, "docker-compose.yml")["services"]["models-worker"]
     (volume,) = worker["volumes"]
@@ -153,7 +170,9 @@ def test_redis_starts_as_compose_starts_it_and_is_healthy(folder: Path, password
             check = check.replace("redis-cli", f"redis-cli -p {port}")
             asked = {"PATH": os.environ["PATH"], **redis["environment"]}
             assert subprocess.run(["sh", "-c", check], env=asked, check=False).returncode == 0
-            wrong = subprocess.run(["sh", "-c", check], env=asked | {"REDISCLI_AUTH": "x"}, check=False)
+            wrong = subprocess.run(
+                ["sh", "-c", check], env=asked | {"REDISCLI_AUTH": "x"}, check=False
+            )
             assert wrong.returncode == (1 if password else 0)
         finally:
             process.terminate()
@@ -167,7 +186,9 @@ def test_the_gateways_address_of_redis_is_one_that_redis_py_takes(folder: Path) 
 
 
 def test_profiles_say_what_starts_only_when_asked_for(services: Services) -> None:
-    profiles = {name: service.get("profiles") for name, service in services("docker-compose.yml").items()}
+    profiles = {
+        name: service.get("profiles") for name, service in services("docker-compose.yml").items()
+    }
     assert {name: found for name, found in profiles.items() if found} == {
         "main-2": ["second-gateway"],
         "admin": ["admin"],
@@ -177,7 +198,9 @@ def test_profiles_say_what_starts_only_when_asked_for(services: Services) -> Non
     }
 
 
-def test_what_a_container_starts_by_has_no_variable_of_compose_left_in_it(services: Services) -> None:
+def test_what_a_container_starts_by_has_no_variable_of_compose_left_in_it(
+    services: Services,
+) -> None:
     for service in services("docker-compose.yml").values():
         words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
         assert not [word for word in words if re.search(r"\$\{", str(word))]

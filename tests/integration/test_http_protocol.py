@@ -1,4 +1,6 @@
-"""What RFC 9110 and RFC 9112 say of a request, by raw sockets against a real uvicorn with our protocol."""
+"""What RFC 9110 and RFC 9112 say of a request, by raw sockets against a real uvicorn with our
+protocol.
+"""
 
 import asyncio
 import socket
@@ -19,13 +21,22 @@ from app.gateway.http.content_coding import unpack
 from tests.unit.scene import until
 
 BODY = b'{"model": "echo"}'
-H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+H2C = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: "
+    b"AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+)
 SIZED = b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (BODY[:5], len(BODY) - 5, BODY[5:])
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (
+    BODY[:5],
+    len(BODY) - 5,
+    BODY[5:],
+)
 
 
 class Site:
-    """An application that says what it was asked; `/wait` is answered once released, `/stream` in two parts."""
+    """An application that says what it was asked; `/wait` is answered once released, `/stream` in
+    two parts.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
@@ -49,13 +60,23 @@ class Site:
             if scope["path"] == "/wait":
                 await self.release.wait()
         status = 204 if scope["path"] == "/nothing" else 200
-        said = orjson.dumps({"got": body.decode(), "version": scope["http_version"]}) if status == 200 else b""
+        said = (
+            orjson.dumps({"got": body.decode(), "version": scope["http_version"]})
+            if status == 200
+            else b""
+        )
         head = [(b"content-length", b"%d" % len(said))] if said else []
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": said})
 
     async def _stream(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"text/event-stream")],
+            }
+        )
         await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
         await self.release.wait()
         await send({"type": "http.response.body", "body": b"data: 2\n\n", "more_body": True})
@@ -76,7 +97,9 @@ async def site(**options: Any) -> AsyncIterator[Site]:
     app = Site()
     listening = socket.create_server(("127.0.0.1", 0))
     app.port = listening.getsockname()[1]
-    config = uvicorn.Config(app, **{"http": Connection, "lifespan": "off", "log_config": None, **options})
+    config = uvicorn.Config(
+        app, **{"http": Connection, "lifespan": "off", "log_config": None, **options}
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -90,8 +113,12 @@ async def site(**options: Any) -> AsyncIterator[Site]:
         listening.close()
 
 
-async def exchange(port: int, *segments: bytes, half_close: bool = False, wait: bool = True) -> bytes:
-    """Send segments, each once the one before was read, and return all that comes until the server closes."""
+async def exchange(
+    port: int, *segments: bytes, half_close: bool = False, wait: bool = True
+) -> bytes:
+    """Send segments, each once the one before was read, and return all that comes until the server
+    closes.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for segment in segments:
         writer.write(segment)
@@ -137,9 +164,14 @@ async def test_the_body_of_a_request_with_an_upgrade_is_never_a_request() -> Non
 
 
 async def test_a_websocket_handshake_is_an_ordinary_request() -> None:
-    asks = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    asks = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: "
+        b"13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    )
     async with site() as app:
-        reply = await exchange(app.port, b"GET /v1/realtime HTTP/1.1\r\nHost: gateway\r\n" + asks, END)
+        reply = await exchange(
+            app.port, b"GET /v1/realtime HTTP/1.1\r\nHost: gateway\r\n" + asks, END
+        )
         assert statuses(reply) == [200, 200]
         assert app.asked[0] == ("GET", "/v1/realtime", b"")
 
@@ -159,7 +191,11 @@ async def test_a_websocket_handshake_is_an_ordinary_request() -> None:
         (b"GET http://other/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
-        (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: "
+            b"chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (b"GET /a HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\nHost: a\n\n", 400),
         (b"GET /a HTTP/3.0\r\nHost: a\r\n\r\n", 400),
@@ -171,7 +207,10 @@ async def test_a_head_is_what_the_rfc_says_or_400(request_: bytes, status: int) 
         reply = await exchange(app.port, request_)
         assert statuses(reply) == [status]
         if status == 400:
-            assert orjson.loads(reply.rpartition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+            assert (
+                orjson.loads(reply.rpartition(b"\r\n\r\n")[2])["error"]["type"]
+                == "invalid_request_error"
+            )
             assert not app.asked
 
 
@@ -183,13 +222,20 @@ async def test_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
         assert body == b"data: 1\n\ndata: 2\n\n"
         assert b"transfer-encoding" not in head.lower()
         assert b"connection: close" in head.lower()
-        reply = await exchange(app.port, post(b"/a", b"Connection: keep-alive\r\n" + SIZED, version=b"1.0"))
-        assert orjson.loads(reply.partition(b"\r\n\r\n")[2]) == {"got": BODY.decode(), "version": "1.0"}
+        reply = await exchange(
+            app.port, post(b"/a", b"Connection: keep-alive\r\n" + SIZED, version=b"1.0")
+        )
+        assert orjson.loads(reply.partition(b"\r\n\r\n")[2]) == {
+            "got": BODY.decode(),
+            "version": "1.0",
+        }
 
 
 async def test_a_204_has_no_length() -> None:
     async with site() as app:
-        reply = await exchange(app.port, b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        reply = await exchange(
+            app.port, b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        )
         assert reply.startswith(b"HTTP/1.1 204")
         assert b"content-length" not in reply.lower()
         assert b"transfer-encoding" not in reply.lower()
@@ -235,7 +281,10 @@ async def test_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.Monkey
 async def test_a_gzip_body_is_unpacked(coding: bytes) -> None:
     packed = zlib.compress(BODY, wbits=31)
     async with site() as app:
-        head = b"Content-Encoding: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (coding, len(packed))
+        head = b"Content-Encoding: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (
+            coding,
+            len(packed),
+        )
         await exchange(app.port, post(b"/a", head + packed))
         assert app.asked == [("POST", "/a", BODY)]
 
@@ -255,7 +304,9 @@ PACKED = zlib.compress(BODY, wbits=31)
         ("gzip", zlib.compress(b" " * 2_000_000, wbits=31), BodyTooLarge),
     ],
 )
-async def test_a_body_that_cannot_be_unpacked_is_refused(coding: str, body: bytes, error: type[Exception]) -> None:
+async def test_a_body_that_cannot_be_unpacked_is_refused(
+    coding: str, body: bytes, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         await unpack(body, coding, 1_000_000)
     assert await unpack(BODY, "identity", 1_000_000) == BODY
@@ -281,14 +332,22 @@ async def test_a_bare_uvicorn_ends_the_connection_of_a_request_with_an_upgrade()
     """Its parser would take the body for the next request."""
     smuggled = b"GET /admin HTTP/1.1\r\nHost: gateway\r\n\r\n"
     async with site(http="httptools") as app:
-        reply = await exchange(app.port, post(b"/v1", H2C + b"Content-Length: %d\r\n\r\n" % len(smuggled)), smuggled)
+        reply = await exchange(
+            app.port, post(b"/v1", H2C + b"Content-Length: %d\r\n\r\n" % len(smuggled)), smuggled
+        )
         assert b"upgrade_refused" in reply
         assert not app.asked
 
 
 def test_what_is_overridden_of_uvicorn_is_there() -> None:
     """A new uvicorn that does not have these changes what decision 0019 says."""
-    for name in ("data_received", "on_headers_complete", "on_message_complete", "eof_received", "on_response_complete"):
+    for name in (
+        "data_received",
+        "on_headers_complete",
+        "on_message_complete",
+        "eof_received",
+        "on_response_complete",
+    ):
         assert callable(getattr(HttpToolsProtocol, name))
     assert {"chunked_encoding", "expected_content_length", "response_started", "more_body"} <= set(
         RequestResponseCycle.__init__.__code__.co_names

@@ -10,7 +10,9 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 
 
 def promtool(*arguments: str, folder: Path = FOLDER) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(("kind", "file"), [("config", "prometheus.yml"), ("rules", "alerts.yml")])
@@ -75,12 +77,14 @@ tests:
         eval_time: 8m
         exp_alerts:
           - exp_labels: {{model: m, severity: warning}}
-            exp_annotations: {{summary: "One request in twenty waits over 57.19s for m: more workers?"}}
+            exp_annotations:
+              summary: "One request in twenty waits over 57.19s for m: more workers?"
       - alertname: DeadLetters
         eval_time: 8m
         exp_alerts:
           - exp_labels: {{model: m, severity: warning}}
-            exp_annotations: {{summary: "Requests for m lie in the dead letters (docs/operating/dead-letters.md)."}}
+            exp_annotations:
+              summary: "Requests for m lie in the dead letters (docs/operating/dead-letters.md)."
       - alertname: Unreachable
         eval_time: 8m
         exp_alerts:
@@ -93,7 +97,8 @@ tests:
         exp_alerts:
           - exp_labels: {{job: gateway, instance: a, severity: critical}}
             exp_annotations:
-              summary: "a cannot use its keys file as it stands: a key revoked there may still be good (docs/operating/keys.md)."
+              summary: "a cannot use its keys file as it stands: a key revoked there may still be
+                good (docs/operating/keys.md)."
 """
 
 

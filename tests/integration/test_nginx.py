@@ -1,4 +1,6 @@
-"""What nginx passes on, tries again and leaves as it is: real nginx, the project's own configuration."""
+"""What nginx passes on, tries again and leaves as it is: real nginx, the project's own
+configuration.
+"""
 
 import contextlib
 import http.client
@@ -29,7 +31,11 @@ pytestmark = pytest.mark.servers
 def test_a_request_goes_through_with_its_body_and_headers() -> None:
     with nginx_before(reply(200, b'{"id":"x"}', X_Request_Id="req-1")) as there:
         answer = ask(there.port, Authorization="Bearer k", Idempotency_Key="mine")
-    assert (answer.status, answer.body, answer.headers["X-Request-Id"]) == (200, b'{"id":"x"}', "req-1")
+    assert (answer.status, answer.body, answer.headers["X-Request-Id"]) == (
+        200,
+        b'{"id":"x"}',
+        "req-1",
+    )
     (seen,) = there.gateways[0].seen
     assert (seen.method, seen.path, seen.body) == ("POST", PATH, BODY)
     assert (seen.headers["authorization"], seen.headers["idempotency-key"]) == ("Bearer k", "mine")
@@ -65,7 +71,9 @@ def test_each_request_has_an_id_of_its_own() -> None:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Answers the n-th request by the n-th answer, whichever of the gateways that share it is asked."""
+    """Answers the n-th request by the n-th answer, whichever of the gateways that share it is
+    asked.
+    """
     left, lock = list(answers), threading.Lock()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -76,8 +84,12 @@ def in_turn(*answers: Answer) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("first", [reply(503), reply(502), hang_up], ids=["503", "502", "killed before the head"])
-def test_a_request_that_a_gateway_refuses_goes_to_the_other_under_the_same_id(first: Answer) -> None:
+@pytest.mark.parametrize(
+    "first", [reply(503), reply(502), hang_up], ids=["503", "502", "killed before the head"]
+)
+def test_a_request_that_a_gateway_refuses_goes_to_the_other_under_the_same_id(
+    first: Answer,
+) -> None:
     both = in_turn(first, reply(200, b'{"second":true}'))
     with nginx_before(both, both) as there:
         assert ask(there.port).body == b'{"second":true}'
@@ -101,7 +113,11 @@ def test_gateways_that_failed_are_asked_again_at_once() -> None:
 def test_there_are_two_tries_and_no_more() -> None:
     with nginx_before(*[reply(503, b'{"draining":true}', Retry_After="7")] * 3) as there:
         answer = ask(there.port)
-    assert (answer.status, answer.body, answer.headers["Retry-After"]) == (503, b'{"draining":true}', "7")
+    assert (answer.status, answer.body, answer.headers["Retry-After"]) == (
+        503,
+        b'{"draining":true}',
+        "7",
+    )
     assert len(there.request_ids) == 2
 
 
@@ -109,7 +125,11 @@ def test_there_are_two_tries_and_no_more() -> None:
 def test_other_errors_of_a_gateway_arrive_as_they_are(status: int) -> None:
     with nginx_before(*[reply(status, b'{"error":"own"}', x_should_retry="false")] * 2) as there:
         answer = ask(there.port)
-    assert (answer.status, answer.body, answer.headers["x-should-retry"]) == (status, b'{"error":"own"}', "false")
+    assert (answer.status, answer.body, answer.headers["x-should-retry"]) == (
+        status,
+        b'{"error":"own"}',
+        "false",
+    )
     assert len(there.request_ids) == 1
 
 
@@ -119,7 +139,10 @@ def test_a_stream_that_breaks_off_is_not_sent_twice_and_the_client_can_tell() ->
         send_chunk(handler, b"data: 1\n\n")
         hang_up(handler)
 
-    with nginx_before(break_off, break_off) as there, pytest.raises(http.client.IncompleteRead) as broken:
+    with (
+        nginx_before(break_off, break_off) as there,
+        pytest.raises(http.client.IncompleteRead) as broken,
+    ):
         ask(there.port)
     assert broken.value.partial == b"data: 1\n\n"
     assert len(there.request_ids) == 1

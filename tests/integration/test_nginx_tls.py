@@ -16,7 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.front import BODY, PATH, PATIENCE, Front, nginx_before, reply, send_chunk, send_stream_head
+from tests.integration.front import (
+    BODY,
+    PATH,
+    PATIENCE,
+    Front,
+    nginx_before,
+    reply,
+    send_chunk,
+    send_stream_head,
+)
 from tests.nginx import free_port, listens
 
 pytestmark = pytest.mark.servers
@@ -25,17 +34,41 @@ EXAMPLE = Path(__file__).parents[2] / "nginx" / "tls.example.conf"
 
 @contextmanager
 def tls_before(there: Front, folder: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
-    """Run the example with the ports and the certificate of this test; give its port, and who trusts it."""
+    """Run the example with the ports and the certificate of this test; give its port, and who
+    trusts it.
+    """
     port, key, certificate = free_port(), folder / "key.pem", folder / "fullchain.pem"
-    made = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-out", str(certificate)]
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
-    subprocess.run(["openssl", "req", "-x509", "-days", "2", *new_key, *made], check=True, capture_output=True)
-    text = EXAMPLE.read_text().replace("/etc/ssl/llm-gateway", str(folder)).replace(":8000;", f":{there.port};")
+    made = [
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-out",
+        str(certificate),
+    ]
+    new_key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-keyout",
+        str(key),
+    ]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-days", "2", *new_key, *made], check=True, capture_output=True
+    )
+    text = (
+        EXAMPLE.read_text()
+        .replace("/etc/ssl/llm-gateway", str(folder))
+        .replace(":8000;", f":{there.port};")
+    )
     text = re.sub(r"^ *listen \[::\].*\n", "", text, flags=re.MULTILINE)
     text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
     text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid nginx.pid; events {{}} http {{ access_log off; client_body_temp_path body; {text} }}"
+        f"daemon off; pid nginx.pid; events {{}} http "
+        f"{{ access_log off; client_body_temp_path body; {text} }}"
     )
     command = ["nginx", "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"]
     with subprocess.Popen(command) as process:
@@ -56,7 +89,10 @@ def request(port: int, **headers: str) -> urllib.request.Request:
 
 
 def test_a_request_comes_through_tls_and_both_proxies_with_its_own_address(tmp_path: Path) -> None:
-    with nginx_before(reply(200), PROXIES_IN_FRONT="127.0.0.1") as there, tls_before(there, tmp_path) as (port, trust):
+    with (
+        nginx_before(reply(200), PROXIES_IN_FRONT="127.0.0.1") as there,
+        tls_before(there, tmp_path) as (port, trust),
+    ):
         asked = request(port, Authorization="Bearer k", X_Forwarded_For="192.0.2.1")
         with urllib.request.urlopen(asked, context=trust, timeout=PATIENCE) as answer:
             assert answer.headers["Strict-Transport-Security"]
@@ -64,7 +100,8 @@ def test_a_request_comes_through_tls_and_both_proxies_with_its_own_address(tmp_p
     assert seen.body == BODY
     assert seen.headers["authorization"] == "Bearer k"
     assert seen.headers["host"] == "localhost"
-    assert seen.headers["x-forwarded-for"] == "127.0.0.1"  # the address that it came from, not the one that it wrote
+    # the address that it came from, not the one that it wrote
+    assert seen.headers["x-forwarded-for"] == "127.0.0.1"
 
 
 def test_each_event_of_a_stream_comes_at_once(tmp_path: Path) -> None:
@@ -89,7 +126,14 @@ def test_each_event_of_a_stream_comes_at_once(tmp_path: Path) -> None:
 
 def test_an_error_of_the_gateway_arrives_as_it_is(tmp_path: Path) -> None:
     body = json.dumps({"error": {"code": "rate_limit_exceeded"}}).encode()
-    with nginx_before(reply(429, body, Retry_After="7")) as there, tls_before(there, tmp_path) as (port, trust):
+    with (
+        nginx_before(reply(429, body, Retry_After="7")) as there,
+        tls_before(there, tmp_path) as (port, trust),
+    ):
         with pytest.raises(urllib.error.HTTPError) as raised:
             urllib.request.urlopen(request(port), context=trust, timeout=PATIENCE)
-        assert (raised.value.code, raised.value.headers["Retry-After"], raised.value.read()) == (429, "7", body)
+        assert (raised.value.code, raised.value.headers["Retry-After"], raised.value.read()) == (
+            429,
+            "7",
+            body,
+        )

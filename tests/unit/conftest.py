@@ -1,4 +1,6 @@
-"""Unit tests wait for nothing, their event loop has a clock of its own; and they try the same examples each time."""
+"""Unit tests wait for nothing, their event loop has a clock of its own; and they try the same
+examples each time.
+"""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -11,12 +13,16 @@ from tests.unit.cluster.membership_scene import Scene
 from tests.unit.scene import started_bus
 from tests.unit.virtual_time import VirtualLoop
 
-settings.register_profile("unit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "unit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("unit")
 
 
 @pytest.hookimpl
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], Any]]:
     return {"virtual": VirtualLoop}
 
 

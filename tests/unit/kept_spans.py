@@ -30,7 +30,9 @@ class Kept:
     spans: list[Told] = field(default_factory=list)
     closed: bool = False
 
-    def export(self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int) -> None:
+    def export(
+        self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int
+    ) -> None:
         assert ended >= span.began
         self.spans.append(Told(span, kind, name, dict(attributes), error, ended))
 
@@ -46,6 +48,8 @@ class Kept:
 def tracing(**environment: str) -> tuple[Tracer, Kept]:
     """A tracer that has started, and what it keeps."""
     kept = Kept()
-    tracer = Tracer(load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", **environment}).traces, "test")
+    tracer = Tracer(
+        load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", **environment}).traces, "test"
+    )
     tracer.start(kept)
     return tracer, kept

@@ -1,6 +1,8 @@
-"""The actors in the life of one request, driven by the pure part of the code: each reads and writes one log of reply records.
+"""The actors in the life of one request, driven by the pure part of the code: each reads and writes
+one log of reply records.
 
-What a worker has sent lies in its outbox until the log takes it, so that any of them can be slow, stopped, or dead.
+What a worker has sent lies in its outbox until the log takes it, so that any of them can be slow,
+stopped, or dead.
 """
 
 from collections import deque
@@ -14,9 +16,9 @@ from app.agent.reply.plan import Run, plan
 from app.errors import GatewayError
 from app.openai_api.bodies import CHAT, COMPLETIONS
 from app.openai_api.sse import count_events, split_events
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, EXPIRED, FAILED, FINAL
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import Generation, tokens
 from tests.unit.scene import body, request
 
@@ -34,9 +36,13 @@ class Kind:
     continues: bool = True
     members: tuple[tuple[str, Any], ...] = ()
 
-    def request(self) -> Request:
+    def request(self) -> RequestRecord:
         members = dict(self.members)
-        return request(path=self.path, stream=self.stream, body=body(path=self.path, stream=self.stream, **members))
+        return request(
+            path=self.path,
+            stream=self.stream,
+            body=body(path=self.path, stream=self.stream, **members),
+        )
 
     @property
     def text(self) -> str:
@@ -45,7 +51,9 @@ class Kind:
 
 KINDS = {
     "a chat": Kind(),
-    "a chat with a limit": Kind(members=(("max_tokens", TOKENS), ("stream_options", {"include_usage": True}))),
+    "a chat with a limit": Kind(
+        members=(("max_tokens", TOKENS), ("stream_options", {"include_usage": True}))
+    ),
     "a text completion": Kind(path=COMPLETIONS, members=(("max_tokens", TOKENS),)),
     "a chat that cannot be continued": Kind(continues=False),
     "a whole reply": Kind(stream=False),
@@ -53,12 +61,18 @@ KINDS = {
 
 
 def generated(path: str, asked: dict[str, Any], run: int) -> list[bytes]:
-    """The events of the `run`-th time that the upstream is asked: all TOKENS, from behind the last one that it is given."""
+    """The events of the `run`-th time that the upstream is asked: all TOKENS, from behind the last
+    one that it is given.
+    """
     made = Generation.of(str(run), path, asked, TOKENS)
     if not asked.get("max_tokens"):
         made = replace(made, count=TOKENS - made.first)
     usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-    pieces = [made.opening(), *(made.token(number) for number in range(made.count)), *split_events(made.closing(usage))]
+    pieces = [
+        made.opening(),
+        *(made.token(number) for number in range(made.count)),
+        *split_events(made.closing(usage)),
+    ]
     return [piece for piece in pieces if piece]
 
 
@@ -67,19 +81,26 @@ class Log:
     """The reply log of one request. `runs`: how often the upstream was asked."""
 
     kind: Kind
-    request: Request
-    records: list[Reply] = field(default_factory=list)
+    request: RequestRecord
+    records: list[ReplyRecord] = field(default_factory=list)
     runs: int = 0
 
-    def seen(self, end: int | None = None) -> Seen:
-        found = Seen()
+    def seen(self, end: int | None = None) -> ReplyView:
+        found = ReplyView()
         for reply in self.records[:end]:
             found.add(reply)
         return found
 
     def end_by_gateway(self, outcome: str) -> None:
-        final = Reply(
-            self.request.id, "gateway", FINAL, value=b'{"error":{}}', status=504, outcome=outcome, code=outcome, by_gateway=True
+        final = ReplyRecord(
+            self.request.id,
+            "gateway",
+            FINAL,
+            value=b'{"error":{}}',
+            status=504,
+            outcome=outcome,
+            code=outcome,
+            by_gateway=True,
         )
         self.records.append(final)
 
@@ -101,15 +122,15 @@ class Writing:
 class Worker:
     name: str
     log: Log
-    outbox: deque[Reply] = field(default_factory=deque)
+    outbox: deque[ReplyRecord] = field(default_factory=deque)
     writing: Writing | None = None
-    looked: Seen | None = None
+    looked: ReplyView | None = None
     claimed: bool = False
     claim_place: int = -1
 
     def take(self) -> None:
         """The request is certainly new to everybody."""
-        self._begin(Seen())
+        self._begin(ReplyView())
 
     def look(self) -> None:
         """It may be another's."""
@@ -119,7 +140,11 @@ class Worker:
 
     def claim(self) -> None:
         if self.looked is not None:
-            self.outbox.append(Reply(self.log.request.id, self.name, CLAIM, supersedes=self.looked.fold.writer))
+            self.outbox.append(
+                ReplyRecord(
+                    self.log.request.id, self.name, CLAIM, supersedes=self.looked.fold.writer
+                )
+            )
             self.looked, self.claimed, self.claim_place = None, True, -1
 
     def check(self, further: bool) -> None:
@@ -142,7 +167,9 @@ class Worker:
             return
         kind, outcome = (FINAL, at.outcome) if last else (DATA, "")
         status = 0 if at.begun else at.status
-        reply = Reply(self.log.request.id, self.name, kind, at.seq, value, at.event, status, EVENTS, outcome)
+        reply = ReplyRecord(
+            self.log.request.id, self.name, kind, at.seq, value, at.event, status, EVENTS, outcome
+        )
         self.outbox.append(reply)
         at.seq, at.event, at.begun = at.seq + 1, at.event + count_events(value), True
         if last:
@@ -160,7 +187,9 @@ class Worker:
             self.look()
 
     def deliver(self, twice: bool = False) -> None:
-        """The log takes the oldest record that it has sent; twice, if the acknowledgement of the first was lost."""
+        """The log takes the oldest record that it has sent; twice, if the acknowledgement of the
+        first was lost.
+        """
         if self.outbox:
             self.log.records += [self.outbox.popleft()] * (1 + twice)
             if self.log.records[-1].kind == CLAIM and self.log.records[-1].owner:
@@ -171,35 +200,50 @@ class Worker:
             self.deliver()
 
     def break_off(self) -> None:
-        """Its upstream has reset: what it wrote settles, then it goes on by itself from what the log has."""
+        """Its upstream has reset: what it wrote settles, then it goes on by itself from what the
+        log has.
+        """
         if self.writing is not None and self.writing.outcome == COMPLETED:
             self.deliver_all()
             self._begin(self.log.seen())
 
     def stop(self) -> None:
-        """By a cancel, or because it was superseded: nothing more is sent, what is under way may still come."""
+        """By a cancel, or because it was superseded: nothing more is sent, what is under way may
+        still come.
+        """
         self.writing = None
 
     def expire(self) -> None:
         at = self.writing
         if at is not None:
-            at.events, at.outcome, at.joiner, at.status = deque([self._error(b'{"error":{}}')]), EXPIRED, None, 504
+            at.events, at.outcome, at.joiner, at.status = (
+                deque([self._error(b'{"error":{}}')]),
+                EXPIRED,
+                None,
+                504,
+            )
 
     def hand_back(self) -> None:
         """It leaves: what is under way comes before that, or never."""
         if self.writing is not None:
             self.writing = None
-            self.outbox.append(Reply(self.log.request.id, "", CLAIM, supersedes=self.name))
+            self.outbox.append(ReplyRecord(self.log.request.id, "", CLAIM, supersedes=self.name))
 
     def die(self) -> None:
         """What the log has not taken is lost."""
         self.outbox.clear()
         self.writing, self.looked, self.claimed = None, None, False
 
-    def _begin(self, seen: Seen) -> None:
+    def _begin(self, seen: ReplyView) -> None:
         log = self.log
         planned = plan(log.request, seen, log.kind.continues)
-        at = Writing(deque(), seen.fold.next_seq, 1 + count_events(seen.text), None, bool(seen.parts) and log.request.stream)
+        at = Writing(
+            deque(),
+            seen.fold.next_seq,
+            1 + count_events(seen.text),
+            None,
+            bool(seen.parts) and log.request.stream,
+        )
         self.writing = at
         if isinstance(planned, GatewayError):
             at.outcome, at.status = FAILED, planned.status

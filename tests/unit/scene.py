@@ -1,4 +1,6 @@
-"""What many unit tests set up: a memory bus with our topics, requests, replies as they lie in the log."""
+"""What many unit tests set up: a memory bus with our topics, requests, replies as they lie in the
+log.
+"""
 
 import asyncio
 from asyncio import Future
@@ -15,7 +17,7 @@ from app.config.settings import Settings, load
 from app.errors import BusFull, NotDelivered
 from app.openai_api.bodies import CHAT
 from app.openai_api.sse import data_of, has_data, split_events
-from app.protocol.records import Headers, Reply, Request
+from app.protocol.records import Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_batch import ids_of, replies_of
 from app.protocol.request_id import new_id
 from app.protocol.topics import Topics, request_topic
@@ -33,10 +35,11 @@ def settings(**environment: str) -> Settings:
 
 
 class ScriptedBus(MemoryBus):
-    """Does with what is sent to `scripted` what its script says, one word a record; without a word it is taken at once.
+    """Does with what is sent to `scripted` what its script says, one word a record; without a word
+    it is taken at once.
 
-    LOST: not in the log, and said so. LATE: in the log, and yet said to be lost. FULL: refused. HELD: in the log, acknowledged
-    by `release`. `error` is what a lost one comes to.
+    LOST: not in the log, and said so. LATE: in the log, and yet said to be lost. FULL: refused.
+    HELD: in the log, acknowledged by `release`. `error` is what a lost one comes to.
     """
 
     error: type[NotDelivered] = NotDelivered
@@ -48,7 +51,13 @@ class ScriptedBus(MemoryBus):
         self.held: deque[tuple[Future[Place], Place]] = deque()
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         fate = self.script.popleft() if self.script and topic == self.scripted else OK
         if fate == FULL:
@@ -79,12 +88,18 @@ async def started_bus(**environment: str) -> ScriptedBus:
 
 
 def body(*, path: str = CHAT, **members: Any) -> bytes:
-    said = {"messages": [{"role": "user", "content": "count"}]} if path == CHAT else {"prompt": "count"}
+    said = (
+        {"messages": [{"role": "user", "content": "count"}]}
+        if path == CHAT
+        else {"prompt": "count"}
+    )
     return orjson.dumps({"model": MODEL, **said, **members})
 
 
-def request(*, now: float = 0.0, seconds: float = 60.0, **members: Any) -> Request:
-    """A streamed chat, unless told otherwise; `now` in seconds since the epoch, its deadline `seconds` later."""
+def request(*, now: float = 0.0, seconds: float = 60.0, **members: Any) -> RequestRecord:
+    """A streamed chat, unless told otherwise; `now` in seconds since the epoch, its deadline
+    `seconds` later.
+    """
     stream, path = members.pop("stream", True), members.pop("path", CHAT)
     defaults = {
         "id": new_id(),
@@ -97,16 +112,24 @@ def request(*, now: float = 0.0, seconds: float = 60.0, **members: Any) -> Reque
         "created": int(now * 1000),
         "deadline": int((now + seconds) * 1000),
     }
-    return Request(**{**defaults, **members})
+    return RequestRecord(**{**defaults, **members})
 
 
-async def send_request(bus: MemoryBus, asked: Request, partition: int = 0) -> Place:
-    return await bus.send(REQUESTS, asked.body, key=asked.id.encode(), headers=asked.headers(), partition=partition)
+async def send_request(bus: MemoryBus, asked: RequestRecord, partition: int = 0) -> Place:
+    return await bus.send(
+        REQUESTS, asked.body, key=asked.id.encode(), headers=asked.headers(), partition=partition
+    )
 
 
-async def send_reply(bus: MemoryBus, reply: Reply, partition: int = 0) -> Place:
+async def send_reply(bus: MemoryBus, reply: ReplyRecord, partition: int = 0) -> Place:
     """A record as another process would write it."""
-    return await bus.send(TOPICS.replies, reply.value, key=reply.id.encode(), headers=reply.headers(), partition=partition)
+    return await bus.send(
+        TOPICS.replies,
+        reply.value,
+        key=reply.id.encode(),
+        headers=reply.headers(),
+        partition=partition,
+    )
 
 
 async def log_of(bus: MemoryBus, topic: str, partition: int = 0) -> list[Record]:
@@ -115,10 +138,14 @@ async def log_of(bus: MemoryBus, topic: str, partition: int = 0) -> list[Record]
     return records
 
 
-async def replies(bus: MemoryBus, partition: int = 0) -> list[Reply]:
+async def replies(bus: MemoryBus, partition: int = 0) -> list[ReplyRecord]:
     """Every reply record of the partition, whether or not it counts."""
     records = await log_of(bus, TOPICS.replies, partition)
-    return [reply for one in records for reply in replies_of(one.headers, one.value, set(ids_of(one.headers)))]
+    return [
+        reply
+        for one in records
+        for reply in replies_of(one.headers, one.value, set(ids_of(one.headers)))
+    ]
 
 
 def datas(block: bytes) -> list[bytes]:
@@ -134,7 +161,9 @@ def chunks(block: bytes) -> list[Any]:
 def text_of(block: bytes) -> str:
     """The text that a client reads out of a stream of chat or text completion chunks."""
     choices = [choice for chunk in chunks(block) for choice in chunk.get("choices", ())]
-    return "".join(choice.get("text") or (choice.get("delta") or {}).get("content") or "" for choice in choices)
+    return "".join(
+        choice.get("text") or (choice.get("delta") or {}).get("content") or "" for choice in choices
+    )
 
 
 async def turns(count: int = 10) -> None:

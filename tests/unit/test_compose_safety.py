@@ -1,4 +1,6 @@
-"""The compose files on a host that others reach: passwords, privileges, limits, networks, who may call."""
+"""The compose files on a host that others reach: passwords, privileges, limits, networks, who may
+call.
+"""
 
 import json
 import subprocess
@@ -30,7 +32,9 @@ TIERS = {
 
 
 def run_start(name: str, tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run what a service starts by, with programs in place of the image's that print their arguments."""
+    """Run what a service starts by, with programs in place of the image's that print their
+    arguments.
+    """
     service = SERVICES[name]
     command = [word.replace("$$", "$") for word in service.get("entrypoint") or service["command"]]
     for program in ("java", "run.sh", "python", "sleep"):
@@ -39,7 +43,9 @@ def run_start(name: str, tmp_path: Path, **environment: str) -> "subprocess.Comp
         stand_in.chmod(0o755)
     command[-1] = command[-1].replace("/run.sh", str(tmp_path / "run.sh"))
     paths = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    return subprocess.run(command, env=paths | environment, capture_output=True, text=True, check=False, timeout=20)
+    return subprocess.run(
+        command, env=paths | environment, capture_output=True, text=True, check=False, timeout=20
+    )
 
 
 def test_kafka_ui_asks_for_a_login_and_changes_nothing() -> None:
@@ -51,7 +57,9 @@ def test_kafka_ui_asks_for_a_login_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("name", "variable", "setting"), PASSWORDS)
-def test_without_its_password_it_does_not_start_and_says_why(name: str, variable: str, setting: str, tmp_path: Path) -> None:
+def test_without_its_password_it_does_not_start_and_says_why(
+    name: str, variable: str, setting: str, tmp_path: Path
+) -> None:
     ended = run_start(name, tmp_path, **{variable: ""})
     assert ended.returncode != 0
     assert setting in ended.stdout
@@ -60,7 +68,9 @@ def test_without_its_password_it_does_not_start_and_says_why(name: str, variable
 
 
 @pytest.mark.parametrize(("name", "variable", "setting"), PASSWORDS)
-def test_with_its_password_it_starts_what_the_image_starts(name: str, variable: str, setting: str, tmp_path: Path) -> None:
+def test_with_its_password_it_starts_what_the_image_starts(
+    name: str, variable: str, setting: str, tmp_path: Path
+) -> None:
     ended = run_start(name, tmp_path, **{variable: "secret"})
     assert ended.returncode == 0
     assert ended.stdout.startswith("started ")
@@ -78,7 +88,10 @@ def test_redis_and_the_gateways_have_the_same_password() -> None:
     command = SERVICES["redis"]["command"]
     assert command[command.index("--requirepass") + 1] == "${REDIS_PASSWORD:-}"
     for name in ("main", "main-2"):
-        assert SERVICES[name]["environment"]["REDIS_URL"] == "redis://:${REDIS_PASSWORD:-}@redis:6379/0"
+        assert (
+            SERVICES[name]["environment"]["REDIS_URL"]
+            == "redis://:${REDIS_PASSWORD:-}@redis:6379/0"
+        )
 
 
 def test_no_web_page_of_another_site_reads_prometheus() -> None:
@@ -112,9 +125,14 @@ def test_no_large_body_is_taken_before_its_key() -> None:
 
 
 def test_services_meet_only_those_of_their_tier() -> None:
-    joined = {tier: {name for name, service in SERVICES.items() if tier in service["networks"]} for tier in TIERS}
+    joined = {
+        tier: {name for name, service in SERVICES.items() if tier in service["networks"]}
+        for tier in TIERS
+    }
     assert joined == TIERS
-    assert {network for service in SERVICES.values() for network in service["networks"]} == set(TIERS)
+    assert {network for service in SERVICES.values() for network in service["networks"]} == set(
+        TIERS
+    )
 
 
 def test_redis_has_no_way_out() -> None:
@@ -134,14 +152,20 @@ def test_whether_a_key_is_needed_depends_on_where_nginx_is_published(name: str) 
 def test_there_is_no_worker_for_a_model_that_is_not_configured(name: str, tmp_path: Path) -> None:
     environment = SERVICES[name]["environment"]
     idle = run_start(name, tmp_path, MODEL_IS_SET="", MODEL_VARIABLE=environment["MODEL_VARIABLE"])
-    assert idle.stdout.splitlines()[0] == f"no worker: {environment['MODEL_VARIABLE']} is not set in .env"
+    assert (
+        idle.stdout.splitlines()[0]
+        == f"no worker: {environment['MODEL_VARIABLE']} is not set in .env"
+    )
     assert "python" not in idle.stdout
-    assert "started sleep infinity" in idle.stdout  # so that Docker does not start it again and again
+    # so that Docker does not start it again and again
+    assert "started sleep infinity" in idle.stdout
     started = run_start(name, tmp_path, MODEL_IS_SET="x")
     assert started.stdout == "started python -m app.agent\n"
 
 
-@pytest.mark.parametrize(("name", "order"), [("qwen-worker", "FIRST"), ("chatgpt-worker", "SECOND")])
+@pytest.mark.parametrize(
+    ("name", "order"), [("qwen-worker", "FIRST"), ("chatgpt-worker", "SECOND")]
+)
 def test_a_model_is_configured_by_any_of_its_variables(name: str, order: str) -> None:
     parts = ("MODEL_NAME", "TOKEN", "HOST")
     expected = "".join(f"${{{order}_OPENAI_{part}:-}}" for part in parts)

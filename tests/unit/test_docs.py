@@ -1,4 +1,6 @@
-"""The pages in docs/ say what the code says: the checks, the settings, the records, and their links to each other."""
+"""The pages in docs/ say what the code says: the checks, the settings, the records, and their links
+to each other.
+"""
 
 import json
 import re
@@ -10,8 +12,8 @@ import pytest
 from app.config.settings import SECTIONS
 from app.openai_api.bodies import ANY, CHECKS
 from app.openai_api.endpoints import ENDPOINTS
-from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat
-from app.protocol.records import Control, Headers, Reply, Request
+from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat
+from app.protocol.records import ControlRecord, Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, FINAL
 from app.telemetry import exposed
 from app.telemetry.metrics import DECLARED
@@ -38,7 +40,9 @@ def read(name: str) -> str:
 def table(text: str, first_cell: str) -> list[list[str]]:
     """The rows of the table whose head begins with that cell, without backticks."""
     lines = iter(text.splitlines())
-    assert any(line.startswith(f"| {first_cell} |") for line in lines), f"no table with {first_cell}"
+    assert any(line.startswith(f"| {first_cell} |") for line in lines), (
+        f"no table with {first_cell}"
+    )
     next(lines)  # the rule below the head
     rows = []
     for line in lines:
@@ -49,12 +53,18 @@ def table(text: str, first_cell: str) -> list[list[str]]:
 
 
 def settings() -> set[str]:
-    """Every variable that something of ours reads, and what looks like one: the application, the scripts, make and compose."""
+    """Every variable that something of ours reads, and what looks like one: the application, the
+    scripts, make and compose.
+    """
     names = {item.metadata["name"] for section in SECTIONS for item in fields(section)}
     names |= set(re.findall(r"^#?([A-Z_]+)=", read(".env.example"), re.MULTILINE))
-    scripts = "".join(read(name) for name in ("nginx/start.sh", "scripts/kafka.sh", "scripts/test_servers.sh"))
+    scripts = "".join(
+        read(name) for name in ("nginx/start.sh", "scripts/kafka.sh", "scripts/test_servers.sh")
+    )
     names |= set(re.findall(r'environ\.get\("(\w+)"', read("bench/__main__.py")))
-    return names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA | OF_PYTHON
+    return (
+        names | set(re.findall(r"\$\{([A-Z_]+)[:-]", scripts)) | OF_COMPOSE | OF_KAFKA | OF_PYTHON
+    )
 
 
 def anchors(page: Path) -> set[str]:
@@ -74,7 +84,9 @@ def objects(text: str) -> list[dict[str, object]]:
 
 def test_the_page_of_checks_is_the_table_of_checks() -> None:
     documented = [(row[0], row[1], row[3]) for row in table(read("docs/validation.md"), "path")]
-    assert documented == [("any" if row.path == ANY else row.path, row.field, row.reason) for row in CHECKS]
+    assert documented == [
+        ("any" if row.path == ANY else row.path, row.field, row.reason) for row in CHECKS
+    ]
 
 
 def test_the_page_of_endpoints_lists_the_table_of_endpoints() -> None:
@@ -92,7 +104,11 @@ def test_the_page_of_checks_names_what_stands_in_for_a_field() -> None:
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     known = settings()
     named = _VARIABLE.findall(page.read_text())
-    unknown = {name for name, rest in named if not (rest and any(other.startswith(f"{name}_") for other in known))} - known
+    unknown = {
+        name
+        for name, rest in named
+        if not (rest and any(other.startswith(f"{name}_") for other in known))
+    } - known
     assert unknown == set()
 
 
@@ -105,33 +121,62 @@ def test_a_link_to_a_part_of_a_page_finds_it(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = TOP / "docs/README.md"
-    linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)", index.read_text())}
+    linked = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)", index.read_text())
+    }
     assert {page for page in PAGES if page != index} <= linked
 
 
 def test_every_metric_is_documented_as_it_is_declared() -> None:
     documented = [tuple(row) for row in table(read("docs/operating/metrics.md"), "metric")]
-    declared = [(metric.name, metric.kind, ", ".join(metric.labels), metric.sentence.replace("`", "")) for metric in DECLARED]
+    declared = [
+        (metric.name, metric.kind, ", ".join(metric.labels), metric.sentence.replace("`", ""))
+        for metric in DECLARED
+    ]
     assert documented == declared
 
 
 async def test_every_metric_is_at_metrics_under_its_name() -> None:
     named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", (await exposed.text()).decode(), re.MULTILINE))
-    counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}  # a gateway's collector has those
-    assert {name: kind for name, kind in named.items() if not name.startswith("process_")} == counted
+    # a gateway's collector has those
+    counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}
+    assert {
+        name: kind for name, kind in named.items() if not name.startswith("process_")
+    } == counted
 
 
 def test_every_header_that_is_written_is_in_the_wire_format() -> None:
-    request = Request("0", "m", "/p", b"", True, 0, 0, 0, 0, "t", "h", (("a", "b"),), "p", True)
-    final = Reply("0", "o", FINAL, status=200, outcome="completed", code="c", by_gateway=True, notes=(("a", "b"),))
-    claim = Reply("0", "o", CLAIM, supersedes="w", deaths=1, dead=("w",))
-    written = header_names(request.headers(), final.headers(), claim.headers(), Control("0", Control.CANCEL).headers())
+    request = RequestRecord(
+        "0", "m", "/p", b"", True, 0, 0, 0, 0, "t", "h", (("a", "b"),), "p", True
+    )
+    final = ReplyRecord(
+        "0",
+        "o",
+        FINAL,
+        status=200,
+        outcome="completed",
+        code="c",
+        by_gateway=True,
+        notes=(("a", "b"),),
+    )
+    claim = ReplyRecord("0", "o", CLAIM, supersedes="w", deaths=1, dead=("w",))
+    written = header_names(
+        request.headers(),
+        final.headers(),
+        claim.headers(),
+        ControlRecord("0", ControlRecord.CANCEL).headers(),
+    )
     explained = set(re.findall(r"`([a-z-]+)(?:: [a-z]+)?`", read("docs/wire-format.md")))
     assert written - explained == set()
 
 
-@pytest.mark.parametrize(("kind", "member"), [(WorkerBeat, "worker"), (GatewayBeat, "gateway"), (ModelCard, "owned_by")])
-def test_the_examples_of_heartbeats_and_cards_have_the_members_that_are_written(kind: type, member: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [(WorkerHeartbeat, "worker"), (GatewayHeartbeat, "gateway"), (ModelRegistration, "owned_by")],
+)
+def test_the_examples_of_heartbeats_and_cards_have_the_members_that_are_written(
+    kind: type, member: str
+) -> None:
     found = [example for example in objects(read("docs/wire-format.md")) if member in example]
     assert found
     for example in found:

@@ -28,7 +28,9 @@ def make_env(checkout: Path) -> str:
 def run_make(checkout: Path, *arguments: str) -> str:
     """Run make as from a shell: `make test` has set MAKEFLAGS for what it runs."""
     paths = {"PATH": os.environ["PATH"]}
-    return subprocess.run(["make", *arguments], cwd=checkout, env=paths, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["make", *arguments], cwd=checkout, env=paths, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def mode(path: Path) -> int:
@@ -46,7 +48,9 @@ def test_it_is_the_example_with_passwords_and_only_its_owner_reads_it(checkout: 
 
 
 def test_a_copy_made_by_hand_is_closed_to_others_and_completed(checkout: Path) -> None:
-    (checkout / ".env").write_text("FIRST_OPENAI_TOKEN=t\nGRAFANA_PASSWORD=mine # ours\nREDIS_PASSWORD=\n# the end")
+    (checkout / ".env").write_text(
+        "FIRST_OPENAI_TOKEN=t\nGRAFANA_PASSWORD=mine # ours\nREDIS_PASSWORD=\n# the end"
+    )
     (checkout / ".env").chmod(0o644)
     make_env(checkout)
     values = dotenv_values(checkout / ".env")

@@ -1,7 +1,9 @@
-"""What a request costs in our own code, in bytecode instructions: the same on every machine, so a dearer path is seen at once.
+"""What a request costs in our own code, in bytecode instructions: the same on every machine, so a
+dearer path is seen at once.
 
-Gateway and worker in one process; the memory bus, the engine and what runs in C are not counted. Where a change makes a path
-dearer on purpose, or cheaper, the figures here are set anew: a failure says what they are.
+Gateway and worker in one process; the memory bus, the engine and what runs in C are not counted.
+Where a change makes a path dearer on purpose, or cheaper, the figures here are set anew: a failure
+says what they are.
 """
 
 import asyncio
@@ -22,12 +24,12 @@ from app.agent.worker import Worker
 from app.bus.factory import make_bus
 from app.config.models_file import configured
 from app.config.settings import load
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.accounting.request_metrics import Observed
+from app.gateway.accounting.request_metrics import RequestMetrics
 from app.gateway.gateway import Gateway
 from app.gateway.http.asgi import App, Message
-from app.gateway.middleware import Edge, Entrance
+from app.gateway.middleware import FastPathRouter, RequestMiddleware
 from app.gateway.routes.inference import Inference
 from app.stores.memory import MemoryStore
 from tests.unit.scene import until
@@ -85,14 +87,20 @@ async def served(pause: float = 0.0) -> Served:
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, MemoryStore(), settings)
     [entry] = configured(settings)
-    worker = Worker(bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=pause))
+    worker = Worker(
+        bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=pause)
+    )
     await bus.start()
     await worker.start()
     await gateway.start()
-    await until(lambda: any(known.serving and known.serving[0].partitions for known in gateway.catalog.all()))
-    access_log = AccessLog(Observed(gateway.catalog))
-    edge = Edge(Inference(gateway), Keys(settings.gateway), access_log)
-    return Served(Entrance(edge, edge), access_log, gateway, worker)
+    await until(
+        lambda: any(
+            known.serving and known.serving[0].partitions for known in gateway.catalog.all()
+        )
+    )
+    access_log = AccessLog(RequestMetrics(gateway.catalog))
+    edge = RequestMiddleware(Inference(gateway), Authenticator(settings.gateway), access_log)
+    return Served(FastPathRouter(edge, edge), access_log, gateway, worker)
 
 
 async def cost(served: Served, **body: Any) -> int:
@@ -108,8 +116,20 @@ async def cost(served: Served, **body: Any) -> int:
         sent.append(message)
 
     path = "/v1/chat/completions"
-    head = [(b"host", b"localhost:8000"), (b"content-type", b"application/json"), (b"user-agent", b"y"), (b"accept", b"*/*")]
-    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": head}
+    head = [
+        (b"host", b"localhost:8000"),
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"y"),
+        (b"accept", b"*/*"),
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": head,
+    }
     counter = Counter()
     with counter.counting():
         await served.app({**scope, "client": ("127.0.0.1", 1), "state": {}}, receive, send)
@@ -126,7 +146,9 @@ async def least(served: Served, **body: Any) -> int:
 def check(found: float, figures: dict[tuple[int, int], int]) -> None:
     if VERSION not in figures:
         pytest.skip(f"no figure for Python {VERSION[0]}.{VERSION[1]}; here it is {found:.0f}")
-    assert found <= figures[VERSION] * ALLOWED, f"{found:.0f} instructions, and {figures[VERSION]} were known"
+    assert found <= figures[VERSION] * ALLOWED, (
+        f"{found:.0f} instructions, and {figures[VERSION]} were known"
+    )
     assert found >= figures[VERSION] / ALLOWED, f"cheaper by far: set the figure to {found:.0f}"
 
 
@@ -136,9 +158,16 @@ async def test_a_request_costs_no_more_than_it_did() -> None:
     await setup.close()
 
 
-@pytest.mark.parametrize(("pause", "figures"), [(2 * PACE_SECONDS, TOKEN), (0.0, JOINED)], ids=["by itself", "joined"])
-async def test_a_token_costs_no_more_than_it_did(pause: float, figures: dict[tuple[int, int], int]) -> None:
+@pytest.mark.parametrize(
+    ("pause", "figures"), [(2 * PACE_SECONDS, TOKEN), (0.0, JOINED)], ids=["by itself", "joined"]
+)
+async def test_a_token_costs_no_more_than_it_did(
+    pause: float, figures: dict[tuple[int, int], int]
+) -> None:
     setup = await served(pause)
-    few, many = await least(setup, max_tokens=4, stream=True), await least(setup, max_tokens=68, stream=True)
+    few, many = (
+        await least(setup, max_tokens=4, stream=True),
+        await least(setup, max_tokens=68, stream=True),
+    )
     check((many - few) / 64, figures)
     await setup.close()

@@ -1,7 +1,8 @@
 """The life of a request, whatever its workers and gateways do, in whatever order the log takes it.
 
-Two workers claim at once, one is stopped and goes on later, one dies, hands back or loses its upstream, a gateway cancels or
-expires: there is one outcome, every reader agrees, and no token is there twice or missing.
+Two workers claim at once, one is stopped and goes on later, one dies, hands back or loses its
+upstream, a gateway cancels or expires: there is one outcome, every reader agrees, and no token is
+there twice or missing.
 """
 
 from collections.abc import Callable
@@ -9,13 +10,20 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from app.gateway.http.response_writer import whole_body
 from app.openai_api.sse import DONE, count_events
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, FAILED, Step
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import tokens
 from tests.unit.life import GATEWAY_ENDS, KINDS, WHOLE, Kind, Log, Worker
 from tests.unit.scene import chunks, text_of
@@ -39,7 +47,7 @@ class Life(RuleBasedStateMachine):
         """The request is certainly new to the first worker that takes it."""
         self.log = Log(self.kind, self.kind.request())
         self.workers = [Worker(name, self.log) for name in "abc"]
-        self.reader = Seen()  # reads the log as it grows
+        self.reader = ReplyView()  # reads the log as it grows
         self.steps: list[Step] = []
         self.attempts = 0
         self.ended: tuple[str, int] | None = None
@@ -49,7 +57,11 @@ class Life(RuleBasedStateMachine):
             self.workers[0].deliver_all()
 
     def some(self, having: Callable[[Worker], bool]) -> list[Worker]:
-        return [worker for worker in self.workers if having(worker)] if hasattr(self, "workers") else []
+        return (
+            [worker for worker in self.workers if having(worker)]
+            if hasattr(self, "workers")
+            else []
+        )
 
     # What can happen.
 
@@ -141,14 +153,16 @@ class Life(RuleBasedStateMachine):
         elif self.reader.fold.outcome == COMPLETED:
             assert whole_body(self.reader.parts, stream=False).value == WHOLE
 
-    def _check_stream(self, written: list[Reply]) -> None:
+    def _check_stream(self, written: list[ReplyRecord]) -> None:
         if written and written[0].status >= 400:
             assert len(written) == 1, "an error before the first token is all there is"
             return
         block = b"".join(part.value for part in written)
         events = [chunk for chunk in chunks(block) if "error" not in chunk]
         choices = [choice for event in events for choice in event["choices"]]
-        text = "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices)
+        text = "".join(
+            choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices
+        )
         assert self.kind.text.startswith(text), "no token twice, none missing"
         assert len({(event["id"], event["created"]) for event in events}) <= 1, "one id"
         assert block.count(b'"role"') <= 1
@@ -157,7 +171,9 @@ class Life(RuleBasedStateMachine):
             assert block.endswith(DONE)
             assert block.count(DONE) == 1
             assert block.count(b'"finish_reason":"') == 1
-            assert [event["usage"]["completion_tokens"] for event in events if event.get("usage")] in ([], [len(text.split())])
+            assert [
+                event["usage"]["completion_tokens"] for event in events if event.get("usage")
+            ] in ([], [len(text.split())])
         if self.reader.fold.outcome == FAILED:
             assert not self.kind.continues, "what can be continued is"
             assert text, "what nobody has seen is begun anew"

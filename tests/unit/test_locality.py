@@ -1,4 +1,6 @@
-"""Who may ask without a key: peer x forwarding headers x Host x Origin x settings, for the API, the operator's views and port."""
+"""Who may ask without a key: peer x forwarding headers x Host x Origin x settings, for the API, the
+operator's views and port.
+"""
 
 from itertools import product
 
@@ -6,7 +8,7 @@ import pytest
 
 from app.config.settings import load
 from app.errors import AnonymousRefused
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.access.operator_access import Operators
 from app.locality import Policy, is_local
 
@@ -15,7 +17,8 @@ FOR_LOCAL, FOR_OTHER = ("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "20
 TRUSTED = load({}).gateway.trusted_proxies
 NOT_LOOPBACK = load({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
 
-# What shows that somebody else is behind the peer; none of them is believed but a trusted proxy's X-Forwarded-For.
+# What shows that somebody else is behind the peer; none of them is believed but a trusted proxy's
+# X-Forwarded-For.
 PROXY_WORDS = [
     ("forwarded", "for=127.0.0.1"),
     ("x-forwarded-host", "localhost"),
@@ -30,16 +33,27 @@ PROXY_WORDS = [
     ("fastly-client-ip", "127.0.0.1"),
 ]
 PEERS = [LOOPBACK, "::1", MAPPED, ELSEWHERE, "10.0.0.1", ""]
-HEADS = [(), (FOR_LOCAL,), (FOR_OTHER,), *((word,) for word in PROXY_WORDS), (FOR_LOCAL, ("x-forwarded-proto", "https"))]
+HEADS = [
+    (),
+    (FOR_LOCAL,),
+    (FOR_OTHER,),
+    *((word,) for word in PROXY_WORDS),
+    (FOR_LOCAL, ("x-forwarded-proto", "https")),
+]
 OWN_HOSTS = ["", "localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "192.0.2.1:8000"]
 FOREIGN_HOSTS = ["evil.example", "evil.example:8000", "localhost.evil.example", "[::1", "a b"]
 OWN_ORIGINS = ["", "http://localhost:8000"]
 FOREIGN_ORIGINS = ["https://evil.example", "null", "http://localhost:3000"]
 
 
-def raw(*head: tuple[str, str], host: str = "localhost:8000", origin: str = "") -> list[tuple[bytes, bytes]]:
+def raw(
+    *head: tuple[str, str], host: str = "localhost:8000", origin: str = ""
+) -> list[tuple[bytes, bytes]]:
     pairs = [*head, ("host", host)] if host else [*head]
-    return [(name.encode(), value.encode("latin-1")) for name, value in (*pairs, *([("origin", origin)] if origin else []))]
+    return [
+        (name.encode(), value.encode("latin-1"))
+        for name, value in (*pairs, *([("origin", origin)] if origin else []))
+    ]
 
 
 def scope(peer: str, headers: list[tuple[bytes, bytes]]) -> dict[str, object]:
@@ -55,7 +69,9 @@ def expected_local(peer: str, head: tuple[tuple[str, str], ...], trusts_loopback
 
 
 @pytest.mark.parametrize(("peer", "head"), list(product(PEERS, HEADS)))
-def test_a_client_is_local_if_it_is_or_a_trusted_proxy_here_says_so(peer: str, head: tuple[tuple[str, str], ...]) -> None:
+def test_a_client_is_local_if_it_is_or_a_trusted_proxy_here_says_so(
+    peer: str, head: tuple[tuple[str, str], ...]
+) -> None:
     headers = raw(*head)
     assert is_local(peer, headers, TRUSTED) == expected_local(peer, head, True)
     assert is_local(peer, headers, NOT_LOOPBACK) == expected_local(peer, head, False)
@@ -74,37 +90,63 @@ def test_a_client_is_local_if_it_is_or_a_trusted_proxy_here_says_so(peer: str, h
         (["127.0.0.1:80"], False),
     ],
 )
-def test_behind_a_proxy_on_this_machine_the_last_hop_that_is_no_proxy_counts(said: list[str], expected: bool) -> None:
-    assert is_local(LOOPBACK, raw(*(("x-forwarded-for", value) for value in said)), TRUSTED) is expected
-    assert not is_local(LOOPBACK, raw(*(("x-forwarded-for", value) for value in said), ("x-real-ip", "127.0.0.1")), TRUSTED)
+def test_behind_a_proxy_on_this_machine_the_last_hop_that_is_no_proxy_counts(
+    said: list[str], expected: bool
+) -> None:
+    assert (
+        is_local(LOOPBACK, raw(*(("x-forwarded-for", value) for value in said)), TRUSTED)
+        is expected
+    )
+    assert not is_local(
+        LOOPBACK,
+        raw(*(("x-forwarded-for", value) for value in said), ("x-real-ip", "127.0.0.1")),
+        TRUSTED,
+    )
 
 
 def admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]) -> bool:
     try:
-        Keys(load(environment).gateway).caller(scope(peer, headers))
+        Authenticator(load(environment).gateway).caller(scope(peer, headers))
     except AnonymousRefused:
         return False
     return True
 
 
-def operator_admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]) -> bool:
+def operator_admitted(
+    environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]
+) -> bool:
     return Operators(load(environment).gateway).admits(scope(peer, headers))
 
 
-def port_admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]) -> bool:
+def port_admitted(
+    environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]
+) -> bool:
     policy = Policy(is_for_this_machine=False, hosts=load(environment).admin.hosts)
     return not policy.why_refused(peer, headers)
 
 
-# face, its settings, whether other machines may ask, a name that is listed, an origin that is listed
+# face, its settings, whether other machines may ask, a name that is listed, an origin that is
+# listed
 FACES = [
     (admitted, {}, False, "", ""),
     (admitted, {"ALLOW_ANONYMOUS": "1"}, True, "", ""),
     (admitted, {"ALLOWED_HOSTS": "gpu-box.example"}, False, "gpu-box.example", ""),
-    (admitted, {"ALLOW_ANONYMOUS": "1", "ALLOWED_HOSTS": "gpu-box.example"}, True, "gpu-box.example", ""),
+    (
+        admitted,
+        {"ALLOW_ANONYMOUS": "1", "ALLOWED_HOSTS": "gpu-box.example"},
+        True,
+        "gpu-box.example",
+        "",
+    ),
     (admitted, {"CORS_ORIGINS": "https://app.example"}, False, "", "https://app.example"),
     (operator_admitted, {}, False, "", ""),
-    (operator_admitted, {"ALLOW_ANONYMOUS": "1", "CORS_ORIGINS": "*", "ALLOWED_HOSTS": "gpu-box.example"}, False, "", ""),
+    (
+        operator_admitted,
+        {"ALLOW_ANONYMOUS": "1", "CORS_ORIGINS": "*", "ALLOWED_HOSTS": "gpu-box.example"},
+        False,
+        "",
+        "",
+    ),
     (port_admitted, {"ADMIN_HOST": "0.0.0.0"}, True, "", ""),
     (port_admitted, {"ADMIN_HOSTS": "gpu-box.example"}, True, "gpu-box.example", ""),
 ]
@@ -112,10 +154,13 @@ FACES = [
 
 @pytest.mark.parametrize(("face", "environment", "is_for_others", "name", "page"), FACES)
 @pytest.mark.parametrize("peer", PEERS)
-def test_each_face_asks_the_same_questions(face, environment, is_for_others, name, page, peer) -> None:
+def test_each_face_asks_the_same_questions(
+    face, environment, is_for_others, name, page, peer
+) -> None:
     reaches = is_for_others or peer in (LOOPBACK, "::1", MAPPED)
     for host, origin in product(
-        [*OWN_HOSTS, *FOREIGN_HOSTS, "gpu-box.example:8000"], [*OWN_ORIGINS, *FOREIGN_ORIGINS, "https://app.example"]
+        [*OWN_HOSTS, *FOREIGN_HOSTS, "gpu-box.example:8000"],
+        [*OWN_ORIGINS, *FOREIGN_ORIGINS, "https://app.example"],
     ):
         own_host = host in OWN_HOSTS or (bool(name) and host.startswith(name))
         own_page = not origin or origin == page or origin == f"http://{host}"
@@ -124,11 +169,18 @@ def test_each_face_asks_the_same_questions(face, environment, is_for_others, nam
 
 
 @pytest.mark.parametrize(
-    "environment", [{"API_KEYS": "sk-of-a-client-0123"}, {"API_KEYS": "sk-of-a-client-0123", "ALLOW_ANONYMOUS": "1"}]
+    "environment",
+    [
+        {"API_KEYS": "sk-of-a-client-0123"},
+        {"API_KEYS": "sk-of-a-client-0123", "ALLOW_ANONYMOUS": "1"},
+    ],
 )
 def test_with_keys_the_key_alone_decides(environment: dict[str, str]) -> None:
-    keys = Keys(load(environment).gateway)
-    headers = [*raw(host="evil.example", origin="https://evil.example"), (b"authorization", b"Bearer sk-of-a-client-0123")]
+    keys = Authenticator(load(environment).gateway)
+    headers = [
+        *raw(host="evil.example", origin="https://evil.example"),
+        (b"authorization", b"Bearer sk-of-a-client-0123"),
+    ]
     assert keys.caller(scope(ELSEWHERE, headers)).tenant.startswith("key-")
 
 

@@ -20,7 +20,12 @@ def test_every_pinned_package_has_hashes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PINNED, ids=lambda path: str(path.name))
 def test_no_index_address_is_in_the_pins(path: Path) -> None:
-    assert re.findall(r"https?://|--(?:extra-)?index-url|--find-links|--trusted-host", path.read_text()) == []
+    assert (
+        re.findall(
+            r"https?://|--(?:extra-)?index-url|--find-links|--trusted-host", path.read_text()
+        )
+        == []
+    )
 
 
 def test_pip_and_setuptools_are_pinned_too_where_a_package_needs_them() -> None:

@@ -28,7 +28,10 @@ def test_each_of_the_two_models_has_a_worker_with_its_own_upstream_topic_and_gro
         "KAFKA_REQUEST_TOPIC": "left.over",
         "GROUP_ID": "left.over",
     }
-    workers = [for_worker(load({**environment, **own})) for own in worker_environments(load(environment).models)]
+    workers = [
+        for_worker(load({**environment, **own}))
+        for own in worker_environments(load(environment).models)
+    ]
     assert [(entry.id, entry.host, entry.token.get_secret_value()) for (entry,) in workers] == [
         ("qwen", "http://one", "first"),
         ("gpt", "http://two", ""),
@@ -48,7 +51,11 @@ def test_one_worker_serves_the_whole_models_file_beside_the_two_models(tmp_path)
 
 
 def test_the_gateway_has_the_operators_port_and_each_worker_one_of_its_own() -> None:
-    environment = {"ADMIN_PORT": "9464", "FIRST_OPENAI_MODEL_NAME": "a", "FIRST_OPENAI_HOST": "http://a"}
+    environment = {
+        "ADMIN_PORT": "9464",
+        "FIRST_OPENAI_MODEL_NAME": "a",
+        "FIRST_OPENAI_HOST": "http://a",
+    }
     environment |= {"SECOND_OPENAI_MODEL_NAME": "b", "SECOND_OPENAI_HOST": "http://b"}
     found = programs(load(environment), ["gateway"])
     assert [(one.name, one.environment.get("ADMIN_PORT")) for one in found] == [
@@ -60,14 +67,22 @@ def test_the_gateway_has_the_operators_port_and_each_worker_one_of_its_own() -> 
 
 FLAKY = "import os, sys, time; print('hello', flush=True); time.sleep(0.2); sys.exit(3)"
 STEADY = (
-    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(60)"
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: "
+    "sys.exit(0)); print('up', flush=True); time.sleep(60)"
 )
 
 
 def ran(*programs_: tuple[str, str], until: str) -> tuple[int, list[str]]:
-    """Run them in a process of their own until a line has come, then stop it. Return its status and its lines."""
-    listed = ", ".join(f"Program({name!r}, [sys.executable, '-c', {code!r}], os.environ)" for name, code in programs_)
-    script = f"import os, sys; from scripts.run_kafka import Program, run; sys.exit(run([{listed}]))"
+    """Run them in a process of their own until a line has come, then stop it. Return its status and
+    its lines.
+    """
+    listed = ", ".join(
+        f"Program({name!r}, [sys.executable, '-c', {code!r}], os.environ)"
+        for name, code in programs_
+    )
+    script = (
+        f"import os, sys; from scripts.run_kafka import Program, run; sys.exit(run([{listed}]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     lines = []
@@ -80,7 +95,9 @@ def ran(*programs_: tuple[str, str], until: str) -> tuple[int, list[str]]:
 
 def test_a_process_that_ends_is_named_and_started_again_while_the_others_go_on() -> None:
     status, lines = ran(
-        ("worker a", FLAKY), ("gateway", STEADY), until="run-kafka: worker a ended with status 3; started again in 2 s"
+        ("worker a", FLAKY),
+        ("gateway", STEADY),
+        until="run-kafka: worker a ended with status 3; started again in 2 s",
     )
     assert status == 0
     assert lines.count("[worker a] hello") == 2
@@ -89,6 +106,11 @@ def test_a_process_that_ends_is_named_and_started_again_while_the_others_go_on()
 
 
 def test_a_process_whose_settings_do_not_work_ends_them_all() -> None:
-    status, lines = ran(("gateway", STEADY), ("worker a", "import sys; print('why'); sys.exit(2)"), until="never")
+    status, lines = ran(
+        ("gateway", STEADY), ("worker a", "import sys; print('why'); sys.exit(2)"), until="never"
+    )
     assert (status, "[worker a] why" in lines) == (1, True)
-    assert "run-kafka: worker a cannot work with its settings (see above); stopping the others" in lines
+    assert (
+        "run-kafka: worker a cannot work with its settings (see above); stopping the others"
+        in lines
+    )

@@ -1,4 +1,6 @@
-"""An event loop whose clock jumps: what a test waits for happens at once, in the order in which it would have happened."""
+"""An event loop whose clock jumps: what a test waits for happens at once, in the order in which it
+would have happened.
+"""
 
 import asyncio
 import selectors
@@ -10,7 +12,9 @@ _THREAD_SECONDS = 60.0  # real ones, for what another thread still does
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait for a timer: it says how far the clock may jump. While a thread has a job of ours it does not jump."""
+    """Does not wait for a timer: it says how far the clock may jump. While a thread has a job of
+    ours it does not jump.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +65,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def stand_still(seconds: float) -> None:
-    """As a process that is stopped meanwhile: the time is over at once, and nothing has run in it."""
+    """As a process that is stopped meanwhile: the time is over at once, and nothing has run in
+    it.
+    """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.jump(seconds)

@@ -9,11 +9,13 @@ from typing import TypeAlias
 _Queue: TypeAlias = "deque[tuple[asyncio.Future[None], bool]]"  # who waits, and whether alone
 
 
-class Slots:
-    """First come, first served, in each of two queues that take turns: the crowd's, and the one for all others.
+class ConcurrencyLimiter:
+    """First come, first served, in each of two queues that take turns: the crowd's, and the one for
+    all others.
 
-    While somebody waits for a slot, `try_take` gives none. Then `newcomer` is asked whenever it is the others' turn and none of
-    them waits here: it begins something new of theirs in the slot, or returns False.
+    While somebody waits for a slot, `try_take` gives none. Then `newcomer` is asked whenever it is
+    the others' turn and none of them waits here: it begins something new of theirs in the slot, or
+    returns False.
     """
 
     def __init__(self, count: int, newcomer: Callable[[], bool] = lambda: False) -> None:
@@ -75,7 +77,9 @@ class Slots:
             granted.set_result(None)
 
     def _next(self) -> bool:
-        """Whether the crowd's queue is next. A suspect at a head is: it would never be alone if others went on coming."""
+        """Whether the crowd's queue is next. A suspect at a head is: it would never be alone if
+        others went on coming.
+        """
         if not (self._others and self._crowd):
             return bool(self._crowd)
         (_, other_alone), (_, crowd_alone) = self._others[0], self._crowd[0]

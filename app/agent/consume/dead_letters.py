@@ -1,4 +1,6 @@
-"""What cannot be worked on goes to the dead-letter topic, with its origin, the reason and its own bytes."""
+"""What cannot be worked on goes to the dead-letter topic, with its origin, the reason and its own
+bytes.
+"""
 
 import logging
 from functools import partial
@@ -13,13 +15,19 @@ logger = logging.getLogger("app.agent")
 
 
 async def dead_letter(
-    bus: Bus, topic: str, origin: tuple[str, int, int], headers: Headers, value: bytes | None, reason: str
+    bus: Bus,
+    topic: str,
+    origin: tuple[str, int, int],
+    headers: Headers,
+    value: bytes | None,
+    reason: str,
 ) -> None:
     """Write a dead letter, and return once the log has it. `origin`: topic, partition, offset.
 
-    The record's own headers are kept, without marks of a dead letter. Where the topic takes no record of this size, it gets
-    as much of the value's beginning as fits when halved again and again; if its headers alone are too large, none of them.
-    Raises RecordTooLarge if the topic does not even take that.
+    The record's own headers are kept, without marks of a dead letter. Where the topic takes no
+    record of this size, it gets as much of the value's beginning as fits when halved again and
+    again; if its headers alone are too large, none of them. Raises RecordTooLarge if the topic does
+    not even take that.
     """
     where = f"{origin[0]}/{origin[1]}/{origin[2]}"
     said: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]

@@ -1,7 +1,8 @@
-"""What a worker has been handed of its partitions and not started: a small buffer each, emptied round-robin.
+"""What a worker has been handed of its partitions and not started: a small buffer each, emptied
+round-robin.
 
-The two halves of the partitions take turns, and in each half its partitions: however much waits in the crowd's half, every
-second request that is begun is of the quiet half, if one waits there.
+The two halves of the partitions take turns, and in each half its partitions: however much waits in
+the crowd's half, every second request that is begun is of the quiet half, if one waits there.
 """
 
 from collections import deque
@@ -33,7 +34,9 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A record to work on. `lane` identifies the assignment it came with: after a revoke its end commits nothing."""
+    """A record to work on. `lane` identifies the assignment it came with: after a revoke its end
+    commits nothing.
+    """
 
     record: Record
     lane: Lane
@@ -41,12 +44,15 @@ class Taken:
     crowd: bool  # of the crowd's half
 
 
-class Intake:
-    """The group's listener. `on_change` hears that partitions came or went, `pump` that there may be something to start."""
+class PartitionBuffers:
+    """The group's listener. `on_change` hears that partitions came or went, `pump` that there may
+    be something to start.
+    """
 
     def __init__(self, on_change: Callable[[], None], pump: Callable[[], None]) -> None:
         self._lanes: dict[int, Lane] = {}
-        self._turns: tuple[deque[int], deque[int]] = (deque(), deque())  # of each half: where records wait, in order
+        # of each half: where records wait, in order
+        self._turns: tuple[deque[int], deque[int]] = (deque(), deque())
         self._crowds_turn = False
         self._on_change = on_change
         self._pump = pump
@@ -76,7 +82,9 @@ class Intake:
         self._on_change()
 
     def on_revoked(self, partitions: Sequence[int]) -> None:
-        """Running requests go on; the new owner sees them in our heartbeat. What had not started is the new owner's."""
+        """Running requests go on; the new owner sees them in our heartbeat. What had not started is
+        the new owner's.
+        """
         for partition in partitions:
             self._drop(partition)
         self._divide()
@@ -109,7 +117,9 @@ class Intake:
         self._pump()
 
     def take(self, *, quiet: bool = True, crowd: bool = True) -> Taken | None:
-        """The next record to start, of the half and the partition whose turn it is; None if nothing waits in those asked for."""
+        """The next record to start, of the half and the partition whose turn it is; None if nothing
+        waits in those asked for.
+        """
         others, crowds = self._turns
         if self._reader is None or not (others or crowds):
             return None

@@ -1,7 +1,9 @@
-"""Takes over what another worker may have begun: waits while that one is at work, claims it, reads what it left.
+"""Takes over what another worker may have begun: waits while that one is at work, claims it, reads
+what it left.
 
-The order matters: write the claim, wait for its offset, read the reply log up to it, see whether the claim counted, and only
-then go on from exactly what was found. The log decides between two that claim at once.
+The order matters: write the claim, wait for its offset, read the reply log up to it, see whether
+the claim counted, and only then go on from exactly what was found. The log decides between two that
+claim at once.
 """
 
 import logging
@@ -13,9 +15,9 @@ from app.bus.base import Place
 from app.cluster.peers import Peers
 from app.errors import BusFull, DeadLettered
 from app.openai_api.endpoints import endpoint_of
-from app.protocol.records import Control, Headers, Reply, Request
+from app.protocol.records import ControlRecord, Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.reply_log.retry import until_done, until_seen
 from app.telemetry.metrics import DEAD_LETTERS, TAKEOVERS
 
@@ -31,7 +33,7 @@ class Takeover:
         self._context = context
         self._peers = peers
 
-    async def wait(self, request: Request, group: str, partition: int) -> Seen | None:
+    async def wait(self, request: RequestRecord, group: str, partition: int) -> ReplyView | None:
         """Returns the reply so far once nobody else is at work on it; None if it has ended."""
         while True:
             while self._peers.runs(request.id) or self._peers.holds(group, partition):
@@ -42,8 +44,10 @@ class Takeover:
             if not self._peers.runs(request.id):
                 return seen
 
-    def deaths(self, request: Request, seen: Seen) -> int:
-        """Workers in a row that died with this request and wrote nothing; handing back and draining do not count."""
+    def deaths(self, request: RequestRecord, seen: ReplyView) -> int:
+        """Workers in a row that died with this request and wrote nothing; handing back and draining
+        do not count.
+        """
         if seen.progressed:
             return 0
         unnamed = max(0, seen.deaths - len(seen.dead))
@@ -51,46 +55,82 @@ class Takeover:
             unnamed += self._peers.died_with(request.id)
         return unnamed + len(self._dead(seen))
 
-    def _dead(self, seen: Seen) -> tuple[str, ...]:
-        """Those of them that claims name. One that was only silent (stopped, cut off) and is heard again has not died."""
+    def _dead(self, seen: ReplyView) -> tuple[str, ...]:
+        """Those of them that claims name. One that was only silent (stopped, cut off) and is heard
+        again has not died.
+        """
         named = () if seen.progressed else (*seen.dead, *filter(None, (seen.fold.writer,)))
-        return tuple(worker for worker in named if worker != self._context.owner and not self._peers.lives(worker))
+        return tuple(
+            worker
+            for worker in named
+            if worker != self._context.owner and not self._peers.lives(worker)
+        )
 
-    def is_poison(self, request: Request, deaths: int) -> bool:
-        """So many deaths in a row are its own doing, unless workers die without it too: then many more are asked for."""
-        return deaths >= (POISON_DEATHS_AMONG_OTHERS if self._peers.died_without(request.id) else POISON_DEATHS)
+    def is_poison(self, request: RequestRecord, deaths: int) -> bool:
+        """So many deaths in a row are its own doing, unless workers die without it too: then many
+        more are asked for.
+        """
+        return deaths >= (
+            POISON_DEATHS_AMONG_OTHERS if self._peers.died_without(request.id) else POISON_DEATHS
+        )
 
-    async def claim(self, request: Request, seen: Seen, deaths: int) -> Seen | None:
-        """Makes this worker the writer. Returns the reply up to the claim, or None if another was first, or it has ended."""
+    async def claim(self, request: RequestRecord, seen: ReplyView, deaths: int) -> ReplyView | None:
+        """Makes this worker the writer. Returns the reply up to the claim, or None if another was
+        first, or it has ended.
+        """
         owner = self._context.owner
         superseded = seen.fold.writer
-        claim = Reply(request.id, owner, CLAIM, supersedes=superseded, deaths=deaths, dead=self._dead(seen))
+        claim = ReplyRecord(
+            request.id, owner, CLAIM, supersedes=superseded, deaths=deaths, dead=self._dead(seen)
+        )
         place = await self._send(request, claim)
-        self._signal(Control(request.id, Control.CLAIM, owner, superseded))
+        self._signal(ControlRecord(request.id, ControlRecord.CLAIM, owner, superseded))
         found = await until_seen(self._context.tails.look_past, request, place.offset)
         if found.fold.outcome or found.fold.writer != owner:
             return None
-        if superseded or deaths:  # of a reply that is written whole, who died with it had written nothing
+        # of a reply that is written whole, who died with it had written nothing
+        if superseded or deaths:
             TAKEOVERS.labels(self._context.entry.id).inc()
-        logger.info("took over from %s", superseded or "nobody", extra={"request_id": request.id, "attempt": found.fold.attempts})
+        logger.info(
+            "took over from %s",
+            superseded or "nobody",
+            extra={"request_id": request.id, "attempt": found.fold.attempts},
+        )
         return found
 
-    async def hand_back(self, request: Request) -> None:
+    async def hand_back(self, request: RequestRecord) -> None:
         """Says that this worker lets go: whoever comes next does not count it as a death."""
-        await self._send(request, Reply(request.id, "", CLAIM, supersedes=self._context.owner))
+        await self._send(
+            request, ReplyRecord(request.id, "", CLAIM, supersedes=self._context.owner)
+        )
 
-    async def verify(self, request: Request) -> bool:
+    async def verify(self, request: RequestRecord) -> bool:
         """Whether this worker is the writer, or nobody is yet."""
-        return (await until_seen(self._context.lookup.look, request)).fold.writer in ("", self._context.owner)
+        return (await until_seen(self._context.lookup.look, request)).fold.writer in (
+            "",
+            self._context.owner,
+        )
 
-    async def bury(self, request: Request, seen: Seen, origin: tuple[str, int, int], headers: Headers) -> None:
-        """The record has ended one worker after another: to the dead letters, and an error for its caller."""
+    async def bury(
+        self,
+        request: RequestRecord,
+        seen: ReplyView,
+        origin: tuple[str, int, int],
+        headers: Headers,
+    ) -> None:
+        """The record has ended one worker after another: to the dead letters, and an error for its
+        caller.
+        """
         where = f"{origin[0]}[{origin[1]}]@{origin[2]}"
         reason = f"{seen.deaths} workers in a row died while they ran it"
-        await dead_letter(self._context.bus, self._context.topics.dlq, origin, headers, request.body, reason)
+        await dead_letter(
+            self._context.bus, self._context.topics.dlq, origin, headers, request.body, reason
+        )
         DEAD_LETTERS.labels(self._context.entry.id).inc()
         logger.error("dead letter from %s", where, extra={"request_id": request.id})
-        error = DeadLettered("this request ended every worker that ran it; it lies in the dead letters")
+        error = DeadLettered(
+            "this request ended every worker that ran it; it lies in the dead letters"
+        )
         writer = self._context.writer(request, seq=seen.fold.next_seq)
         endpoint = endpoint_of(request.path)
         value = endpoint.error_body(error)
@@ -100,7 +140,7 @@ class Takeover:
             writer.start(error.status, error.head())
         await writer.finish(FAILED, value, code=error.code or "")
 
-    async def _send(self, request: Request, reply: Reply) -> Place:
+    async def _send(self, request: RequestRecord, reply: ReplyRecord) -> Place:
         context = self._context
         send = partial(
             context.bus.send,
@@ -112,9 +152,14 @@ class Takeover:
         )
         return await until_done("claim", send, id_=request.id)
 
-    def _signal(self, control: Control) -> None:
+    def _signal(self, control: ControlRecord) -> None:
         try:
-            future = self._context.bus.send(self._context.topics.control, b"", key=control.id.encode(), headers=control.headers())
+            future = self._context.bus.send(
+                self._context.topics.control,
+                b"",
+                key=control.id.encode(),
+                headers=control.headers(),
+            )
             future.add_done_callback(lambda done: done.exception())
         except BusFull:
             return  # it is only a help: the log decides

@@ -1,4 +1,6 @@
-"""The worker's spans: of the time in the queue, of each request that it works on, and of each call of its upstream."""
+"""The worker's spans: of the time in the queue, of each request that it works on, and of each call
+of its upstream.
+"""
 
 import re
 from collections import deque
@@ -7,19 +9,30 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from app.agent.engines.base import MOST_READ, Answer, Engine, EngineBroken, EngineUnreachable, Job, Take
+from app.agent.engines.base import (
+    MOST_READ,
+    Answer,
+    Engine,
+    EngineBroken,
+    EngineUnreachable,
+    Job,
+    Take,
+)
 from app.agent.reply.job_run import JobRun
 from app.agent.reply.usage_tail import TAIL_BYTES, members, usage
 from app.bus.base import Record
 from app.config.model_entry import ModelEntry
 from app.errors import ReplyTooLarge, UpstreamInvalidReply
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL, Attributes, Span, Tracer, operation
 
 _HEADER = "traceparent"
-_ID, _MODEL = re.compile(rb'"id":\s*"([^"\\]{1,200})"'), re.compile(rb'"model":\s*"([^"\\]{1,200})"')
+_ID, _MODEL = (
+    re.compile(rb'"id":\s*"([^"\\]{1,200})"'),
+    re.compile(rb'"model":\s*"([^"\\]{1,200})"'),
+)
 _FINISH = re.compile(rb'"finish_reason":\s*"([a-z_]{1,30})"')
 _LATEST = 16  # reads from the upstream, of which the last hold the usage
 
@@ -33,24 +46,36 @@ class JobTraces:
         self._group = group
         self._system = system
 
-    async def run(self, job: JobRun, request: Request, record: Record, seen: Seen) -> None:
+    async def run(
+        self, job: JobRun, request: RequestRecord, record: Record, seen: ReplyView
+    ) -> None:
         incoming = request.traceparent
         if self._tracer.ignores(incoming):
             return await job.run()
         span = self._tracer.begin(incoming)
-        if span.sampled and not seen.fold.attempts:  # of one that is taken over nobody knows when it left the queue
+        # of one that is taken over nobody knows when it left the queue
+        if span.sampled and not seen.fold.attempts:
             waited = self._tracer.begin(incoming or span.traceparent)
             waited.began = request.created * 1_000_000
-            self._tracer.end(waited, INTERNAL, f"queue {record.topic}", self._where(record), ended=max(span.began, waited.began))
+            self._tracer.end(
+                waited,
+                INTERNAL,
+                f"queue {record.topic}",
+                self._where(record),
+                ended=max(span.began, waited.began),
+            )
         try:
             await job.run(span.traceparent)
         finally:
             if span.sampled:
                 self._worked(span, job, request, record, seen)
 
-    def _worked(self, span: Span, job: JobRun, request: Request, record: Record, seen: Seen) -> None:
+    def _worked(
+        self, span: Span, job: JobRun, request: RequestRecord, record: Record, seen: ReplyView
+    ) -> None:
         final = job.final
-        outcome = final.outcome if final else "stopped"  # cancelled, handed back, or another worker's by now
+        # cancelled, handed back, or another worker's by now
+        outcome = final.outcome if final else "stopped"
         attributes = {
             **self._where(record),
             "messaging.operation.name": "process",
@@ -86,7 +111,8 @@ class TracedEngine:
         host = urlsplit(entry.host)
         self._model = entry.upstream_name
         self._whom: dict[str, str | int] = {
-            "gen_ai.provider.name": "openai" if entry.engine == "http" else entry.engine,  # whose API it is
+            # whose API it is
+            "gen_ai.provider.name": "openai" if entry.engine == "http" else entry.engine,
             "server.address": host.hostname or "",
         }
         if host.hostname:
@@ -112,7 +138,9 @@ class TracedEngine:
         span = self._tracer.begin(carried)
         head = tuple(pair for pair in job.head if pair[0] != _HEADER)
         try:
-            answer = await self._engine.call(replace(job, head=(*head, (_HEADER, span.traceparent))))
+            answer = await self._engine.call(
+                replace(job, head=(*head, (_HEADER, span.traceparent)))
+            )
         except (EngineUnreachable, UpstreamInvalidReply, ReplyTooLarge):
             self._called(span, job, {}, "unreachable")
             raise
@@ -125,7 +153,9 @@ class TracedEngine:
 
 
 class TracedAnswer:
-    """A reply that is passed on as it is, with a look at its beginning and its end. `ended` is told once what they say."""
+    """A reply that is passed on as it is, with a look at its beginning and its end. `ended` is told
+    once what they say.
+    """
 
     def __init__(self, answer: Answer, ended: Callable[[Attributes, str], None]) -> None:
         self._answer = answer
@@ -171,7 +201,9 @@ class TracedAnswer:
     def _said(self) -> dict[str, str | int | tuple[str, ...]]:
         """What the reply says of itself; never of its text."""
         tail = b"".join(self._latest)[-TAIL_BYTES:]
-        finishes = tuple(sorted({found[1].decode(errors="replace") for found in members(_FINISH, tail)}))
+        finishes = tuple(
+            sorted({found[1].decode(errors="replace") for found in members(_FINISH, tail)})
+        )
         said: dict[str, str | int | tuple[str, ...]] = {
             "http.response.status_code": self.status,
             "gen_ai.response.id": _first(_ID, self._head),
@@ -179,8 +211,13 @@ class TracedAnswer:
             "gen_ai.response.finish_reasons": finishes,
         }
         counted = usage(tail)
-        for name, theirs in (("input", ("prompt_tokens", "input_tokens")), ("output", ("completion_tokens", "output_tokens"))):
-            tokens = next((counted[each] for each in theirs if isinstance(counted.get(each), int)), None)
+        for name, theirs in (
+            ("input", ("prompt_tokens", "input_tokens")),
+            ("output", ("completion_tokens", "output_tokens")),
+        ):
+            tokens = next(
+                (counted[each] for each in theirs if isinstance(counted.get(each), int)), None
+            )
             if tokens is not None:
                 said[f"gen_ai.usage.{name}_tokens"] = tokens
         return said

@@ -1,4 +1,6 @@
-"""The engines by name; a new one is a file here, a line in this table and a parameter in its contract suite."""
+"""The engines by name; a new one is a file here, a line in this table and a parameter in its
+contract suite.
+"""
 
 from importlib import import_module
 

@@ -1,4 +1,6 @@
-"""The contract of an engine: what answers a model's requests. `tests/contract/test_engines.py` is the contract in full."""
+"""The contract of an engine: what answers a model's requests. `tests/contract/test_engines.py` is
+the contract in full.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -26,7 +28,8 @@ class Job:
 class EngineUnreachable(Exception):
     """The upstream did not answer, after all retries; no byte of a reply was seen.
 
-    `is_silent`: it took the request and was silent for the read timeout, so it may still be at work on it.
+    `is_silent`: it took the request and was silent for the read timeout, so it may still be at work
+    on it.
     """
 
     def __init__(self, words: str, *, is_silent: bool = False) -> None:
@@ -35,7 +38,9 @@ class EngineUnreachable(Exception):
 
 
 class EngineBroken(Exception):
-    """The reply stopped in its middle: a reset, a stall, an end that no length or last chunk announced."""
+    """The reply stopped in its middle: a reset, a stall, an end that no length or last chunk
+    announced.
+    """
 
 
 class EngineSilent(EngineBroken):
@@ -43,7 +48,9 @@ class EngineSilent(EngineBroken):
 
 
 class Answer(Protocol):
-    """An upstream's reply whose head is known. `headers` are those a client is to see, names in lower case."""
+    """An upstream's reply whose head is known. `headers` are those a client is to see, names in
+    lower case.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -56,10 +63,11 @@ class Answer(Protocol):
         """
 
     async def relay(self, take: Take) -> None:
-        """Hands each piece of the body to `take` as it comes, decompressed, cut anywhere; returns at the end.
+        """Hands each piece of the body to `take` as it comes, decompressed, cut anywhere; returns
+        at the end.
 
-        When `take` returns an awaitable, nothing more is read until that is done. Raises EngineBroken,
-        UpstreamInvalidReply, and what `take` raises.
+        When `take` returns an awaitable, nothing more is read until that is done. Raises
+        EngineBroken, UpstreamInvalidReply, and what `take` raises.
         """
 
     async def close(self) -> None:
@@ -72,7 +80,9 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
     async def check(self) -> str:
-        """Empty when requests can be answered now, else why not, in a few words without addresses' secrets."""
+        """Empty when requests can be answered now, else why not, in a few words without addresses'
+        secrets.
+        """
 
     async def continues(self) -> bool:
         """Whether the upstream can go on from a text; asked once `check` is empty."""
@@ -80,6 +90,7 @@ class Engine(Protocol):
     async def call(self, job: Job) -> Answer:
         """Send the request and wait for the reply's head.
 
-        Raises EngineUnreachable; UpstreamInvalidReply or ReplyTooLarge for a head that cannot be passed on.
-        An upstream's own 4xx or 5xx is an Answer, after the retries that its kind allows.
+        Raises EngineUnreachable; UpstreamInvalidReply or ReplyTooLarge for a head that cannot be
+        passed on. An upstream's own 4xx or 5xx is an Answer, after the retries that its kind
+        allows.
         """

@@ -1,4 +1,6 @@
-"""The built-in demonstration model: it repeats what it is told. Deterministic, one word is one token."""
+"""The built-in demonstration model: it repeats what it is told. Deterministic, one word is one
+token.
+"""
 
 import asyncio
 import re
@@ -25,7 +27,8 @@ SLICE = 64 * 1024  # characters whose words are counted in one turn of the event
 _WORD = re.compile(r"\s*\S+|\s+")  # a word takes the space before it along, as most tokenizers do
 
 _HELP = (
-    "I am the built-in demonstration model, which repeats what it is told: for a real one, set FIRST_OPENAI_HOST and "
+    "I am the built-in demonstration model, which repeats what it is told: for a "
+    "real one, set FIRST_OPENAI_HOST and "
     "FIRST_OPENAI_MODEL_NAME (or describe several in MODELS_FILE) and start again."
 )
 
@@ -33,7 +36,9 @@ _HELP = (
 class EchoAnswer:
     """A reply in pieces, with a pause before each but the first."""
 
-    def __init__(self, status: int, content_type: str, pieces: Iterator[bytes], pause: float) -> None:
+    def __init__(
+        self, status: int, content_type: str, pieces: Iterator[bytes], pause: float
+    ) -> None:
         self.status = status
         self.headers = (("content-type", content_type),)
         self.is_stream = content_type == "text/event-stream"
@@ -60,7 +65,9 @@ class EchoAnswer:
 
 
 class EchoEngine:
-    def __init__(self, entry: ModelEntry, settings: WorkerSettings, *, pause: float = BETWEEN_WORDS) -> None:
+    def __init__(
+        self, entry: ModelEntry, settings: WorkerSettings, *, pause: float = BETWEEN_WORDS
+    ) -> None:
         self._continues = entry.continues is True
         self._pause = pause
 
@@ -74,14 +81,18 @@ class EchoEngine:
         return ""
 
     async def continues(self) -> bool:
-        """Only where the entry says so: chats are continued, a text completion's prompt would just be repeated."""
+        """Only where the entry says so: chats are continued, a text completion's prompt would just
+        be repeated.
+        """
         return self._continues
 
     async def call(self, job: Job) -> EchoAnswer:
         try:
             reply = await _reply(job)
         except GatewayError as error:
-            return EchoAnswer(error.status, "application/json", iter([endpoint_of(job.path).error_body(error)]), 0)
+            return EchoAnswer(
+                error.status, "application/json", iter([endpoint_of(job.path).error_body(error)]), 0
+            )
         if job.stream:
             return EchoAnswer(200, "text/event-stream", reply.events(), self._pause)
         return EchoAnswer(200, "application/json", iter([orjson.dumps(reply.whole())]), 0)
@@ -90,11 +101,15 @@ class EchoEngine:
 async def _reply(job: Job) -> Reply:
     """Raises GatewayError kinds, whose status and body become the answer.
 
-    Costs time in proportion to the prompt, in several turns of the event loop, and no more for more choices.
+    Costs time in proportion to the prompt, in several turns of the event loop, and no more for more
+    choices.
     """
     path = job.path.partition("?")[0]
     if path not in ("/chat/completions", "/completions"):
-        raise UnknownUrl(f"the built-in demonstration model has no {path}, only /chat/completions and /completions")
+        raise UnknownUrl(
+            f"the built-in demonstration model has no {path}, only /chat/completions and "
+            f"/completions"
+        )
     body = _parsed(job.body)
     chat = path == "/chat/completions"
     prompts, texts = _chat(body) if chat else _completion(body)
@@ -140,15 +155,28 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 def _chat(body: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The messages' texts and the one reply to them."""
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(message, dict) for message in messages)
+    ):
         raise BadRequest("messages is a list of at least one message", param="messages")
     _check_items(messages, "messages")
     contents = [_content(message.get("content")) for message in messages]
-    said = next((text for message, text in zip(messages[::-1], contents[::-1], strict=True) if message.get("role") == "user"), "")
+    said = next(
+        (
+            text
+            for message, text in zip(messages[::-1], contents[::-1], strict=True)
+            if message.get("role") == "user"
+        ),
+        "",
+    )
     reply = _answer_to(said)
     if body.get("continue_final_message") is True:
         if messages[-1].get("role") != "assistant":
-            raise BadRequest("continue_final_message needs an assistant's message at the end", param="messages")
+            raise BadRequest(
+                "continue_final_message needs an assistant's message at the end", param="messages"
+            )
         reply = _rest(reply, contents[-1])
     return contents, [reply]
 
@@ -157,8 +185,15 @@ def _completion(body: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The prompts and the reply to each."""
     prompt = body.get("prompt")
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
-        raise BadRequest("prompt is a text or a list of texts; the demonstration model reads no token numbers", param="prompt")
+    if (
+        not isinstance(prompts, list)
+        or not prompts
+        or not all(isinstance(text, str) for text in prompts)
+    ):
+        raise BadRequest(
+            "prompt is a text or a list of texts; the demonstration model reads no token numbers",
+            param="prompt",
+        )
     _check_items(prompts, "prompt")
     return prompts, [_answer_to(text) for text in prompts]
 
@@ -178,7 +213,11 @@ def _content(content: Any) -> str:
 
 def _part(part: dict[str, Any]) -> str:
     kind = str(part.get("type"))
-    return str(part.get("text", "")) if kind == "text" else f"[{'image' if kind == 'image_url' else kind}]"
+    return (
+        str(part.get("text", ""))
+        if kind == "text"
+        else f"[{'image' if kind == 'image_url' else kind}]"
+    )
 
 
 def _answer_to(said: str) -> str:

@@ -1,4 +1,6 @@
-"""The demonstration model's reply in the API's four shapes: chat or text completion, whole or streamed."""
+"""The demonstration model's reply in the API's four shapes: chat or text completion, whole or
+streamed.
+"""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered, before it is put into the shape of a chat or a text completion, whole or streamed."""
+    """What is answered, before it is put into the shape of a chat or a text completion, whole or
+    streamed.
+    """
 
     id: str
     model: str
@@ -36,8 +40,14 @@ class Reply:
     def whole(self) -> dict[str, Any]:
         choices = []
         for index, choice in enumerate(self.choices):
-            said = {"message": {"role": "assistant", "content": choice.text}} if self.chat else {"text": choice.text}
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": choice.finish})
+            said = (
+                {"message": {"role": "assistant", "content": choice.text}}
+                if self.chat
+                else {"text": choice.text}
+            )
+            choices.append(
+                {"index": index, **said, "logprobs": None, "finish_reason": choice.finish}
+            )
         return self._object("chat.completion", choices, usage=self._usage())
 
     def events(self) -> Iterator[bytes]:
@@ -49,7 +59,12 @@ class Reply:
         for round_ in zip_longest(*(choice.words for choice in self.choices)):
             for index in indexes:
                 if round_[index] is not None:
-                    yield self._event(index, {"delta": {"content": round_[index]}} if self.chat else {"text": round_[index]})
+                    yield self._event(
+                        index,
+                        {"delta": {"content": round_[index]}}
+                        if self.chat
+                        else {"text": round_[index]},
+                    )
         for index, choice in enumerate(self.choices):
             yield self._event(index, {"delta": {}} if self.chat else {"text": ""}, choice.finish)
         if self.include_usage:
@@ -62,7 +77,14 @@ class Reply:
 
     def _object(self, chat_kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         kind = chat_kind if self.chat else "text_completion"
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
 
     def _usage(self) -> dict[str, int]:
         completion = sum(len(choice.words) for choice in self.choices)

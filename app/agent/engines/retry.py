@@ -1,4 +1,6 @@
-"""When a request that got no useful reply is sent again, and after how long. Pure but for the jitter."""
+"""When a request that got no useful reply is sent again, and after how long. Pure but for the
+jitter.
+"""
 
 import random
 from collections.abc import Mapping
@@ -9,11 +11,14 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 FIRST_WAIT = 0.5  # seconds; twice as long each time
 
 
-def wait_before_retry(done: int, retries: int, longest: float, left: float, asked: float = 0) -> float | None:
+def wait_before_retry(
+    done: int, retries: int, longest: float, left: float, asked: float = 0
+) -> float | None:
     """Seconds until the next try, or None if there is to be none.
 
-    `done` retries of `retries` are used up, `left` seconds remain until the deadline, and the upstream asked for a wait
-    of `asked` seconds. A wait that the upstream asked for is kept in full or not begun. The rest is full jitter:
+    `done` retries of `retries` are used up, `left` seconds remain until the deadline, and the
+    upstream asked for a wait of `asked` seconds. A wait that the upstream asked for is kept in full
+    or not begun. The rest is full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
     if done >= retries or asked > longest:
@@ -23,9 +28,11 @@ def wait_before_retry(done: int, retries: int, longest: float, left: float, aske
 
 
 def asked_wait(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that a reply asks to be left alone: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
+    """Seconds that a reply asks to be left alone: `retry-after-ms`, or `retry-after` in seconds or
+    as an HTTP date.
 
-    `now` is the wall clock's time. 0 if the reply asks for nothing that can be read (RFC 9110, 10.2.3).
+    `now` is the wall clock's time. 0 if the reply asks for nothing that can be read (RFC 9110,
+    10.2.3).
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:

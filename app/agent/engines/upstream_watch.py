@@ -1,4 +1,6 @@
-"""Whether a worker's upstream answers, from a call that found nobody there until its check is empty again."""
+"""Whether a worker's upstream answers, from a call that found nobody there until its check is empty
+again.
+"""
 
 import asyncio
 import logging
@@ -13,7 +15,9 @@ _SECONDS = 1.0  # between two checks
 
 
 class UpstreamWatch:
-    """`changed` hears that `reason` came or went. The worker goes on: where it is the only one, each caller gets its error."""
+    """`changed` hears that `reason` came or went. The worker goes on: where it is the only one,
+    each caller gets its error.
+    """
 
     def __init__(self, engine: Engine, model: str, changed: Callable[[], None]) -> None:
         self._engine = engine
@@ -23,7 +27,9 @@ class UpstreamWatch:
         self.reason = ""  # why the upstream answers nobody; empty when it does, as far as is known
 
     def unreachable(self) -> None:
-        """A call found nobody there, after all its retries. However many do, there is one check at a time, one a second."""
+        """A call found nobody there, after all its retries. However many do, there is one check at
+        a time, one a second.
+        """
         if self._task is None:
             self._task = asyncio.create_task(self._watch())
             self._task.add_done_callback(self._ended)

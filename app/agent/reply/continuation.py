@@ -1,4 +1,6 @@
-"""Going on from a text that a client has seen part of: when that is faithful, what to ask, and how to join both halves. Pure."""
+"""Going on from a text that a client has seen part of: when that is faithful, what to ask, and how
+to join both halves. Pure.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,15 +11,18 @@ from app.openai_api.bodies import CHAT, COMPLETIONS
 from app.openai_api.endpoints import choices_of, ends_stream, parse_event
 from app.openai_api.sse import DONE, as_event, data_of, has_data, split_events
 
-# A request with one of these cannot be continued so that the whole is what one run would have given.
+# A request with one of these cannot be continued so that the whole is what one run would have
+# given.
 _UNFAITHFUL = (
-    "tools", "functions", "logprobs", "top_logprobs", "response_format", "structured_outputs", "min_tokens", "echo", "stop",
+    "tools", "functions", "logprobs", "top_logprobs", "response_format", "structured_outputs",
+    "min_tokens", "echo", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "suffix",
 )  # fmt: skip
 _PLAIN_DELTA = frozenset({"role", "content"})
 _KEPT = frozenset({"id", "object", "created", "model", "system_fingerprint"})
 _LIMITS = ("max_completion_tokens", "max_tokens")
-_COMPLETION_LIMIT = 16  # where the request sets none: https://platform.openai.com/docs/api-reference/completions/create
+# where the request sets none: https://platform.openai.com/docs/api-reference/completions/create
+_COMPLETION_LIMIT = 16
 
 
 @dataclass(slots=True)
@@ -70,7 +75,9 @@ def _chunk(data: bytes) -> dict[str, Any] | None:
 
 
 def _piece(path: str, choice: dict[str, Any]) -> tuple[str, bool]:
-    """A choice's text and whether it has nothing else (no tool call, no reasoning, no parts that are more than text)."""
+    """A choice's text and whether it has nothing else (no tool call, no reasoning, no parts that
+    are more than text).
+    """
     delta = _delta(choice)
     text = (choice.get("text") if path == COMPLETIONS else delta.get("content")) or ""
     plain = choice.get("index") in (0, None) and isinstance(text, str)
@@ -86,7 +93,11 @@ def _delta(choice: dict[str, Any]) -> dict[str, Any]:
 
 def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
     """Whether going on from the prefix gives what one run would have given."""
-    faithful = prefix.plain and not any(_set(name, body.get(name)) for name in _UNFAITHFUL) and (body.get("n") or 1) == 1
+    faithful = (
+        prefix.plain
+        and not any(_set(name, body.get(name)) for name in _UNFAITHFUL)
+        and (body.get("n") or 1) == 1
+    )
     if not faithful or (body.get("best_of") or 1) != 1 or prefix.text[-1:].isspace():
         return False
     if path == COMPLETIONS:
@@ -95,12 +106,16 @@ def can_continue(path: str, body: dict[str, Any], prefix: Prefix) -> bool:
 
 
 def _ends_in_text(body: dict[str, Any]) -> bool:
-    """Whether the last message's content is one that a text can be put behind, not a list of parts."""
+    """Whether the last message's content is one that a text can be put behind, not a list of
+    parts.
+    """
     return isinstance(body["messages"][-1].get("content"), str | None)
 
 
 def _set(name: str, value: Any) -> bool:
-    """Whether a member asks for something. A text completion's `logprobs: 0` does: the chosen tokens' own."""
+    """Whether a member asks for something. A text completion's `logprobs: 0` does: the chosen
+    tokens' own.
+    """
     if name == "logprobs":
         return value is not None and value is not False
     neutral = 1 if name == "repetition_penalty" else 0
@@ -114,7 +129,9 @@ def budget_left(body: dict[str, Any], prefix: Prefix) -> int | None:
 
 
 def _limits(body: dict[str, Any], prefix: Prefix) -> dict[str, int]:
-    """The members that limit the text; a longer completion than the API's own limit is of an upstream that has none."""
+    """The members that limit the text; a longer completion than the API's own limit is of an
+    upstream that has none.
+    """
     limits = {name: body[name] for name in _LIMITS if isinstance(body.get(name), int)}
     unset = not limits and prefix.path == COMPLETIONS and prefix.tokens <= _COMPLETION_LIMIT
     return {"max_tokens": _COMPLETION_LIMIT} if unset else limits
@@ -128,18 +145,32 @@ def continued(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
         return orjson.dumps(new)
     messages = list(body["messages"])
     if body.get("continue_final_message"):
-        messages[-1] = {**messages[-1], "content": (messages[-1].get("content") or "") + prefix.text}
+        messages[-1] = {
+            **messages[-1],
+            "content": (messages[-1].get("content") or "") + prefix.text,
+        }
     else:
         messages.append({"role": "assistant", "content": prefix.text})
-    return orjson.dumps({**new, "messages": messages, "continue_final_message": True, "add_generation_prompt": False})
+    return orjson.dumps(
+        {
+            **new,
+            "messages": messages,
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+        }
+    )
 
 
 class Joiner:
-    """Makes the second half's events fit behind the first half's: one id, one role event, usage of the whole."""
+    """Makes the second half's events fit behind the first half's: one id, one role event, usage of
+    the whole.
+    """
 
     def __init__(self, prefix: Prefix, *, same_text: bool) -> None:
         self._prefix = prefix
-        self._same: dict[str, Any] = {name: prefix.first[name] for name in ("id", "created") if name in prefix.first}
+        self._same: dict[str, Any] = {
+            name: prefix.first[name] for name in ("id", "created") if name in prefix.first
+        }
         self._carried = prefix.tokens if same_text else 0
 
     def join(self, block: bytes) -> bytes:
@@ -162,7 +193,10 @@ class Joiner:
     def _whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The text so far was prompt to the second run; to the client it is completion."""
         moved = {"prompt_tokens": -self._carried, "completion_tokens": self._carried}
-        return {name: value + moved.get(name, 0) if isinstance(value, int) else value for name, value in usage.items()}
+        return {
+            name: value + moved.get(name, 0) if isinstance(value, int) else value
+            for name, value in usage.items()
+        }
 
 
 def _is_role_only(chunk: dict[str, Any]) -> bool:
@@ -172,17 +206,28 @@ def _is_role_only(chunk: dict[str, Any]) -> bool:
 
 def _only_role(choice: dict[str, Any]) -> bool:
     delta = _delta(choice)
-    return "role" in delta and set(delta) <= _PLAIN_DELTA and not delta.get("content") and not choice.get("finish_reason")
+    return (
+        "role" in delta
+        and set(delta) <= _PLAIN_DELTA
+        and not delta.get("content")
+        and not choice.get("finish_reason")
+    )
 
 
 def ending(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
-    """The events that end a text whose budget is used up, or whose finish was sent and whose end was not."""
+    """The events that end a text whose budget is used up, or whose finish was sent and whose end
+    was not.
+    """
     events = [] if prefix.finished else [_chunk_of(path, prefix, [_finish(path)])]
     if (body.get("stream_options") or {}).get("include_usage") and not prefix.usage:
         prompt = (
             len(orjson.dumps(body.get("messages") or body.get("prompt") or "")) // 4
         )  # nobody is there to count it: an estimate
-        usage = {"prompt_tokens": prompt, "completion_tokens": prefix.tokens, "total_tokens": prompt + prefix.tokens}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": prefix.tokens,
+            "total_tokens": prompt + prefix.tokens,
+        }
         events.append({**_chunk_of(path, prefix, []), "usage": usage})
     return b"".join(as_event(orjson.dumps(event)) for event in events) + DONE
 

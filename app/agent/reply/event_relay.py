@@ -1,4 +1,6 @@
-"""A stream's events on their way from the upstream into the reply: one call per piece, and no task switch."""
+"""A stream's events on their way from the upstream into the reply: one call per piece, and no task
+switch.
+"""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,7 +24,18 @@ class EventRelay:
     something follows all the same, the held block is written before it.
     """
 
-    __slots__ = ("_held", "_joiner", "_latest", "_rename", "_splitter", "_stripper", "_unsettled", "_writer", "first", "is_done")
+    __slots__ = (
+        "_held",
+        "_joiner",
+        "_latest",
+        "_rename",
+        "_splitter",
+        "_stripper",
+        "_unsettled",
+        "_writer",
+        "first",
+        "is_done",
+    )
 
     def __init__(
         self,
@@ -46,7 +59,8 @@ class EventRelay:
         self.is_done = False  # [DONE] has come
 
     def take(self, piece: bytes) -> Awaitable[None] | None:
-        """Take the engine's next piece. Return an awaitable where the engine has to wait for the log.
+        """Take the engine's next piece. Return an awaitable where the engine has to wait for the
+        log.
 
         Raises ReplyTooLarge.
         """

@@ -21,13 +21,13 @@ from app.errors import (
     UpstreamUnreachable,
     WorkerLost,
 )
-from app.openai_api.bodies import with_model
 from app.openai_api.endpoints import endpoint_of
+from app.openai_api.model_member import with_model
 from app.openai_api.multipart import form_with_model
 from app.openai_api.sse import count_events
-from app.protocol.records import HOPS_HEADER, Reply, Request
+from app.protocol.records import HOPS_HEADER, ReplyRecord, RequestRecord
 from app.protocol.reply_state import EXPIRED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.reply_log.retry import until_seen
 from app.telemetry.metrics import UPSTREAM_ERRORS, UPSTREAM_RETRIES
 
@@ -35,27 +35,33 @@ logger = logging.getLogger("app.agent.job")
 
 DEADLINE_LEEWAY = 2.0  # seconds: the clocks of gateways and workers differ
 
-_PLANNED_AT_ONCE = 256 * 1024  # bytes of a stream that is continued: half a second of parsing for each 2 MB
-_USAGE_REFUSED_SECONDS = 600.0  # for which an upstream that refused `stream_options` is not asked for usage
+# bytes of a stream that is continued: half a second of parsing for each 2 MB
+_PLANNED_AT_ONCE = 256 * 1024
+# for which an upstream that refused `stream_options` is not asked for usage
+_USAGE_REFUSED_SECONDS = 600.0
 
 
 class JobRun:
-    """This worker's attempts at one request, from what the reply log has of it to its final record."""
+    """This worker's attempts at one request, from what the reply log has of it to its final
+    record.
+    """
 
-    def __init__(self, context: JobContext, request: Request, seen: Seen) -> None:
+    def __init__(self, context: JobContext, request: RequestRecord, seen: ReplyView) -> None:
         self._context = context
         self._request = request
         self._seen = seen
         self._endpoint = endpoint_of(request.path)
         self._broken: EngineBroken | None = None  # how the upstream's last answer ended
         self._writer = self._new_writer(seen)
-        # Seconds until the first worker began: of a reply that is taken over, until its first record at the latest.
+        # Seconds until the first worker began: of a reply that is taken over, until its first
+        # record at the latest.
         self._queued = max(0.0, (seen.began / 1000 or time.time()) - request.created / 1000)
         self._begun = time.monotonic()
         self._traceparent = request.traceparent
 
     async def run(self, traceparent: str = "") -> None:
-        """Ends when the final record is in the log. When it is cancelled, the upstream's work is ended too.
+        """Ends when the final record is in the log. When it is cancelled, the upstream's work is
+        ended too.
 
         `traceparent`: for the upstream, in the place of the request's own.
         """
@@ -67,7 +73,9 @@ class JobRun:
             async with asyncio.timeout(left):
                 await self._attempts(asyncio.get_running_loop().time() + left)
         except TimeoutError:
-            await self._fail(DeadlineExceeded("the request was not done before its deadline"), EXPIRED)
+            await self._fail(
+                DeadlineExceeded("the request was not done before its deadline"), EXPIRED
+            )
         except EngineUnreachable as error:
             await self._fail(self._unreachable(error))
         except GatewayError as error:
@@ -77,13 +85,15 @@ class JobRun:
             await self._fail(InternalError("the worker failed; its log says why"))
 
     def _unreachable(self, error: EngineUnreachable) -> UpstreamUnreachable:
-        failed = UpstreamUnreachable(f"the server of model {self._context.entry.id!r} did not answer: {error}")
+        failed = UpstreamUnreachable(
+            f"the server of model {self._context.entry.id!r} did not answer: {error}"
+        )
         if error.is_silent:  # a generation of that length is not to be begun once more
             failed.should_retry = False
         return failed
 
     @property
-    def final(self) -> Reply | None:
+    def final(self) -> ReplyRecord | None:
         """How it ended; None where it was stopped before."""
         return self._writer.final
 
@@ -100,7 +110,9 @@ class JobRun:
                 self._broken = error
                 if not left or (isinstance(error, EngineSilent) and not self._request.stream):
                     raise self._lost(error) from None
-                logger.info("the upstream broke off: %s", error, extra={"request_id": self._request.id})
+                logger.info(
+                    "the upstream broke off: %s", error, extra={"request_id": self._request.id}
+                )
             UPSTREAM_RETRIES.labels(self._context.entry.id).inc()
             await self._writer.settled()
             self._seen = await until_seen(self._context.lookup.look, self._request)
@@ -109,25 +121,31 @@ class JobRun:
     def _lost(self, error: EngineBroken) -> GatewayError:
         """Return the client's error.
 
-        A stream that is empty at each attempt would be empty for the client's attempts, too; and a generation that
-        took the whole read timeout is not to be begun once more.
+        A stream that is empty at each attempt would be empty for the client's attempts, too; and a
+        generation that took the whole read timeout is not to be begun once more.
         """
         if isinstance(error, EndedEarly) and error.is_empty:
-            return UpstreamInvalidReply(f"the server of model {self._context.entry.id!r} answers with an empty stream")
+            return UpstreamInvalidReply(
+                f"the server of model {self._context.entry.id!r} answers with an empty stream"
+            )
         lost = WorkerLost(f"the model's reply broke off: {error}")
         if isinstance(error, EngineSilent):
             lost.should_retry = False
         return lost
 
-    def _new_writer(self, seen: Seen) -> ReplyWriter:
-        return self._context.writer(self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text))
+    def _new_writer(self, seen: ReplyView) -> ReplyWriter:
+        return self._context.writer(
+            self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text)
+        )
 
     async def _attempt(self, deadline: float) -> None:
         planned = await self._plan()
         if isinstance(planned, GatewayError):
             raise planned if self._broken is None else self._lost(self._broken)
         if isinstance(planned, Finish):
-            return await self._writer.finish(planned.outcome, planned.events, notes=self._notes(planned.usage))
+            return await self._writer.finish(
+                planned.outcome, planned.events, notes=self._notes(planned.usage)
+            )
         asked = asking(planned.body) if self._wants_usage() else None
         if asked is None:
             return await self._ask(planned, planned.body, deadline)
@@ -137,7 +155,9 @@ class JobRun:
             await self._ask(planned, planned.body, deadline, after_refusal=True)
 
     async def _plan(self) -> Run | Finish | GatewayError:
-        """Plan how to go on; in a thread where much was seen, since each of its events is parsed."""
+        """Plan how to go on; in a thread where much was seen, since each of its events is
+        parsed.
+        """
         arguments = (self._request, self._seen, self._context.continues)
         if sum(len(part.value) for part in self._seen.parts) <= _PLANNED_AT_ONCE:
             return plan(*arguments)
@@ -149,18 +169,29 @@ class JobRun:
         return wanted and time.monotonic() >= context.usage_refused_until
 
     async def _ask(
-        self, planned: Run, body: bytes, deadline: float, *, strip_usage: bool = False, after_refusal: bool = False
+        self,
+        planned: Run,
+        body: bytes,
+        deadline: float,
+        *,
+        strip_usage: bool = False,
+        after_refusal: bool = False,
     ) -> None:
         """Ask the upstream and pass its answer on. Raises UsageRefused, where `strip_usage`.
 
-        `after_refusal`: the same body with `stream_options` was refused. Only where this one is accepted
-        was that the reason: an upstream may repeat a client's own words in its error.
+        `after_refusal`: the same body with `stream_options` was refused. Only where this one is
+        accepted was that the reason: an upstream may repeat a client's own words in its error.
         """
         answer = await self._called(planned, body, deadline)
         if after_refusal and answer.status < 400:
             self._context.usage_refused_until = time.monotonic() + _USAGE_REFUSED_SECONDS
-            logger.warning("model %s: its upstream refuses stream_options, so usage is not asked for", self._context.entry.id)
-        reply = ReplyPass(self._context, self._request, self._endpoint, self._writer, planned, self._notes)
+            logger.warning(
+                "model %s: its upstream refuses stream_options, so usage is not asked for",
+                self._context.entry.id,
+            )
+        reply = ReplyPass(
+            self._context, self._request, self._endpoint, self._writer, planned, self._notes
+        )
         try:
             await reply.pass_on(answer, strip_usage=strip_usage)
         finally:
@@ -179,7 +210,8 @@ class JobRun:
             self._count_error("broken")
             raise
         if answer.status == 401:
-            self._context.upstream.unreachable()  # while it refuses the token, the other workers are better off
+            # while it refuses the token, the other workers are better off
+            self._context.upstream.unreachable()
         if answer.status >= 400:
             self._count_error("5xx" if answer.status >= 500 else "4xx")
         return answer
@@ -189,7 +221,9 @@ class JobRun:
         form = request.content_type
         name = entry.upstream_name
         if request.model != name:
-            body = form_with_model(form, body, name) if form else with_model(body, request.model, name)
+            body = (
+                form_with_model(form, body, name) if form else with_model(body, request.model, name)
+            )
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
         traced = (("traceparent", self._traceparent),) if self._traceparent else ()
         head = (*request.head, *traced, (HOPS_HEADER, hops))

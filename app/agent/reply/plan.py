@@ -1,17 +1,26 @@
-"""What to do about a request whose reply has come so far: run it, go on with it, end it, or give it up. Pure."""
+"""What to do about a request whose reply has come so far: run it, go on with it, end it, or give it
+up. Pure.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from app.agent.reply.continuation import Joiner, Prefix, budget_left, can_continue, continued, ending
+from app.agent.reply.continuation import (
+    Joiner,
+    Prefix,
+    budget_left,
+    can_continue,
+    continued,
+    ending,
+)
 from app.errors import GatewayError, ReplyLogTruncated, WorkerLost
 from app.openai_api.bodies import CHAT, COMPLETIONS
 from app.openai_api.endpoints import StreamEnd, endpoint_of
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +41,16 @@ class Finish:
     usage: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(request: Request, seen: Seen, continues: bool) -> Run | Finish | GatewayError:
+def plan(request: RequestRecord, seen: ReplyView, continues: bool) -> Run | Finish | GatewayError:
     """Decide how to go on from the reply so far.
 
     Text that a client may have seen is never silently begun again: it is continued where that is
     faithful, else the client gets an error.
     """
     if seen.truncated:
-        return ReplyLogTruncated("the beginning of this reply is no longer kept, so it cannot be continued")
+        return ReplyLogTruncated(
+            "the beginning of this reply is no longer kept, so it cannot be continued"
+        )
     if not request.stream or not seen.parts:
         return Run(request.body)
     endpoint = endpoint_of(request.path)
@@ -62,7 +73,7 @@ def plan(request: Request, seen: Seen, continues: bool) -> Run | Finish | Gatewa
     return Run(continued(endpoint.path, body, prefix), Joiner(prefix, same_text=True), goes_on=True)
 
 
-def _missing_end(request: Request, end: StreamEnd, prefix: Prefix) -> bytes:
+def _missing_end(request: RequestRecord, end: StreamEnd, prefix: Prefix) -> bytes:
     """Return the events that a complete answer lacks."""
     if end.is_done or not endpoint_of(request.path).is_done_sent:
         return b""
@@ -70,4 +81,7 @@ def _missing_end(request: Request, end: StreamEnd, prefix: Prefix) -> bytes:
 
 
 def _lost() -> WorkerLost:
-    return WorkerLost("the worker that wrote this stream is gone, and the text cannot be continued; send the request again")
+    return WorkerLost(
+        "the worker that wrote this stream is gone, and the text cannot be continued; "
+        "send the request again"
+    )

@@ -18,11 +18,19 @@ from app.agent.reply.stream_detector import StreamDetector
 from app.agent.reply.usage_request import refuses
 from app.agent.reply.usage_tail import usage
 from app.errors import ReplyTooLarge, UpstreamAuthFailed, UpstreamRedirected, WorkerLost
-from app.openai_api.bodies import is_text, rename_model
+from app.openai_api.bodies import is_text
 from app.openai_api.body_as_events import body_as_events
-from app.openai_api.endpoints import Endpoint, StreamEnd, bare_error, error_in, parse_event, usage_of
+from app.openai_api.endpoints import (
+    Endpoint,
+    StreamEnd,
+    bare_error,
+    error_in,
+    parse_event,
+    usage_of,
+)
+from app.openai_api.model_member import rename_model
 from app.openai_api.sse import data_of, has_data, split_events
-from app.protocol.records import Request
+from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.telemetry.logs import Throttle
 
@@ -44,7 +52,9 @@ class UsageRefused(Exception):
 
 
 class EndedEarly(EngineBroken):
-    """The body ended cleanly, and the stream in it has no end. `is_empty`: nor has it a single event."""
+    """The body ended cleanly, and the stream in it has no end. `is_empty`: nor has it a single
+    event.
+    """
 
     def __init__(self, words: str, *, is_empty: bool) -> None:
         super().__init__(words)
@@ -55,7 +65,13 @@ class ReplyPass:
     """One answer on its way into the log. `notes` makes the final record's notes from the usage."""
 
     def __init__(
-        self, context: JobContext, request: Request, endpoint: Endpoint, writer: ReplyWriter, planned: Run, notes: Notes
+        self,
+        context: JobContext,
+        request: RequestRecord,
+        endpoint: Endpoint,
+        writer: ReplyWriter,
+        planned: Run,
+        notes: Notes,
     ) -> None:
         self._context = context
         self._request = request
@@ -72,11 +88,15 @@ class ReplyPass:
         UsageRefused, EngineBroken, WorkerLost, ReplyTooLarge.
         """
         if 300 <= answer.status < 400:
-            raise UpstreamRedirected(f"the server of {self._model} answers with a redirect ({answer.status})")
+            raise UpstreamRedirected(
+                f"the server of {self._model} answers with a redirect ({answer.status})"
+            )
         if answer.status in (401, 403, 407):  # the last one is a proxy's
             await self._refuse_token(answer)
         if answer.status >= 400 or not self._request.stream:
-            return await self._pass_body(answer, await answer.read(self._context.most_body), strip_usage=strip_usage)
+            return await self._pass_body(
+                answer, await answer.read(self._context.most_body), strip_usage=strip_usage
+            )
         relay = EventRelay(
             self._writer,
             self._planned.joiner,
@@ -87,7 +107,9 @@ class ReplyPass:
         if answer.is_stream:
             self._begin_stream(answer)
             return await self._pass_events(answer, relay, relay.take)
-        detector = StreamDetector(relay, lambda: self._begin_stream(answer), self._context.most_body)
+        detector = StreamDetector(
+            relay, lambda: self._begin_stream(answer), self._context.most_body
+        )
         await self._pass_events(answer, relay, detector.take, detector)
 
     @property
@@ -95,19 +117,35 @@ class ReplyPass:
         return f"model {self._context.entry.id!r}"
 
     async def _refuse_token(self, answer: Answer) -> None:
-        """Raise UpstreamAuthFailed. The upstream's words are for the worker's log: they may quote the token."""
+        """Raise UpstreamAuthFailed. The upstream's words are for the worker's log: they may quote
+        the token.
+        """
         entry = self._context.entry
         try:
             async with asyncio.timeout(_REFUSAL_SECONDS):
-                words = refusal_words(await answer.read(_REFUSAL_BYTES), entry.token.get_secret_value())
+                words = refusal_words(
+                    await answer.read(_REFUSAL_BYTES), entry.token.get_secret_value()
+                )
         except (EngineBroken, ReplyTooLarge, TimeoutError):
             words = "(its words could not be read)"
         extra = {"request_id": self._request.id}
-        logger.error("%s: its server refuses the token (%d): %s", self._model, answer.status, words, extra=extra)
-        raise UpstreamAuthFailed(f"the server of {self._model} refuses this gateway's token ({answer.status})")
+        logger.error(
+            "%s: its server refuses the token (%d): %s",
+            self._model,
+            answer.status,
+            words,
+            extra=extra,
+        )
+        raise UpstreamAuthFailed(
+            f"the server of {self._model} refuses this gateway's token ({answer.status})"
+        )
 
     async def _pass_events(
-        self, answer: Answer, relay: EventRelay, take: Callable[[bytes], Any], detector: StreamDetector | None = None
+        self,
+        answer: Answer,
+        relay: EventRelay,
+        take: Callable[[bytes], Any],
+        detector: StreamDetector | None = None,
     ) -> None:
         try:
             await answer.relay(take)
@@ -132,16 +170,30 @@ class ReplyPass:
             relay.take_last_event(rest)
         end = self._endpoint.read_end(relay.latest)
         bare = bare or (None if end.is_complete or end.error else bare_error(relay.latest))
-        if bare is None and end.error is None and self._endpoint.requires_end and not end.is_complete:
+        if (
+            bare is None
+            and end.error is None
+            and self._endpoint.requires_end
+            and not end.is_complete
+        ):
             self._write_held(relay)
-            raise EndedEarly("it ended without a finish reason", is_empty=not has_data(relay.first + relay.latest))
+            raise EndedEarly(
+                "it ended without a finish reason",
+                is_empty=not has_data(relay.first + relay.latest),
+            )
         last = relay.release() + (self._endpoint.error_event(bare) if bare else b"")
         failed = bool(bare) or end.is_failed
-        await self._writer.finish(FAILED if failed else COMPLETED, last, notes=self._notes(self._used(relay, end)))
+        await self._writer.finish(
+            FAILED if failed else COMPLETED, last, notes=self._notes(self._used(relay, end))
+        )
 
     def _used(self, relay: EventRelay, end: StreamEnd) -> dict[str, Any]:
         """Return the stream's usage. Anthropic's streams count the prompt in their first event."""
-        begun = usage_of(parse_event(data_of(split_events(relay.first)[0]))) if self._endpoint.is_anthropic else {}
+        begun = (
+            usage_of(parse_event(data_of(split_events(relay.first)[0])))
+            if self._endpoint.is_anthropic
+            else {}
+        )
         return {**begun, **end.usage}
 
     def _write_held(self, relay: EventRelay) -> None:
@@ -154,7 +206,10 @@ class ReplyPass:
             raise UsageRefused
         is_converted = status < 400 and self._request.stream and self._endpoint.requires_end
         if self._planned.goes_on and (is_converted or status >= 400):
-            raise WorkerLost(f"the upstream would not go on from the text so far: it answered {status}, and no stream")
+            raise WorkerLost(
+                f"the upstream would not go on from the text so far: it answered {status}, "
+                f"and no stream"
+            )
         if is_converted:
             return await self._pass_body_as_events(answer, body)
         if answer.is_stream:
@@ -168,9 +223,14 @@ class ReplyPass:
         await self._writer.finish(FAILED if failed else COMPLETED, body, notes=self._notes(used))
 
     async def _pass_body_as_events(self, answer: Answer, body: bytes) -> None:
-        """Pass on a success that is no stream, though the client asked for one: its SDK would find no event in it."""
+        """Pass on a success that is no stream, though the client asked for one: its SDK would find
+        no event in it.
+        """
         if len(body) > self._context.most_event:
-            raise ReplyTooLarge(f"the model's reply, which is no stream, is larger than {self._context.most_event} bytes")
+            raise ReplyTooLarge(
+                f"the model's reply, which is no stream, is larger than "
+                f"{self._context.most_event} bytes"
+            )
         content_type = JSON if answer.is_stream else dict(answer.headers).get("content-type", "")
         events = body_as_events(self._endpoint, answer.status, content_type, self._rename(body))
         self._begin_stream(answer)
@@ -188,7 +248,11 @@ class ReplyPass:
         return self._request.model != self._upstream_name
 
     def _rename(self, block: bytes) -> bytes:
-        return rename_model(block, self._upstream_name, self._request.model) if self._is_renamed else block
+        return (
+            rename_model(block, self._upstream_name, self._request.model)
+            if self._is_renamed
+            else block
+        )
 
 
 def _with_content_type(head: Head, content_type: str) -> Head:
@@ -196,7 +260,9 @@ def _with_content_type(head: Head, content_type: str) -> Head:
 
 
 def _has_error(body: bytes) -> bool:
-    """Return whether a whole reply names an error. In a JSON text the quotes are escaped, so this finds only members."""
+    """Return whether a whole reply names an error. In a JSON text the quotes are escaped, so this
+    finds only members.
+    """
     return _ERROR.search(body) is not None and bool(parse_event(body).get("error"))
 
 

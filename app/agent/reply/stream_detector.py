@@ -8,10 +8,14 @@ from app.openai_api.sse import begins_events
 
 
 class StreamDetector:
-    """Passes a reply to the relay once its first bytes are those of events, else keeps it as a body."""
+    """Passes a reply to the relay once its first bytes are those of events, else keeps it as a
+    body.
+    """
 
     def __init__(self, relay: EventRelay, begin_stream: Callable[[], None], most_body: int) -> None:
-        """`begin_stream` is called before the first event. `most_body`: bytes of the largest body."""
+        """`begin_stream` is called before the first event. `most_body`: bytes of the largest
+        body.
+        """
         self._relay = relay
         self._begin_stream = begin_stream
         self._most_body = most_body
@@ -37,7 +41,9 @@ class StreamDetector:
             if found:
                 return self._become_stream()
         if self._size > self._most_body:
-            raise ReplyTooLarge(f"the model's reply is larger than {self._most_body} bytes (MAX_REPLY_BYTES)")
+            raise ReplyTooLarge(
+                f"the model's reply is larger than {self._most_body} bytes (MAX_REPLY_BYTES)"
+            )
         return None
 
     def _become_stream(self) -> Awaitable[None] | None:

@@ -1,7 +1,9 @@
-"""Usage that the worker asks a stream's upstream for, where its client did not, and takes out of the reply again. Pure.
+"""Usage that the worker asks a stream's upstream for, where its client did not, and takes out of
+the reply again. Pure.
 
-https://platform.openai.com/docs/api-reference/chat/create#chat-create-stream_options : the upstream then sends a chunk more, with
-the usage and no choice, and some of them a `usage: null` in each of the others.
+https://platform.openai.com/docs/api-reference/chat/create#chat-create-stream_options : the upstream
+then sends a chunk more, with the usage and no choice, and some of them a `usage: null` in each of
+the others.
 """
 
 import re
@@ -16,18 +18,32 @@ _OPTIONS, _ASKED = b'"stream_options"', b'"include_usage":true'
 _WHOLE = b"{" + _OPTIONS + b":{" + _ASKED + b"},"
 _EMPTY = re.compile(rb"\A(\s*:\s*)(?:null|\{\s*\})")
 _SWITCH = re.compile(rb'("include_usage"\s*:\s*)(?:false|null)')
-_NULLS = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')  # in a text the quotes are escaped
+# in a text the quotes are escaped
+_NULLS = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')
 _OF_INTEREST = re.compile(rb'"usage"|"finish_reason":\s*"')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 # What every chunk of a stream has, so that it says nothing new beside the usage.
 _OF_EVERY_CHUNK = frozenset(
-    {"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "obfuscation", "choices", "usage"}
+    {
+        "id",
+        "object",
+        "created",
+        "model",
+        "system_fingerprint",
+        "service_tier",
+        "provider",
+        "obfuscation",
+        "choices",
+        "usage",
+    }
 )
 _REFUSALS = frozenset({400, 422})
 
 
 def asking(body: bytes) -> bytes | None:
-    """The body with `include_usage`, and not another byte changed; None where the client asks itself."""
+    """The body with `include_usage`, and not another byte changed; None where the client asks
+    itself.
+    """
     if _OPTIONS not in body:
         return body.replace(b"{", _WHOLE, 1)
     document = orjson.loads(body)
@@ -52,11 +68,13 @@ def _with_switch(value: bytes, options: dict[str, object]) -> bytes:
 
 
 class UsageStripper:
-    """Takes the usage that the worker asked for out of a stream, which is then as it would have come unasked.
+    """Takes the usage that the worker asked for out of a stream, which is then as it would have
+    come unasked.
 
-    A chunk that has nothing but the usage is dropped. llama.cpp puts `timings` into its last chunk, and that
-    is the one with the usage only where usage was asked for: such members go back into the chunk that has the
-    finish reason, which is held until the next event shows whether there are any.
+    A chunk that has nothing but the usage is dropped. llama.cpp puts `timings` into its last chunk,
+    and that is the one with the usage only where usage was asked for: such members go back into the
+    chunk that has the finish reason, which is held until the next event shows whether there are
+    any.
     """
 
     __slots__ = ("_held",)
@@ -73,8 +91,13 @@ class UsageStripper:
         found = _OF_INTEREST.search(block)
         if self._held or found is None:
             return self._strip_events(block) if self._held else block
-        begin = block.rfind(b"\n\n", 0, found.start()) + 2  # 1 without one: what is before has no event's end
-        return block[:begin] + self._strip_events(block[begin:]) if begin > 1 else self._strip_events(block)
+        # 1 without one: what is before has no event's end
+        begin = block.rfind(b"\n\n", 0, found.start()) + 2
+        return (
+            block[:begin] + self._strip_events(block[begin:])
+            if begin > 1
+            else self._strip_events(block)
+        )
 
     def _strip_events(self, block: bytes) -> bytes:
         out: list[bytes] = []
@@ -104,7 +127,9 @@ class UsageStripper:
 
 
 def _is_only_usage(event: bytes, chunk: dict[str, Any]) -> bool:
-    """Whether an event is the chunk that was asked for, whatever its usage is; `chunk` is empty where it is no JSON (`NaN`)."""
+    """Whether an event is the chunk that was asked for, whatever its usage is; `chunk` is empty
+    where it is no JSON (`NaN`).
+    """
     if chunk:
         return chunk.get("choices") == [] and "usage" in chunk
     data = data_of(event)

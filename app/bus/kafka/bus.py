@@ -1,4 +1,6 @@
-"""The bus on Kafka: composes the producer, the readers and the admin client behind the contract of `app.bus.base`."""
+"""The bus on Kafka: composes the producer, the readers and the admin client behind the contract of
+`app.bus.base`.
+"""
 
 import asyncio
 from asyncio import Future
@@ -10,7 +12,7 @@ from app.bus.kafka.group import KafkaGroupReader
 from app.bus.kafka.producer import KafkaProducer
 from app.bus.kafka.reader import KafkaLogReader
 from app.bus.kafka.security import check_security
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.errors import BusError
 from app.protocol.records import Headers
 
@@ -45,7 +47,9 @@ class KafkaBus:
         try:
             modern = await asyncio.to_thread(self._admin.speaks_consumer_protocol)
         except BusError as error:  # many a hosted broker does not tell its configuration
-            logger.warning("the broker does not say what it can, so the classic protocol is used: %s", error)
+            logger.warning(
+                "the broker does not say what it can, so the classic protocol is used: %s", error
+            )
             modern = False
         return "consumer" if modern else "classic"
 
@@ -54,7 +58,11 @@ class KafkaBus:
             try:
                 return await asyncio.to_thread(self._admin.cluster)
             except BusError as error:
-                logger.warning("no broker answers at %s: %s", self._settings.servers, self._producer.refusal or error)
+                logger.warning(
+                    "no broker answers at %s: %s",
+                    self._settings.servers,
+                    self._producer.refusal or error,
+                )
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -68,7 +76,13 @@ class KafkaBus:
         return self._trouble or self._producer.trouble()
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         return self._producer.send(topic, value, key, headers, partition)
 
@@ -78,20 +92,30 @@ class KafkaBus:
     async def partitions(self, topic: str) -> int:
         return await asyncio.to_thread(self._admin.partitions, topic)
 
-    async def group_reader(self, topic: str, group: str, listener: GroupListener, *, buffer: int) -> GroupReader:
+    async def group_reader(
+        self, topic: str, group: str, listener: GroupListener, *, buffer: int
+    ) -> GroupReader:
         if self._protocol == "consumer":
             await asyncio.to_thread(self._admin.shorten_session, group)
-        reader = KafkaGroupReader(self._settings, self._protocol, topic, group, listener, buffer=buffer)
+        reader = KafkaGroupReader(
+            self._settings, self._protocol, topic, group, listener, buffer=buffer
+        )
         await reader.start()
         return reader
 
-    async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
+    async def log_reader(
+        self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords
+    ) -> LogReader:
         reader = KafkaLogReader(self._settings, topic, partitions, begin, on_records)
         await reader.start()
         return reader
 
     async def ends(self, topic: str) -> dict[int, int]:
-        return await asyncio.to_thread(lambda: self._admin.ends(topic, self._admin.partitions(topic)))
+        return await asyncio.to_thread(
+            lambda: self._admin.ends(topic, self._admin.partitions(topic))
+        )
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
-        return await asyncio.to_thread(lambda: self._admin.committed(topic, group, self._admin.partitions(topic)))
+        return await asyncio.to_thread(
+            lambda: self._admin.committed(topic, group, self._admin.partitions(topic))
+        )

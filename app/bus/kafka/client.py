@@ -1,4 +1,6 @@
-"""What every Kafka client here shares: properties, a quiet logger, errors in our own words, the admin client."""
+"""What every Kafka client here shares: properties, a quiet logger, errors in our own words, the
+admin client.
+"""
 
 import logging
 import time
@@ -7,17 +9,26 @@ from concurrent.futures import Future as ThreadFuture
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from app.bus.base import TopicSpec, shortfalls
 from app.bus.kafka.security import security_properties
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.errors import BusError
 from app.telemetry.logs import Throttle
 
 Answer = TypeVar("Answer")
 
-_LOG_SECONDS = 10.0  # between two lines of a kind; librdkafka writes twenty a second while a broker is away
+# between two lines of a kind; librdkafka writes twenty a second while a broker is away
+_LOG_SECONDS = 10.0
 _AGAIN = 0.05  # seconds
 _TIMEOUT = 10.0  # seconds for one admin call
 # KIP-848: a group may have its own session timeout where the broker's bounds allow it.
@@ -80,16 +91,27 @@ class KafkaAdmin:
         """Makes what is missing; says what an existing topic has otherwise."""
         there = self._metadata("").topics
         missing = [spec for spec in specs if spec.name not in there]
-        new = [NewTopic(spec.name, spec.partitions, self._settings.replication, config=spec.config) for spec in missing]
-        for topic, future in (self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}).items():
+        new = [
+            NewTopic(spec.name, spec.partitions, self._settings.replication, config=spec.config)
+            for spec in missing
+        ]
+        for topic, future in (
+            self._client.create_topics(new, operation_timeout=_TIMEOUT) if new else {}
+        ).items():
             self._made(topic, future)
         for spec in missing:
             self._await(spec.name)
         existing = [spec for spec in specs if spec not in missing]
-        return [line for spec in existing for line in shortfalls(spec, self._config(ResourceType.TOPIC, spec.name))]
+        return [
+            line
+            for spec in existing
+            for line in shortfalls(spec, self._config(ResourceType.TOPIC, spec.name))
+        ]
 
     def ends(self, topic: str, partitions: int) -> dict[int, int]:
-        wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        wanted = {
+            TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)
+        }
         if not wanted:
             return {}
 
@@ -100,21 +122,31 @@ class KafkaAdmin:
         return patiently(ask)
 
     def committed(self, topic: str, group: str, partitions: int) -> dict[int, int]:
-        """A consumer asks: the admin client's own call ends the process (SIGSEGV) where the group's coordinator is not there yet,
-        as after a broker's restart (https://github.com/confluentinc/librdkafka/issues/5040)."""
+        """A consumer asks: the admin client's own call ends the process (SIGSEGV) where the group's
+        coordinator is not there yet, as after a broker's restart
+        (https://github.com/confluentinc/librdkafka/issues/5040).
+        """
         places = [TopicPartition(topic, number) for number in range(partitions)]
         if not places:
             return {}
         if group not in self._askers:
-            # Never polled, and silent, as nobody serves its log: what it would say the others say too.
-            own = {"group.id": group, "enable.auto.commit": False, "log_level": 0, "max.poll.interval.ms": _DAY_MS}
+            # Never polled, and silent, as nobody serves its log: what it would say the others say
+            # too.
+            own = {
+                "group.id": group,
+                "enable.auto.commit": False,
+                "log_level": 0,
+                "max.poll.interval.ms": _DAY_MS,
+            }
             self._askers[group] = patiently(lambda: Consumer({**properties(self._settings), **own}))
         asker = self._askers[group]
         found = patiently(lambda: asker.committed(places, timeout=_TIMEOUT))
         return {place.partition: place.offset for place in found if place.offset >= 0}
 
     def speaks_consumer_protocol(self) -> bool:
-        """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed in time."""
+        """Whether the broker has KIP-848 with a session short enough that a dead worker is noticed
+        in time.
+        """
         broker = str(min(self._metadata("").brokers))
         found = self._config(ResourceType.BROKER, broker)
         protocols = found.get("group.coordinator.rebalance.protocols", "classic,consumer")
@@ -122,8 +154,13 @@ class KafkaAdmin:
         return "consumer" in protocols and 0 < session <= _LONGEST_SESSION_MS
 
     def shorten_session(self, group: str) -> None:
-        """Sets the group's own session to 3 s where the broker allows it; else the broker's default stands."""
-        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in _GROUP_CONFIG.items()]
+        """Sets the group's own session to 3 s where the broker allows it; else the broker's default
+        stands.
+        """
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in _GROUP_CONFIG.items()
+        ]
         resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
         try:
             patiently(lambda: _result(self._client.incremental_alter_configs([resource])[resource]))
@@ -145,7 +182,9 @@ class KafkaAdmin:
             raise BusError(f"topic {topic}: no answer from the broker in time") from None
 
     def _await(self, topic: str) -> None:
-        """A topic that was made a moment ago is not in every broker's metadata yet; nor has each partition its leader then."""
+        """A topic that was made a moment ago is not in every broker's metadata yet; nor has each
+        partition its leader then.
+        """
         end = time.monotonic() + _TIMEOUT
         while not (partitions := self.partitions(topic)):
             if time.monotonic() > end:
@@ -163,8 +202,9 @@ def _result(future: "ThreadFuture[Any]") -> Any:
     return future.result(_TIMEOUT)
 
 
-# Retriable by the protocol (https://kafka.apache.org/protocol#protocol_error_codes). KIP-320: who knows a newer leader than the
-# broker that it asks, or an older one. KIP-207: a leader that does not know its partition's end yet.
+# Retriable by the protocol (https://kafka.apache.org/protocol#protocol_error_codes). KIP-320: who
+# knows a newer leader than the broker that it asks, or an older one. KIP-207: a leader that does
+# not know its partition's end yet.
 _PASSING = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -181,7 +221,9 @@ _PASSING = frozenset(
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
-    """Asks again while the broker cannot say yet (a topic was made, a leader elected a moment ago). Blocking; raises BusError."""
+    """Asks again while the broker cannot say yet (a topic was made, a leader elected a moment ago).
+    Blocking; raises BusError.
+    """
     end = time.monotonic() + _TIMEOUT
     while True:
         try:

@@ -1,4 +1,6 @@
-"""The thread that a Kafka consumer lives in: one hop to the event loop per batch, and a new consumer for one that is cut off."""
+"""The thread that a Kafka consumer lives in: one hop to the event loop per batch, and a new
+consumer for one that is cut off.
+"""
 
 import asyncio
 import threading
@@ -12,19 +14,24 @@ from app.bus.base import Record
 from app.bus.kafka.client import logger, reason
 from app.errors import BusError
 
-_BATCHES_UNDER_WAY = 2  # handed to the loop and not yet processed; beyond it the thread waits, so batches grow
+# handed to the loop and not yet processed; beyond it the thread waits, so batches grow
+_BATCHES_UNDER_WAY = 2
 _PROBE_SECONDS = 10.0
 _PROBE_TIMEOUT = 5.0
 _MISSES = 3  # probes in a row without an answer, then the consumer is given up
 _AGAIN_SECONDS = 1.0
-_CLOSE_SECONDS = 5.0  # a leave that a broker hears takes a tenth of it; without one librdkafka may wait for minutes, or for ever
+# a leave that a broker hears takes a tenth of it; without one librdkafka may wait for minutes, or
+# for ever
+_CLOSE_SECONDS = 5.0
 
 
 class ReaderThread:
-    """A thread that polls until closed; `begin` readies a consumer, `turn` is one round. Both run in the thread.
+    """A thread that polls until closed; `begin` readies a consumer, `turn` is one round. Both run
+    in the thread.
 
-    A consumer that is cut off is replaced: where a cluster once says that it has no brokers (a single one that stood still and
-    was fenced), librdkafka may forget them all and never ask again (https://github.com/confluentinc/librdkafka/issues/5301).
+    A consumer that is cut off is replaced: where a cluster once says that it has no brokers (a
+    single one that stood still and was fenced), librdkafka may forget them all and never ask again
+    (https://github.com/confluentinc/librdkafka/issues/5301).
     """
 
     def __init__(self, name: str, topic: str, make: Callable[[], Consumer]) -> None:
@@ -51,14 +58,19 @@ class ReaderThread:
             self._go.set()
 
     async def close(self) -> None:
-        """Its consumer commits and leaves; where no broker hears that, it is waited for a few seconds only."""
+        """Its consumer commits and leaves; where no broker hears that, it is waited for a few
+        seconds only.
+        """
         self._closing.set()
         self._go.set()
         self._under_way.release()
-        end = time.monotonic() + _CLOSE_SECONDS  # of the call: where many readers are closed, threads to wait in may be few
+        # of the call: where many readers are closed, threads to wait in may be few
+        end = time.monotonic() + _CLOSE_SECONDS
         await asyncio.to_thread(lambda: self._thread.join(max(0.0, end - time.monotonic())))
         if self._thread.is_alive():
-            logger.warning("%s: no broker hears its goodbye; it is waited for no longer", self._thread.name)
+            logger.warning(
+                "%s: no broker hears its goodbye; it is waited for no longer", self._thread.name
+            )
 
     def begin(self, consumer: Consumer) -> None:
         """Once for each consumer. Raises KafkaException or BusError."""
@@ -97,7 +109,9 @@ class ReaderThread:
             self._closing.wait(_AGAIN_SECONDS)
 
     def _lived(self) -> bool:
-        """One consumer's life, until closed; true: until it was of no more use, and another takes its place."""
+        """One consumer's life, until closed; true: until it was of no more use, and another takes
+        its place.
+        """
         consumer = None
         try:
             consumer = self._make()
@@ -109,7 +123,8 @@ class ReaderThread:
                 self._probe(consumer)
         except Exception as error:  # noqa: BLE001 - a thread that ends of it would leave a reader that reads nothing
             if self._goes_on(error):
-                if consumer is not None:  # elsewhere, as it may take long with nobody there to say goodbye to
+                # elsewhere, as it may take long with nobody there to say goodbye to
+                if consumer is not None:
                     threading.Thread(target=consumer.close, daemon=True).start()
                 return True
         if consumer is not None:
@@ -126,11 +141,17 @@ class ReaderThread:
             return False
         if self._closing.is_set():
             return False
-        logger.warning("%s: its consumer is cut off and another takes its place: %s", self._thread.name, reason(error))
+        logger.warning(
+            "%s: its consumer is cut off and another takes its place: %s",
+            self._thread.name,
+            reason(error),
+        )
         return True
 
     def _probe(self, consumer: Consumer) -> None:
-        """Now and then asks for metadata, as a consumer that is cut off says nothing. Raises the last of some errors in a row."""
+        """Now and then asks for metadata, as a consumer that is cut off says nothing. Raises the
+        last of some errors in a row.
+        """
         if time.monotonic() < self._next_probe:
             return
         self._next_probe = time.monotonic() + _PROBE_SECONDS

@@ -1,4 +1,6 @@
-"""A member of a consumer group on one topic, with flow control per partition and commits up to a watermark."""
+"""A member of a consumer group on one topic, with flow control per partition and commits up to a
+watermark.
+"""
 
 import time
 from collections import deque
@@ -11,7 +13,7 @@ from app.bus.base import Assignment, GroupListener, Record
 from app.bus.kafka.client import logger, reason
 from app.bus.kafka.consumer_thread import ReaderThread
 from app.bus.kafka.reader import consumer_properties, fetch
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 
 _POLL_SECONDS = 0.1
 _POLL_PAUSED_SECONDS = 0.02  # a full buffer has room again within this
@@ -22,7 +24,9 @@ _LOOK_UP_SECONDS = 20.0
 
 
 class _Held:
-    """A partition from its assignment to its revocation: what is said late of an earlier one changes nothing of the next."""
+    """A partition from its assignment to its revocation: what is said late of an earlier one
+    changes nothing of the next.
+    """
 
     __slots__ = ("handed", "position", "sent", "surplus", "taken", "to_commit")
 
@@ -40,21 +44,37 @@ class _Held:
         return self.handed - self.taken
 
     def hand(self, buffer: int) -> list[Record]:
-        """What there is room for in the caller's buffer; the rest waits here, and the partition is paused meanwhile."""
+        """What there is room for in the caller's buffer; the rest waits here, and the partition is
+        paused meanwhile.
+        """
         count = max(0, min(len(self.surplus), buffer - self.waiting))
         self.handed += count
         return [self.surplus.popleft() for _ in range(count)]
 
 
 class KafkaGroupReader(ReaderThread):
-    """Polls on while its buffers are full (partitions are paused), so the group never takes it for dead."""
+    """Polls on while its buffers are full (partitions are paused), so the group never takes it for
+    dead.
+    """
 
     def __init__(
-        self, settings: BusSettings, protocol: str, topic: str, group: str, listener: GroupListener, *, buffer: int
+        self,
+        settings: BusSettings,
+        protocol: str,
+        topic: str,
+        group: str,
+        listener: GroupListener,
+        *,
+        buffer: int,
     ) -> None:
         conf = consumer_properties(
             settings,
-            **{"group.id": group, "fetch.wait.max.ms": 20, "queued.min.messages": 1000, "on_commit": self._committed},
+            **{
+                "group.id": group,
+                "fetch.wait.max.ms": 20,
+                "queued.min.messages": 1000,
+                "on_commit": self._committed,
+            },
             **protocol_properties(protocol),
         )
         super().__init__(f"kafka-group-{group}", topic, lambda: Consumer(conf))
@@ -95,14 +115,21 @@ class KafkaGroupReader(ReaderThread):
         if self._owned:
             self._give_up(list(self._owned))  # they were the last consumer's
         self._consumer = consumer
-        consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        consumer.subscribe(
+            [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
 
     def turn(self, consumer: Consumer) -> None:
         for record in fetch(consumer, _POLL_PAUSED_SECONDS if self._paused else _POLL_SECONDS):
             held = self._owned.get(record.partition)
             if held is not None:  # else it was revoked while this was fetched
                 held.surplus.append(record)
-        records = [record for held in self._owned.values() if held.surplus for record in held.hand(self._buffer)]
+        records = [
+            record
+            for held in self._owned.values()
+            if held.surplus
+            for record in held.hand(self._buffer)
+        ]
         if records:
             self.hand_over(records)
         self._control_flow(consumer)
@@ -113,34 +140,55 @@ class KafkaGroupReader(ReaderThread):
         self._write_commits(consumer, self._owned)
 
     def _control_flow(self, consumer: Consumer) -> None:
-        """Pauses what is full and resumes what has room. A partition stays paused when it moves away and comes back."""
+        """Pauses what is full and resumes what has room. A partition stays paused when it moves
+        away and comes back.
+        """
         running = self._owned.keys() - self._paused
-        full = {p for p in running if self._owned[p].surplus or self._owned[p].waiting >= self._buffer}
-        room = {p for p in self._paused if not self._owned[p].surplus and self._owned[p].waiting <= self._buffer // 2}
+        full = {
+            p for p in running if self._owned[p].surplus or self._owned[p].waiting >= self._buffer
+        }
+        room = {
+            p
+            for p in self._paused
+            if not self._owned[p].surplus and self._owned[p].waiting <= self._buffer // 2
+        }
         try:
             if full:
                 consumer.pause([TopicPartition(self._topic, partition) for partition in full])
             if room:
                 consumer.resume([TopicPartition(self._topic, partition) for partition in room])
                 self._wake_up(consumer, next(iter(room)))
-        except KafkaException as error:  # one of them has just been revoked; the next turn sees the new assignment
+        except (
+            KafkaException
+        ) as error:  # one of them has just been revoked; the next turn sees the new assignment
             logger.debug("flow control: %s", reason(error))
         self._paused = (self._paused | full) - room
 
     def _wake_up(self, consumer: Consumer, partition: int) -> None:
-        """While all partitions are paused librdkafka's broker thread sleeps up to a second; a question wakes it (measured)."""
+        """While all partitions are paused librdkafka's broker thread sleeps up to a second; a
+        question wakes it (measured).
+        """
         if self._paused == self._owned.keys():
-            consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_CALL_SECONDS)
+            consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=_CALL_SECONDS
+            )
 
     def _write_commits(self, consumer: Consumer, partitions: Iterable[int]) -> None:
         """Sends the commits that are due. A failed one is tried again with the next."""
         self._next_commit = time.monotonic() + _COMMIT_SECONDS
-        found = [(p, held, held.to_commit) for p in partitions if (held := self._owned.get(p)) is not None]
+        found = [
+            (p, held, held.to_commit)
+            for p in partitions
+            if (held := self._owned.get(p)) is not None
+        ]
         due = [(p, held, offset) for p, held, offset in found if offset > held.sent]
         if not due:
             return
         try:
-            consumer.commit(offsets=[TopicPartition(self._topic, p, offset) for p, _, offset in due], asynchronous=True)
+            consumer.commit(
+                offsets=[TopicPartition(self._topic, p, offset) for p, _, offset in due],
+                asynchronous=True,
+            )
         except KafkaException as error:
             logger.info("commit put off: %s", reason(error))
         else:
@@ -156,24 +204,41 @@ class KafkaGroupReader(ReaderThread):
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         assigned = self._look_up(consumer, places)
         held = {one.partition: _Held(one.position) for one in assigned}
-        logger.info("assigned of %s: %s", self._topic, ", ".join(f"{one.partition} from {one.position}" for one in assigned))
-        # With offsets of our own: where librdkafka asks for them itself and hears "not coordinator", it never asks again and
-        # reads nothing (https://github.com/confluentinc/librdkafka/issues/5586; seen when a broker had stood still for 3 s).
-        consumer.incremental_assign([TopicPartition(self._topic, one.partition, one.position) for one in assigned])
+        logger.info(
+            "assigned of %s: %s",
+            self._topic,
+            ", ".join(f"{one.partition} from {one.position}" for one in assigned),
+        )
+        # With offsets of our own: where librdkafka asks for them itself and hears "not
+        # coordinator", it never asks again and reads nothing
+        # (https://github.com/confluentinc/librdkafka/issues/5586; seen when a broker had stood
+        # still for 3 s).
+        consumer.incremental_assign(
+            [TopicPartition(self._topic, one.partition, one.position) for one in assigned]
+        )
         self._owned |= held  # anew also where one was taken away without notice
         self._paused |= held.keys()  # the next turn resumes them, whatever they were before
         self.to_loop(self._tell_assigned, held, assigned)
 
     def _look_up(self, consumer: Consumer, places: list[TopicPartition]) -> list[Assignment]:
-        """Asks again while the broker cannot say, for there is nothing else to begin from. Raises KafkaException in the end."""
+        """Asks again while the broker cannot say, for there is nothing else to begin from. Raises
+        KafkaException in the end.
+        """
         end = time.monotonic() + _LOOK_UP_SECONDS
         while True:
             try:
                 committed = consumer.committed(places, timeout=_CALL_SECONDS)
-                bounds = [consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS) for place in places]
-                return [_assignment(place, *bound) for place, bound in zip(committed, bounds, strict=True)]
+                bounds = [
+                    consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS) for place in places
+                ]
+                return [
+                    _assignment(place, *bound)
+                    for place, bound in zip(committed, bounds, strict=True)
+                ]
             except KafkaException as error:
-                logger.info("assigned of %s, and offsets are not known yet: %s", self._topic, reason(error))
+                logger.info(
+                    "assigned of %s, and offsets are not known yet: %s", self._topic, reason(error)
+                )
                 if self._closing.wait(_AGAIN_SECONDS) or time.monotonic() > end:
                     raise
 

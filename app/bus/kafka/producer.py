@@ -1,4 +1,6 @@
-"""Sending to Kafka: one idempotent producer, one poll thread, acknowledgements handed over in batches."""
+"""Sending to Kafka: one idempotent producer, one poll thread, acknowledgements handed over in
+batches.
+"""
 
 import asyncio
 import logging
@@ -13,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from app.bus.base import Place
 from app.bus.kafka.client import properties, reason
 from app.bus.topic_configs import largest_record, largest_request
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 from app.protocol.records import Headers
 
@@ -27,7 +29,8 @@ _PURGE_SECONDS = 1.0  # for a producer that has ended to report what it still ha
 _BATCH_BYTES = 1_000_000  # librdkafka's default
 _MOST_QUEUED = 128 * 1024 * 1024  # bytes; more comes together only while the brokers are away
 
-_Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"  # partition, and offset if there is one
+# partition, and offset if there is one
+_Ack: TypeAlias = "tuple[Future[Place], KafkaError | None, int, int | None]"
 
 
 class KafkaProducer:
@@ -43,7 +46,8 @@ class KafkaProducer:
                 "retry.backoff.ms": 50,
                 "retry.backoff.max.ms": 500,
                 "message.max.bytes": largest_record(settings),
-                # A topic's limit is on a batch: what is sent together must fit where the smallest records go.
+                # A topic's limit is on a batch: what is sent together must fit where the smallest
+                # records go.
                 "batch.size": min(_BATCH_BYTES, largest_request(settings)),
                 "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body) // 1024,
                 # What was queued outlives a broker's absence for as long as its request could.
@@ -58,18 +62,30 @@ class KafkaProducer:
         self._closing = False
         self._patience = settings.admit_timeout
         self._under_way: dict[Future[Place], Producer] = {}  # records sent and not acknowledged
-        self._heard = 0.0  # when the last one was acknowledged, or the first of those under way sent
+        # when the last one was acknowledged, or the first of those under way sent
+        self._heard = 0.0
         self._unreachable = ""
-        self.refusal = ""  # why a broker was reached and would not have us, or we not it; empty since one last took a record
+        # why a broker was reached and would not have us, or we not it; empty since one last took a
+        # record
+        self.refusal = ""
         self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
         self._thread.start()
 
-    def send(self, topic: str, value: bytes | None, key: bytes, headers: Headers, partition: int | None) -> "Future[Place]":
+    def send(
+        self, topic: str, value: bytes | None, key: bytes, headers: Headers, partition: int | None
+    ) -> "Future[Place]":
         future: Future[Place] = self._loop.create_future()
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
         producer = self._producer
         try:
-            producer.produce(topic, value, key, headers=cast(Any, headers), on_delivery=partial(self._delivered, future), **where)
+            producer.produce(
+                topic,
+                value,
+                key,
+                headers=cast(Any, headers),
+                on_delivery=partial(self._delivered, future),
+                **where,
+            )
         except BufferError:
             raise BusFull("the producer's queue is full") from None
         except KafkaException as error:
@@ -81,7 +97,9 @@ class KafkaProducer:
         return future
 
     def trouble(self) -> str:
-        """Why the brokers are out of reach; empty while they answer. One that stands still says nothing at all."""
+        """Why the brokers are out of reach; empty while they answer. One that stands still says
+        nothing at all.
+        """
         silent = self._loop.time() - self._heard
         if self._under_way and silent > self._patience:
             return f"no broker has acknowledged anything for {silent:.0f} s"
@@ -111,7 +129,9 @@ class KafkaProducer:
         self._producer.flush(_FLUSH_SECONDS)
         self._hand_over()
 
-    def _delivered(self, future: "Future[Place]", error: KafkaError | None, message: Message) -> None:
+    def _delivered(
+        self, future: "Future[Place]", error: KafkaError | None, message: Message
+    ) -> None:
         self._acks.append((future, error, message.partition() or 0, message.offset()))
 
     def _hand_over(self) -> None:
@@ -126,7 +146,9 @@ class KafkaProducer:
             return
 
     def _rebuild(self) -> None:
-        """A fatal error ends an idempotent producer for good (its sequence is broken); a new one takes over."""
+        """A fatal error ends an idempotent producer for good (its sequence is broken); a new one
+        takes over.
+        """
         logger.warning("the producer had a fatal error and is made anew")
         ended = self._producer
         self._producer = Producer(self._properties)
@@ -148,10 +170,13 @@ class KafkaProducer:
             if error is not None:
                 future.set_exception(_translated(error))
             elif offset is None:
-                # librdkafka reports a success without an offset where a later batch was acknowledged, also for a batch that the
-                # broker had refused: of four partitions made a moment ago one lacked its first records, all "acknowledged".
+                # librdkafka reports a success without an offset where a later batch was
+                # acknowledged, also for a batch that the broker had refused: of four partitions
+                # made a moment ago one lacked its first records, all "acknowledged".
                 # https://github.com/confluentinc/confluent-kafka-go/issues/921
-                future.set_exception(Unconfirmed("later records were acknowledged, this one was not"))
+                future.set_exception(
+                    Unconfirmed("later records were acknowledged, this one was not")
+                )
             else:
                 future.set_result(Place(partition, offset))
 
@@ -160,7 +185,9 @@ class KafkaProducer:
         for future in [future for future, producer in self._under_way.items() if producer is ended]:
             del self._under_way[future]
             if not future.done():
-                future.set_exception(NotDelivered("its producer had a fatal error and did not report it"))
+                future.set_exception(
+                    NotDelivered("its producer had a fatal error and did not report it")
+                )
 
 
 def _translated(error: KafkaError) -> BusError:

@@ -1,4 +1,6 @@
-"""Reading from Kafka: the properties of every consumer, its records, and the reader of given partitions."""
+"""Reading from Kafka: the properties of every consumer, its records, and the reader of given
+partitions.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,14 +13,15 @@ from app.bus.base import At, From, OnRecords, Record, Since, Start
 from app.bus.kafka.client import patiently, properties
 from app.bus.kafka.consumer_thread import ReaderThread
 from app.bus.topic_configs import ENVELOPE_BYTES
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.protocol.records import Headers
 
 logger = logging.getLogger("app.bus.librdkafka")
 
 _BATCH = 500
 _PIECE_BYTES = 64 * 1024
-_POLL_SECONDS = 0.04  # how long closing may wait for a poll to end: a look-up closes its reader before it answers
+# how long closing may wait for a poll to end: a look-up closes its reader before it answers
+_POLL_SECONDS = 0.04
 _CALL_SECONDS = 10.0
 
 
@@ -27,17 +30,21 @@ def consumer_properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
     return properties(
         settings,
         **{
-            "group.id": f"{settings.prefix}.readers",  # librdkafka wants one even where no group is used
-            "auto.offset.reset": "earliest",  # its default would skip what was queued before a group's first commit
+            # librdkafka wants one even where no group is used
+            "group.id": f"{settings.prefix}.readers",
+            # its default would skip what was queued before a group's first commit
+            "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "allow.auto.create.topics": False,
             "fetch.max.bytes": max(largest, 16 * 1024 * 1024),
             "receive.message.max.bytes": max(largest, 16 * 1024 * 1024) + 1024 * 1024,
             "queued.max.messages.kbytes": 32 * 1024,
-            # A partition left out of a fetch waits until the next; with the default of a second that is a visible stall.
+            # A partition left out of a fetch waits until the next; with the default of a second
+            # that is a visible stall.
             "fetch.queue.backoff.ms": 10,
-            # A tenth of it while the coordinator is away; with the default of 10 minutes that took a minute and more.
+            # A tenth of it while the coordinator is away; with the default of 10 minutes that took
+            # a minute and more.
             "coordinator.query.interval.ms": 5000,
             **ours,
         },
@@ -57,7 +64,9 @@ def to_record(message: Message) -> Record:
 
 
 def _without_nulls(headers: list[Any]) -> Headers:
-    """A header of Kafka may have no value, which is an empty one here. None of ours is so: they are given back as they are."""
+    """A header of Kafka may have no value, which is an empty one here. None of ours is so: they are
+    given back as they are.
+    """
     for _, value in headers:
         if value is None:
             return [(name, value or b"") for name, value in headers]
@@ -65,7 +74,9 @@ def _without_nulls(headers: list[Any]) -> Headers:
 
 
 def fetch(consumer: Consumer, timeout: float) -> list[Record]:
-    """Waits for one record, then takes what is there. (`consume(n, t)` waits the whole of t unless n came.)"""
+    """Waits for one record, then takes what is there. (`consume(n, t)` waits the whole of t unless
+    n came.)
+    """
     first = consumer.poll(timeout)
     if first is None:
         return []
@@ -80,10 +91,12 @@ def fetch(consumer: Consumer, timeout: float) -> list[Record]:
 
 
 def in_pieces(records: list[Record]) -> Iterator[list[Record]]:
-    """Cut where the values come to _PIECE_BYTES: between two pieces the event loop does what else there is to do.
+    """Cut where the values come to _PIECE_BYTES: between two pieces the event loop does what else
+    there is to do.
 
-    Five hundred records of a thousand streams are 20,000 tokens, and a quarter of a second; libuv accepts one connection in each
-    of the loop's turns, and some clients waited for theirs for eight seconds.
+    Five hundred records of a thousand streams are 20,000 tokens, and a quarter of a second; libuv
+    accepts one connection in each of the loop's turns, and some clients waited for theirs for eight
+    seconds.
     """
     begin, size = 0, 0
     for index, record in enumerate(records, 1):
@@ -98,8 +111,17 @@ def in_pieces(records: list[Record]) -> Iterator[list[Record]]:
 class KafkaLogReader(ReaderThread):
     """Reads given partitions of a topic without a group."""
 
-    def __init__(self, settings: BusSettings, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> None:
-        super().__init__(f"kafka-reader-{topic}", topic, lambda: Consumer(consumer_properties(settings)))
+    def __init__(
+        self,
+        settings: BusSettings,
+        topic: str,
+        partitions: Sequence[int],
+        begin: From,
+        on_records: OnRecords,
+    ) -> None:
+        super().__init__(
+            f"kafka-reader-{topic}", topic, lambda: Consumer(consumer_properties(settings))
+        )
         self._partitions = partitions
         self._from = begin
         self._on_records = on_records
@@ -121,12 +143,19 @@ class KafkaLogReader(ReaderThread):
     def begin(self, consumer: Consumer) -> None:
         if not self._fetched:
             self._find_start(consumer)
-        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in self._fetched.items()])
+        consumer.assign(
+            [
+                TopicPartition(self._topic, partition, offset)
+                for partition, offset in self._fetched.items()
+            ]
+        )
 
     def _find_start(self, consumer: Consumer) -> None:
         for partition in self._partitions:
             place = TopicPartition(self._topic, partition)
-            self._bounds[partition] = bounds = patiently(partial(consumer.get_watermark_offsets, place, timeout=_CALL_SECONDS))
+            self._bounds[partition] = bounds = patiently(
+                partial(consumer.get_watermark_offsets, place, timeout=_CALL_SECONDS)
+            )
             self._positions[partition] = _start(consumer, place, self._from, *bounds)
         self._fetched = dict(self._positions)
 

@@ -1,11 +1,13 @@
-"""How our clients get in at the brokers: TLS and SASL. What does not work is said at the start, not at the first connection."""
+"""How our clients get in at the brokers: TLS and SASL. What does not work is said at the start, not
+at the first connection.
+"""
 
 from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.errors import SettingsError
 
 # librdkafka's names; each is a setting of ours: sasl.username is KAFKA_SASL_USERNAME.
@@ -24,21 +26,36 @@ def security_properties(settings: BusSettings) -> dict[str, str]:
 
 
 def check_security(settings: BusSettings) -> None:
-    """Raises SettingsError, without a secret in it, for what no client can be made with. No connection is made."""
+    """Raises SettingsError, without a secret in it, for what no client can be made with. No
+    connection is made.
+    """
     ours = security_properties(settings)
     asked = {**ours, **settings.properties}
     if ours and _PROTOCOL not in asked:
-        raise SettingsError(f"{_variable(_PROTOCOL)}: is not set, though {_variable(next(iter(ours)))} is; {_EXAMPLE}")
-    if asked.get(_PROTOCOL, "").lower().startswith("sasl") and not {_MECHANISM, "sasl.mechanisms"} & set(asked):
-        raise SettingsError(f"{_variable(_MECHANISM)}: is not set, and {asked[_PROTOCOL]} needs one; {_EXAMPLE}")
+        raise SettingsError(
+            f"{_variable(_PROTOCOL)}: is not set, though {_variable(next(iter(ours)))} is; "
+            f"{_EXAMPLE}"
+        )
+    if asked.get(_PROTOCOL, "").lower().startswith("sasl") and not {
+        _MECHANISM,
+        "sasl.mechanisms",
+    } & set(asked):
+        raise SettingsError(
+            f"{_variable(_MECHANISM)}: is not set, and {asked[_PROTOCOL]} needs one; {_EXAMPLE}"
+        )
     for name in _FILES:
         if name in ours and not Path(ours[name]).is_file():
-            raise SettingsError(f"{_variable(name)}: there is no file {ours[name]!r}; a file in PEM format is wanted")
+            raise SettingsError(
+                f"{_variable(name)}: there is no file {ours[name]!r}; a file in PEM "
+                f"format is wanted"
+            )
     _try(asked)
 
 
 def _try(asked: dict[str, str]) -> None:
-    """librdkafka knows best what fits together: it is given all of it, and no broker. It takes some milliseconds."""
+    """librdkafka knows best what fits together: it is given all of it, and no broker. It takes some
+    milliseconds.
+    """
     try:
         AdminClient({**asked, "bootstrap.servers": "", "log_level": 0})
     except KafkaException as error:

@@ -1,8 +1,10 @@
-"""The bus inside one process and event loop: for trying out and for tests. Nothing outlives the process.
+"""The bus inside one process and event loop: for trying out and for tests. Nothing outlives the
+process.
 
-Memory is bounded. The topics that a deployment shares (replies, control, ...) keep the newest records of each partition, up to
-a budget; a compacted topic keeps the last value of each key. Any other topic is a queue of requests: it keeps what a group has
-still to do, and refuses (BusFull) what goes over the budget.
+Memory is bounded. The topics that a deployment shares (replies, control, ...) keep the newest
+records of each partition, up to a budget; a compacted topic keeps the last value of each key. Any
+other topic is a queue of requests: it keeps what a group has still to do, and refuses (BusFull)
+what goes over the budget.
 """
 
 import asyncio
@@ -12,10 +14,19 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from zlib import crc32
 
-from app.bus.base import From, GroupListener, GroupReader, LogReader, OnRecords, Place, TopicSpec, shortfalls
+from app.bus.base import (
+    From,
+    GroupListener,
+    GroupReader,
+    LogReader,
+    OnRecords,
+    Place,
+    TopicSpec,
+    shortfalls,
+)
 from app.bus.memory.partition_log import CompactLog, PartitionLog, QueueLog
 from app.bus.memory.readers import Group, MemoryLogReader
-from app.config.settings import BusSettings
+from app.config.bus_settings import BusSettings
 from app.errors import BusError, NotDelivered, RecordTooLarge
 from app.protocol.records import Headers
 from app.protocol.topics import Topics
@@ -35,7 +46,9 @@ class _Topic:
         if "compact" in self.spec.config.get("cleanup.policy", ""):
             return CompactLog(self.spec.name, number)
         if queue:
-            return QueueLog(self.spec.name, number, budget, budget // self.spec.partitions, self._done)
+            return QueueLog(
+                self.spec.name, number, budget, budget // self.spec.partitions, self._done
+            )
         return PartitionLog(self.spec.name, number, budget)
 
     def _done(self, partition: int) -> int:
@@ -65,7 +78,13 @@ class MemoryBus:
         return self._trouble
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         """The record is in the log, and the future done, when this returns."""
         future: Future[Place] = self._loop.create_future()
@@ -77,7 +96,9 @@ class MemoryBus:
         if not 0 <= number < len(found.logs):
             future.set_exception(NotDelivered(f"{topic} has no partition {number}"))
         elif value is not None and len(value) > found.largest:
-            future.set_exception(RecordTooLarge(f"{topic} takes records of at most {found.largest} bytes"))
+            future.set_exception(
+                RecordTooLarge(f"{topic} takes records of at most {found.largest} bytes")
+            )
         else:
             future.set_result(Place(number, found.logs[number].append(key, value, headers)))
         return future
@@ -87,7 +108,9 @@ class MemoryBus:
         for spec in specs:
             found = self._topics.get(spec.name)
             if found is None:
-                self._topics[spec.name] = _Topic(spec, self._budget, queue=spec.name not in self._shared)
+                self._topics[spec.name] = _Topic(
+                    spec, self._budget, queue=spec.name not in self._shared
+                )
             else:
                 lines += shortfalls(spec, found.spec.config)
         return lines
@@ -95,18 +118,26 @@ class MemoryBus:
     async def partitions(self, topic: str) -> int:
         return len(self._topics[topic].logs) if topic in self._topics else 0
 
-    async def group_reader(self, topic: str, group: str, listener: GroupListener, *, buffer: int) -> GroupReader:
+    async def group_reader(
+        self, topic: str, group: str, listener: GroupListener, *, buffer: int
+    ) -> GroupReader:
         found = self._topic(topic)
         if group not in found.groups:
             found.groups[group] = Group(self._loop, found.logs)
         return found.groups[group].join(listener, buffer)
 
-    async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
+    async def log_reader(
+        self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords
+    ) -> LogReader:
         logs = [self._log(topic, partition) for partition in partitions]
         return MemoryLogReader(self._loop, logs, begin, on_records)
 
     async def ends(self, topic: str) -> dict[int, int]:
-        return {log.number: log.end for log in self._topics[topic].logs} if topic in self._topics else {}
+        return (
+            {log.number: log.end for log in self._topics[topic].logs}
+            if topic in self._topics
+            else {}
+        )
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         found = self._topics[topic].groups.get(group) if topic in self._topics else None

@@ -44,7 +44,9 @@ class PartitionLog:
             self._make_room(size)
         offset = self.end
         timestamp = int(time.time() * 1000)
-        self._records.append(Record(self._topic, self.number, offset, timestamp, key, value, headers[:]))
+        self._records.append(
+            Record(self._topic, self.number, offset, timestamp, key, value, headers[:])
+        )
         self.end = offset + 1
         self._bytes += size
         for follower in self._followers:
@@ -63,19 +65,25 @@ class PartitionLog:
         return self._records[first : first + count]
 
     def since(self, timestamp: int) -> int:
-        """The offset of the first record of that time or later (milliseconds since the epoch), else the end."""
-        return next((record.offset for record in self._records if record.timestamp >= timestamp), self.end)
+        """The offset of the first record of that time or later (milliseconds since the epoch), else
+        the end.
+        """
+        return next(
+            (record.offset for record in self._records if record.timestamp >= timestamp), self.end
+        )
 
     def _index(self, offset: int) -> int:
         guess = offset - self.begin
         if guess <= 0:
             return 0
-        if guess < len(self._records) and self._records[guess].offset == offset:  # no gaps before it: the usual case
+        # no gaps before it: the usual case
+        if guess < len(self._records) and self._records[guess].offset == offset:
             return guess
         return bisect_left(self._records, offset, key=_offset)
 
     def _make_room(self, size: int) -> None:
-        self._drop(self._budget * 7 // 8 - size, before=self.end)  # an eighth at a time, so that most appends drop nothing
+        # an eighth at a time, so that most appends drop nothing
+        self._drop(self._budget * 7 // 8 - size, before=self.end)
 
     def _drop(self, target: int, before: int) -> None:
         """Drops the oldest records below offset `before` until `target` bytes are left."""
@@ -91,12 +99,15 @@ class PartitionLog:
 
 
 class QueueLog(PartitionLog):
-    """Never loses what a group has still to do: it drops only what is `done` (the offset all groups have committed).
+    """Never loses what a group has still to do: it drops only what is `done` (the offset all groups
+    have committed).
 
     What is done is kept up to an allowance, for look-ups by id; what is not, up to the budget.
     """
 
-    def __init__(self, topic: str, number: int, budget: int, allowance: int, done: Callable[[int], int]) -> None:
+    def __init__(
+        self, topic: str, number: int, budget: int, allowance: int, done: Callable[[int], int]
+    ) -> None:
         super().__init__(topic, number, allowance)
         self._most = budget
         self._done = done
@@ -104,7 +115,10 @@ class QueueLog(PartitionLog):
     def _make_room(self, size: int) -> None:
         self._drop(self._budget * 7 // 8 - size, before=self._done(self.number))
         if self._records and self._bytes + size > self._most:
-            raise BusFull(f"{self._topic}[{self.number}] holds {self._bytes} bytes that no worker has finished")
+            raise BusFull(
+                f"{self._topic}[{self.number}] holds {self._bytes} bytes that no worker "
+                f"has finished"
+            )
 
 
 class CompactLog(PartitionLog):
@@ -123,15 +137,19 @@ class CompactLog(PartitionLog):
             self._clean()
 
     def _clean(self) -> None:
-        """What a follower has still to see stays, so that nobody who keeps up misses a record; and so does the newest, so
-        that whoever reads to the end gets there."""
-        seen = min((follower.position(self.number) for follower in self._followers), default=self.end)
+        """What a follower has still to see stays, so that nobody who keeps up misses a record; and
+        so does the newest, so that whoever reads to the end gets there.
+        """
+        seen = min(
+            (follower.position(self.number) for follower in self._followers), default=self.end
+        )
         kept_from = min(seen, self.end - 1)
         last = {record.key: record.offset for record in self._records}
         self._records = [
             record
             for record in self._records
-            if record.offset >= kept_from or (record.value is not None and last[record.key] == record.offset)
+            if record.offset >= kept_from
+            or (record.value is not None and last[record.key] == record.offset)
         ]
         self.begin = self._records[0].offset if self._records else self.end
         self._clean_at = 2 * len(self._records) + _CLEAN_AFTER

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from app.bus.base import Assignment, At, From, GroupListener, OnRecords, Record, Since, Start
 from app.bus.memory.partition_log import PartitionLog
 
-_BATCH = 500  # records of one partition in one callback, so that a backlog does not stop the event loop
+# records of one partition in one callback, so that a backlog does not stop the event loop
+_BATCH = 500
 
 
 class _Cursor:
@@ -76,7 +77,13 @@ class _Reader:
 class MemoryLogReader(_Reader):
     """Reads given partitions, without a group."""
 
-    def __init__(self, loop: AbstractEventLoop, logs: Sequence[PartitionLog], begin: From, on_records: OnRecords) -> None:
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        logs: Sequence[PartitionLog],
+        begin: From,
+        on_records: OnRecords,
+    ) -> None:
         super().__init__(loop)
         self._on_records = on_records
         self._bounds: dict[int, tuple[int, int]] = {}
@@ -105,11 +112,16 @@ def start_offset(log: PartitionLog, begin: From) -> int:
 
 
 class MemoryGroupReader(_Reader):
-    """A member of a group. Its group calls `assign` and `revoke` through the event loop, in the order of the facts."""
+    """A member of a group. Its group calls `assign` and `revoke` through the event loop, in the
+    order of the facts.
+    """
 
-    def __init__(self, loop: AbstractEventLoop, group: "Group", listener: GroupListener, buffer: int) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, group: "Group", listener: GroupListener, buffer: int
+    ) -> None:
         super().__init__(loop)
-        self.owned: list[int] = []  # by the group's decision; the listener hears of it a moment later
+        # by the group's decision; the listener hears of it a moment later
+        self.owned: list[int] = []
         self._group = group
         self._listener = listener
         self._buffer = buffer
@@ -117,7 +129,8 @@ class MemoryGroupReader(_Reader):
 
     def took(self, partition: int) -> None:
         cursor = self._cursors.get(partition)
-        if cursor is not None and cursor.room < self._buffer:  # else of a partition that was given away since
+        # else of a partition that was given away since
+        if cursor is not None and cursor.room < self._buffer:
             cursor.room += 1
             if cursor.position < cursor.log.end:
                 self.wake(partition)
@@ -146,7 +159,9 @@ class MemoryGroupReader(_Reader):
             log.attach(self)
             self._follow(log, max(self._group.committed.get(partition, 0), log.begin), self._buffer)
         cursors = [self._cursors[partition] for partition in partitions]
-        self._listener.on_assigned([Assignment(at.log.number, at.position, at.log.end) for at in cursors])
+        self._listener.on_assigned(
+            [Assignment(at.log.number, at.position, at.log.end) for at in cursors]
+        )
 
     def revoke(self, partitions: Sequence[int]) -> None:
         if not self._closed:
@@ -182,7 +197,9 @@ class Group:
             self._rebalance()
 
     def _rebalance(self) -> None:
-        """Equal shares; nobody gives up a partition that fits in its share. All is revoked before anything is assigned."""
+        """Equal shares; nobody gives up a partition that fits in its share. All is revoked before
+        anything is assigned.
+        """
         least, more = divmod(len(self.logs), len(self._members))
         members = sorted(self._members, key=lambda member: len(member.owned), reverse=True)
         shares = [(member, least + (place < more)) for place, member in enumerate(members)]

@@ -1,4 +1,6 @@
-"""API_KEYS_FILE, watched: a change is in force within seconds, one that does not work changes nothing."""
+"""API_KEYS_FILE, watched: a change is in force within seconds, one that does not work changes
+nothing.
+"""
 
 import asyncio
 import logging
@@ -10,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from app.config.api_keys_file import KeyEntry, parse_keys, read_content
 from app.errors import SettingsError
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.telemetry.metrics import KEYS_FILE_IN_FORCE, family
 
 logger = logging.getLogger("app.gateway.keys")
@@ -18,33 +20,41 @@ logger = logging.getLogger("app.gateway.keys")
 _LOOK_SECONDS = 2.0
 
 
-class KeysFile(Collector):
-    """Its keys are in force once this is made. `name` empty: there is none. Tells /metrics whether they are as they stand there.
+class ApiKeysWatcher(Collector):
+    """Its keys are in force once this is made. `name` empty: there is none. Tells /metrics whether
+    they are as they stand there.
 
     Raises SettingsError.
     """
 
-    def __init__(self, name: str, keys: Keys) -> None:
+    def __init__(self, name: str, keys: Authenticator) -> None:
         self._path = Path(name) if name else None
         self._keys = keys
-        self._seen: bytes | None = None  # the content that was looked at last, whether it worked or not; None: there was none
+        # the content that was looked at last, whether it worked or not; None: there was none
+        self._seen: bytes | None = None
         self._trouble = ""  # why the keys of before are in force; empty: those of the file are
         if self._path:
             self._seen = read_content(self._path)
             keys.replace(parse_keys(self._seen, self._path))
 
     async def watch(self) -> None:
-        """Goes on until it is cancelled, whatever a look comes to: a key that is revoked later must not stay in force."""
+        """Goes on until it is cancelled, whatever a look comes to: a key that is revoked later must
+        not stay in force.
+        """
         while self._path:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
                 await self.look()
             except Exception:
                 self._trouble = "unknown"
-                logger.exception("%s could not be looked at; the keys of before stay in force", self._path)
+                logger.exception(
+                    "%s could not be looked at; the keys of before stay in force", self._path
+                )
 
     async def look(self) -> None:
-        """Takes the file's keys if its content has changed; its times tell too little, they are coarse and links change."""
+        """Takes the file's keys if its content has changed; its times tell too little, they are
+        coarse and links change.
+        """
         assert self._path
         try:
             changed = await asyncio.to_thread(self._read_change, self._path)

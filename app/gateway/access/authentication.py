@@ -1,7 +1,8 @@
-"""Who calls: bearer tokens, looked up by their hash; without any configured key, whoever is on this machine.
+"""Who calls: bearer tokens, looked up by their hash; without any configured key, whoever is on this
+machine.
 
-A key is found by its SHA-256 in a dictionary. How long that takes tells of the hash of what was sent, which nobody can steer
-towards a key's; so it needs no comparison in constant time.
+A key is found by its SHA-256 in a dictionary. How long that takes tells of the hash of what was
+sent, which nobody can steer towards a key's; so it needs no comparison in constant time.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from app.cluster.model_registry import Catalog
+from app.cluster.model_registry import ModelRegistry
 from app.config.api_keys_file import KeyEntry
-from app.config.settings import GatewaySettings
+from app.config.gateway_settings import GatewaySettings
 from app.errors import AnonymousRefused, GatewayError, InvalidApiKey, ModelNotAllowed
 from app.gateway.http.asgi import Scope, header
 from app.gateway.http.client_address import peer_of
@@ -59,12 +60,15 @@ class Caller:
         """Raises ModelNotAllowed."""
         if not self.may_use(names):
             raise ModelNotAllowed(
-                f"This API key may not use the model {shown!r}; GET /v1/models lists those it may.", param="model"
+                f"This API key may not use the model {shown!r}; GET /v1/models lists those it may.",
+                param="model",
             )
 
 
-class Keys:
-    """The configured keys: those of API_KEYS, each a tenant of its own, and those of the keys file, as it is now."""
+class Authenticator:
+    """The configured keys: those of API_KEYS, each a tenant of its own, and those of the keys file,
+    as it is now.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
@@ -81,7 +85,10 @@ class Keys:
 
     def replace(self, entries: Iterable[KeyEntry]) -> None:
         """From now on these, beside API_KEYS."""
-        self._callers = {**{bytes.fromhex(entry.hash): caller_of(entry) for entry in entries}, **self._plain}
+        self._callers = {
+            **{bytes.fromhex(entry.hash): caller_of(entry) for entry in entries},
+            **self._plain,
+        }
 
     def caller(self, scope: Scope) -> Caller:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
@@ -89,30 +96,43 @@ class Keys:
             return self._known(scope)
         if why := self._policy.why_refused(peer_of(scope), scope["headers"]):
             raise AnonymousRefused(
-                f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or API_KEYS, or ALLOWED_HOSTS for"
+                f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or "
+                f"API_KEYS, or ALLOWED_HOSTS for"
                 " a name, CORS_ORIGINS for a web page, ALLOW_ANONYMOUS=1 for other machines."
             )
         return self._anonymous
 
-    def visible_models(self, scope: Scope, catalog: Catalog) -> tuple[str, ...]:
-        """Return the ids of the models that a request's sender may see: none without a good key, where keys are asked for."""
+    def visible_models(self, scope: Scope, catalog: ModelRegistry) -> tuple[str, ...]:
+        """Return the ids of the models that a request's sender may see: none without a good key,
+        where keys are asked for.
+        """
         try:
             caller = self.caller(scope)
         except GatewayError:
             return ()
-        return tuple(known.card.model for known in catalog.all() if caller.may_use(known.card.names))
+        return tuple(
+            known.card.model for known in catalog.all() if caller.may_use(known.card.names)
+        )
 
     def warn(self) -> None:
         """Says at the start what it means that there are no keys."""
         if self._required:
             return
         if self._settings.allow_anonymous:
-            logger.warning("no API keys, and ALLOW_ANONYMOUS: every machine that reaches this gateway may use its models")
+            logger.warning(
+                "no API keys, and ALLOW_ANONYMOUS: every machine that reaches this gateway may "
+                "use its models"
+            )
         else:
-            logger.warning("no API keys: clients on this machine are served, others get 403 (API_KEYS_FILE, API_KEYS)")
+            logger.warning(
+                "no API keys: clients on this machine are served, others get 403 "
+                "(API_KEYS_FILE, API_KEYS)"
+            )
 
     def _known(self, scope: Scope) -> Caller:
-        """Return the first caller whose key is good. A client may also send a dummy key in another header."""
+        """Return the first caller whose key is good. A client may also send a dummy key in another
+        header.
+        """
         expired = offered = False
         for key in _offered(scope):
             offered = True
@@ -126,7 +146,9 @@ class Keys:
             raise InvalidApiKey("This API key has expired.")
         if offered:
             raise InvalidApiKey("Incorrect API key provided.")
-        raise InvalidApiKey("You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY.")
+        raise InvalidApiKey(
+            "You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY."
+        )
 
 
 def caller_of(entry: KeyEntry) -> Caller:

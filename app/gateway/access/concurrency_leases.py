@@ -1,7 +1,7 @@
 """The places of requests that run, where a key may have only so many at once.
 
-A place is taken for a short time and renewed while its request runs. A gateway that is killed gives none back: they are free by
-themselves soon after it.
+A place is taken for a short time and renewed while its request runs. A gateway that is killed gives
+none back: they are free by themselves soon after it.
 """
 
 import asyncio
@@ -13,24 +13,27 @@ from app.errors import StoreUnavailable
 from app.protocol.request_id import new_id
 from app.stores.base import Store
 
-# So long a killed gateway's places keep others out. Not shorter, because so long Redis may be away, or a gateway stand still,
-# before places of requests that run are given to others.
+# So long a killed gateway's places keep others out. Not shorter, because so long Redis may be away,
+# or a gateway stand still, before places of requests that run are given to others.
 HELD_SECONDS = 30.0
 _RENEWAL_SECONDS = HELD_SECONDS / 3
 
 
-class Places:
+class ConcurrencyLeases:
     """`failed` hears of a store that was away when places were to be renewed."""
 
     def __init__(self, store: Store, failed: Callable[[StoreUnavailable], None]) -> None:
         self._store = store
         self._failed = failed
         self._held: dict[str, str] = {}  # holder -> key
-        self._kept: dict[str, str] = {}  # those that outlive this process, and are not renewed: holder -> key
+        # those that outlive this process, and are not renewed: holder -> key
+        self._kept: dict[str, str] = {}
         self._renewing: Task[None] | None = None
 
     async def take(self, key: str, most: int) -> str:
-        """The holder of a place, to give it back by; empty if all are taken. Raises StoreUnavailable."""
+        """The holder of a place, to give it back by; empty if all are taken. Raises
+        StoreUnavailable.
+        """
         holder = new_id()
         if not await self._store.hold(key, holder, most, HELD_SECONDS):
             return ""
@@ -40,7 +43,8 @@ class Places:
         return holder
 
     async def keep(self, holder: str, request_id: str, seconds: float) -> None:
-        """Keep a place for a request that goes on without its gateway, under the request's internal id.
+        """Keep a place for a request that goes on without its gateway, under the request's internal
+        id.
 
         It lasts for `seconds`, also if this process dies, unless any gateway gives it back before.
         Raises StoreUnavailable; then it is free after HELD_SECONDS.
@@ -56,7 +60,9 @@ class Places:
         await self._store.let_go(key, holder)
 
     async def give_back_kept(self, key: str, request_id: str) -> None:
-        """Free the place of a request that has ended, whichever gateway kept it. Raises StoreUnavailable."""
+        """Free the place of a request that has ended, whichever gateway kept it. Raises
+        StoreUnavailable.
+        """
         await self._store.let_go(key, request_id)
 
     def close(self) -> None:
@@ -65,7 +71,9 @@ class Places:
             self._renewing.cancel()
 
     async def _renew(self) -> None:
-        """While there are any: those that were held a turn ago too. Most requests have ended by then, and none pays for it."""
+        """While there are any: those that were held a turn ago too. Most requests have ended by
+        then, and none pays for it.
+        """
         before: set[str] = set()
         try:
             while self._held:

@@ -1,7 +1,8 @@
 """What a caller may not use, or not now: which models, and how much of each.
 
-It is counted by tenant and model, in whole minutes of the clock: a minute's counter is known by its number, so that what was
-reserved in it is given back to it and to no other. Tokens are reserved by an estimate, and corrected when the usage is known.
+It is counted by tenant and model, in whole minutes of the clock: a minute's counter is known by its
+number, so that what was reserved in it is given back to it and to no other. Tokens are reserved by
+an estimate, and corrected when the usage is known.
 """
 
 import logging
@@ -11,8 +12,15 @@ from collections.abc import Callable
 
 from app.errors import LimitsUnavailable, StoreUnavailable
 from app.gateway.access.authentication import Caller, Limits
-from app.gateway.access.concurrency_leases import Places
-from app.gateway.access.reservation import MINUTE, REQUESTS, RUNNING, Grant, limit_key, limit_name
+from app.gateway.access.concurrency_leases import ConcurrencyLeases
+from app.gateway.access.reservation import (
+    MINUTE,
+    REQUESTS,
+    RUNNING,
+    Reservation,
+    limit_key,
+    limit_name,
+)
 from app.gateway.http.asgi import Drain, Send
 from app.inference.admission import Admission
 from app.inference.submission import Submission
@@ -29,20 +37,34 @@ _AWAY_SECONDS = 1.0  # a store that did not answer is not asked again for so lon
 _MOST_USED_UP = 10_000  # tenants and models whose minute is known to be used up
 
 
-class Limiter:
+class RateLimiter:
     """`store` holds the leases of running requests and what is used of each minute."""
 
-    def __init__(self, admission: Admission, store: Store, fail_open: bool, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        store: Store,
+        fail_open: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._admission = admission
-        self.places = Places(store, self.failed)
+        self.places = ConcurrencyLeases(store, self.failed)
         self.leases = Leases(store)
         self.clock = clock
         self._fail_open = fail_open
         self._away_until = -math.inf
-        self._used_up: dict[str, Grant] = {}  # by tenant and model: the last request that was refused for its minute
+        # by tenant and model: the last request that was refused for its minute
+        self._used_up: dict[str, Reservation] = {}
 
-    async def admit(self, state: dict[str, object], submission: Submission, send: Send, drain: Drain | None = None) -> Send:
-        """For a caller that is `restricted`; what it is granted stays in state["grant"]. Raises GatewayError.
+    async def admit(
+        self,
+        state: dict[str, object],
+        submission: Submission,
+        send: Send,
+        drain: Drain | None = None,
+    ) -> Send:
+        """For a caller that is `restricted`; what it is granted stays in state["grant"]. Raises
+        GatewayError.
 
         Returns what to send the reply by.
         """
@@ -53,11 +75,12 @@ class Limiter:
         caller.refuse_unless_allowed(card.names, submission.model)
         if caller.limits is None:
             return send
-        grant = Grant(self, limit_name(caller, card.model), caller.limits, submission)
+        grant = Reservation(self, limit_name(caller, card.model), caller.limits, submission)
         return grant.watching(send, drain) if await self._take(state, grant) else send
 
     def refuse_if_used_up(self, state: dict[str, object]) -> None:
-        """Refuse before the body is read where the caller's minute is used up with each model that it may use.
+        """Refuse before the body is read where the caller's minute is used up with each model that
+        it may use.
 
         A body of 16 MB costs 0.4 s to read and parse. Raises RateLimited.
         """
@@ -73,21 +96,27 @@ class Limiter:
             state["grant"] = found[0]  # which tells what is left: nothing
             raise found[0].refusal(REQUESTS, caller.limits.rpm or 0)
 
-    def note_used_up(self, name: str, grant: Grant) -> None:
+    def note_used_up(self, name: str, grant: Reservation) -> None:
         """Remember a request that was refused because its minute is used up."""
         if len(self._used_up) >= _MOST_USED_UP:
             self._used_up.clear()
         self._used_up[name] = grant
 
     async def admit_lookup(self, state: dict[str, object], model: str | None) -> None:
-        """Count a GET of a request against the caller's requests a minute with its model. Raises GatewayError."""
+        """Count a GET of a request against the caller's requests a minute with its model. Raises
+        GatewayError.
+        """
         caller = state["caller"]
         assert isinstance(caller, Caller)
         if model and caller.limits and caller.limits.rpm:
-            await self._take(state, Grant(self, limit_name(caller, model), Limits(rpm=caller.limits.rpm)))
+            await self._take(
+                state, Reservation(self, limit_name(caller, model), Limits(rpm=caller.limits.rpm))
+            )
 
-    async def _take(self, state: dict[str, object], grant: Grant) -> bool:
-        """Take what is limited, which stays in state["grant"]. Returns whether the store was asked."""
+    async def _take(self, state: dict[str, object], grant: Reservation) -> bool:
+        """Take what is limited, which stays in state["grant"]. Returns whether the store was
+        asked.
+        """
         state["grant"] = grant
         if self.clock() < self._away_until:
             self._without("Redis has just not answered")
@@ -104,16 +133,22 @@ class Limiter:
         if caller.limits is None or not caller.limits.concurrent:
             return
         try:
-            await self.places.give_back_kept(limit_key(limit_name(caller, model), RUNNING), request_id)
+            await self.places.give_back_kept(
+                limit_key(limit_name(caller, model), RUNNING), request_id
+            )
         except StoreUnavailable as error:
             self.failed(error)
 
     def failed(self, error: StoreUnavailable) -> None:
-        """The store is away. Where something was to be given back that is all: the client has its reply."""
+        """The store is away. Where something was to be given back that is all: the client has its
+        reply.
+        """
         self._away_until = self.clock() + _AWAY_SECONDS
         logger.warning("limits cannot be counted: %s", error)
 
     def _without(self, why: str) -> None:
         UNCOUNTED.inc()
         if not self._fail_open:
-            raise LimitsUnavailable(f"this key has limits, and they cannot be looked up: {why}", retry_after=1)
+            raise LimitsUnavailable(
+                f"this key has limits, and they cannot be looked up: {why}", retry_after=1
+            )

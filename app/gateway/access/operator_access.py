@@ -1,8 +1,10 @@
-"""Who may see the operator's views at the gateway's own port: clients on its machine, and whoever has an operator's key."""
+"""Who may see the operator's views at the gateway's own port: clients on its machine, and whoever
+has an operator's key.
+"""
 
 from hmac import compare_digest
 
-from app.config.settings import GatewaySettings
+from app.config.gateway_settings import GatewaySettings
 from app.gateway.access.authentication import bearer
 from app.gateway.http.asgi import Scope, header
 from app.gateway.http.client_address import peer_of

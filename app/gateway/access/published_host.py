@@ -1,7 +1,8 @@
 """Decide who may call without a key where a proxy in another container publishes the gateway.
 
-Inside compose every client reaches the gateway from nginx, so the gateway cannot see which of them is on
-this machine. The address that nginx is published on shows it: PUBLISHED_HOST, compose's GATEWAY_HOST.
+Inside compose every client reaches the gateway from nginx, so the gateway cannot see which of them
+is on this machine. The address that nginx is published on shows it: PUBLISHED_HOST, compose's
+GATEWAY_HOST.
 """
 
 from dataclasses import replace
@@ -24,8 +25,10 @@ def with_published_host(settings: Settings) -> Settings:
     if _is_loopback(gateway.published_host):
         return replace(settings, gateway=replace(gateway, allow_anonymous=True))
     raise SettingsError(
-        f"GATEWAY_HOST: {gateway.published_host} is open to other machines, and there is no API key; set"
-        " API_KEYS_FILE or API_KEYS, or leave GATEWAY_HOST at 127.0.0.1, or set ALLOW_ANONYMOUS=1 to serve"
+        f"GATEWAY_HOST: {gateway.published_host} is open to other machines, and there is "
+        f"no API key; set"
+        " API_KEYS_FILE or API_KEYS, or leave GATEWAY_HOST at 127.0.0.1, or set "
+        "ALLOW_ANONYMOUS=1 to serve"
         " every machine without a key"
     )
 

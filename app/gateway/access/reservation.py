@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from app.errors import RateLimited, StoreUnavailable
 from app.gateway.access.authentication import Caller, Limits
-from app.gateway.access.token_estimate import Estimate
+from app.gateway.access.token_estimate import TokenEstimate
 from app.gateway.http.asgi import Drain, Message, RawHeaders, Send, WriteChunk, raw
 from app.inference.submission import Submission
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 
 if TYPE_CHECKING:
-    from app.gateway.access.limits import Limiter
+    from app.gateway.access.limits import RateLimiter
 
 REQUESTS, TOKENS, RUNNING = "requests", "tokens", "running"
 MINUTE = 60  # seconds
@@ -21,29 +21,48 @@ _HELD_RETRY_SECONDS = 1.0
 _LARGE_BYTES = 64 * 1024  # of a body that a client may not take at once
 
 
-class Grant:
+class Reservation:
     """What a request has taken of its caller's limits. `settle` gives back what it did not use."""
 
-    __slots__ = ("_estimate", "_holder", "_left", "_limiter", "_limits", "_minute", "_name", "_reserved")
+    __slots__ = (
+        "_estimate",
+        "_holder",
+        "_left",
+        "_limiter",
+        "_limits",
+        "_minute",
+        "_name",
+        "_reserved",
+    )
 
-    def __init__(self, limiter: "Limiter", name: str, limits: Limits, submission: Submission | None = None) -> None:
+    def __init__(
+        self,
+        limiter: "RateLimiter",
+        name: str,
+        limits: Limits,
+        submission: Submission | None = None,
+    ) -> None:
         self._limiter = limiter
         self._name = name
         self._limits = limits
         self._minute = int(limiter.clock() // MINUTE)
-        self._estimate = Estimate(submission) if limits.tpm and submission else None
+        self._estimate = TokenEstimate(submission) if limits.tpm and submission else None
         self._holder = ""
         self._reserved = 0  # tokens
-        self._left: dict[str, tuple[int, int]] = {}  # what is told of each kind: its limit, and what remains
+        # what is told of each kind: its limit, and what remains
+        self._left: dict[str, tuple[int, int]] = {}
 
     async def take(self) -> None:
-        """Raises RateLimited, StoreUnavailable. Refused for one kind, it uses none of those behind it, but is told of them."""
+        """Raises RateLimited, StoreUnavailable. Refused for one kind, it uses none of those behind
+        it, but is told of them.
+        """
         limits = self._limits
         refusal = await self._hold(limits.concurrent) if limits.concurrent else None
         if limits.rpm:
             refusal = await self._count(REQUESTS, limits.rpm, 1, refusal)
         if limits.tpm and self._estimate:
-            # A request that is larger than the limit by its estimate has the whole minute: else it could never be sent.
+            # A request that is larger than the limit by its estimate has the whole minute: else it
+            # could never be sent.
             amount = min(self._estimate.before, limits.tpm)
             refusal = await self._count(TOKENS, limits.tpm, amount, refusal)
             self._reserved = 0 if refusal else amount
@@ -51,7 +70,9 @@ class Grant:
             raise refusal
 
     def headed(self, headers: RawHeaders) -> RawHeaders:
-        """A reply's headers with OpenAI's for what is limited here, instead of those that the upstream has for us."""
+        """A reply's headers with OpenAI's for what is limited here, instead of those that the
+        upstream has for us.
+        """
         if not self._left:
             return headers
         return [*(pair for pair in headers if not pair[0].startswith(_PREFIX)), *self._headers()]
@@ -60,23 +81,32 @@ class Grant:
         reset = b"%ds" % math.ceil(self._rest())
         found: RawHeaders = []
         for kind, (limit, remaining) in self._left.items():
-            for name, value in ((b"limit", b"%d" % limit), (b"remaining", b"%d" % remaining), (b"reset", reset)):
+            for name, value in (
+                (b"limit", b"%d" % limit),
+                (b"remaining", b"%d" % remaining),
+                (b"reset", reset),
+            ):
                 found.append((_PREFIX + name + b"-" + kind.encode(), value))
         return found
 
     async def _send_last(self, message: Message, send: Send, drain: Drain | None) -> None:
-        """Send the end of a reply, and free the place: a client that does not read its reply keeps it."""
+        """Send the end of a reply, and free the place: a client that does not read its reply keeps
+        it.
+        """
         if drain is not None:
             await drain()  # what was sent before
             if len(message.get("body", b"")) > _LARGE_BYTES:
                 await send(message)
                 await drain()
                 return await self._let_go()
-        await self._let_go()  # before the client knows, so that its next request finds the place free
+        # before the client knows, so that its next request finds the place free
+        await self._let_go()
         await send(message)
 
     def watching(self, send: Send, drain: Drain | None = None) -> Send:
-        """Sends, and looks at what goes by: it is what counts if nobody says the usage, and its end frees the place."""
+        """Sends, and looks at what goes by: it is what counts if nobody says the usage, and its end
+        frees the place.
+        """
         estimate = self._estimate
 
         async def sending(message: Message) -> None:
@@ -106,8 +136,9 @@ class Grant:
 
         return writing
 
-    async def hand_over(self, request_id: str, seconds: float) -> "Grant | None":
-        """Keep what the request has taken while it goes on without its connection, at most for `seconds`.
+    async def hand_over(self, request_id: str, seconds: float) -> "Reservation | None":
+        """Keep what the request has taken while it goes on without its connection, at most for
+        `seconds`.
 
         Returns what is to be settled at its end, if anything is.
         """
@@ -120,7 +151,7 @@ class Grant:
                 self._limiter.failed(error)
         return self if self._reserved or self._holder else None
 
-    def read(self, part: Reply) -> None:
+    def read(self, part: ReplyRecord) -> None:
         """A part of a reply that goes to no client now."""
         if self._estimate:
             if part.status:
@@ -128,7 +159,9 @@ class Grant:
             self._estimate.saw(part.value)
 
     async def settle(self, line: dict[str, object], status: int) -> None:
-        """At the request's end, from its access line, which gets the tokens that are counted for it."""
+        """At the request's end, from its access line, which gets the tokens that are counted for
+        it.
+        """
         await self._let_go()
         if self._reserved and self._estimate:
             await self._correct(self._estimate.after(line, status), line)
@@ -147,7 +180,9 @@ class Grant:
         now = int(self._limiter.clock() // MINUTE)
         if used > self._reserved or (used < self._reserved and now == self._minute):
             try:
-                await self._limiter.leases.correct(self._key(TOKENS), now, used - self._reserved, self._limits.tpm or 0)
+                await self._limiter.leases.correct(
+                    self._key(TOKENS), now, used - self._reserved, self._limits.tpm or 0
+                )
             except StoreUnavailable as error:
                 self._limiter.failed(error)
 
@@ -155,11 +190,18 @@ class Grant:
         self._holder = await self._limiter.places.take(self._key(RUNNING), most)
         if self._holder:
             return None
-        return RateLimited(f"{most} requests of this key already run with this model", retry_after=_HELD_RETRY_SECONDS)
+        return RateLimited(
+            f"{most} requests of this key already run with this model",
+            retry_after=_HELD_RETRY_SECONDS,
+        )
 
-    async def _count(self, kind: str, limit: int, amount: int, refusal: RateLimited | None) -> RateLimited | None:
+    async def _count(
+        self, kind: str, limit: int, amount: int, refusal: RateLimited | None
+    ) -> RateLimited | None:
         """A request that is refused already takes nothing."""
-        taken, used = await self._limiter.leases.take(self._key(kind), self._minute, 0 if refusal else amount, limit)
+        taken, used = await self._limiter.leases.take(
+            self._key(kind), self._minute, 0 if refusal else amount, limit
+        )
         self._left[kind] = (limit, max(0, limit - used))
         if refusal or taken:
             return refusal
@@ -174,7 +216,10 @@ class Grant:
 
     def refusal(self, kind: str, limit: int) -> RateLimited:
         """Return the error for a minute that is used up."""
-        return RateLimited(f"{limit} {kind} a minute are this key's limit with this model", retry_after=self._rest())
+        return RateLimited(
+            f"{limit} {kind} a minute are this key's limit with this model",
+            retry_after=self._rest(),
+        )
 
     def _rest(self) -> float:
         """Seconds until the next minute begins."""

@@ -1,8 +1,9 @@
 """One line per request, and what the metrics count of it, a moment after the reply has left.
 
-uvloop sends at the end of its turn what was written within it. A line made there would keep the client waiting, one made in the
-next turn the client's next request: a twentieth of a request's latency where one follows another. Made later, while the log and
-a worker have the request, it costs nobody anything, and several at once cost less.
+uvloop sends at the end of its turn what was written within it. A line made there would keep the
+client waiting, one made in the next turn the client's next request: a twentieth of a request's
+latency where one follows another. Made later, while the log and a worker have the request, it costs
+nobody anything, and several at once cost less.
 """
 
 import asyncio
@@ -12,10 +13,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from app.config.parsers import Network
-from app.gateway.accounting.refusal_throttle import Floods, Kind
+from app.gateway.accounting.refusal_throttle import Kind, RefusalThrottle
 from app.gateway.http.asgi import Scope, header
 from app.gateway.http.client_address import client_of
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED
 
 Line: TypeAlias = dict[str, object]
@@ -41,15 +42,19 @@ _TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
 
 
 class AccessLog:
-    """`observe` is told of each request: its path, its status (0: none was sent), its line. `sample` is the share of requests
-    that went well whose line is written. All others have theirs, with the client's address (`trusted`: of proxies that tell it),
-    but for floods of the same refusal."""
+    """`observe` is told of each request: its path, its status (0: none was sent), its line.
+    `sample` is the share of requests that went well whose line is written. All others have theirs,
+    with the client's address (`trusted`: of proxies that tell it), but for floods of the same
+    refusal.
+    """
 
-    def __init__(self, observe: Observe | None = None, sample: float = 1.0, trusted: tuple[Network, ...] = ()) -> None:
+    def __init__(
+        self, observe: Observe | None = None, sample: float = 1.0, trusted: tuple[Network, ...] = ()
+    ) -> None:
         self._observe = observe
         self._sample = sample
         self._trusted = trusted
-        self._floods = Floods(_left_out)
+        self._floods = RefusalThrottle(_left_out)
         self._ended: list[tuple[Scope, int, Line]] = []
 
     def ended(self, scope: Scope, status: int, line: Line) -> None:
@@ -85,7 +90,9 @@ class AccessLog:
                 return
             if client:
                 line["client_address"] = client
-        access.info("%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line})
+        access.info(
+            "%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line}
+        )
 
 
 def client_id(scope: Scope) -> str:
@@ -93,7 +100,7 @@ def client_id(scope: Scope) -> str:
     return (header(scope, b"x-request-id") or header(scope, b"x-client-request-id"))[:_CLIENT_ID]
 
 
-def noted(final: Reply) -> Line:
+def noted(final: ReplyRecord) -> Line:
     """What the access line says of a reply that has ended."""
     notes = dict(final.notes)
     line: Line = {"outcome": final.outcome}
@@ -104,9 +111,18 @@ def noted(final: Reply) -> Line:
 
 
 def _left_out(kind: Kind, count: int) -> None:
-    access.info("%d more were refused alike", count, extra={"left_out": count, "code": kind.code, "client_address": kind.client})
+    access.info(
+        "%d more were refused alike",
+        count,
+        extra={"left_out": count, "code": kind.code, "client_address": kind.client},
+    )
 
 
 def _went_well(status: int, line: Line) -> bool:
     """A stream may have begun well and ended otherwise, and a client may have left."""
-    return 0 < status < 400 and line.get("outcome", COMPLETED) == COMPLETED and "code" not in line and "client" not in line
+    return (
+        0 < status < 400
+        and line.get("outcome", COMPLETED) == COMPLETED
+        and "code" not in line
+        and "client" not in line
+    )

@@ -1,4 +1,6 @@
-"""Counts each request that was answered 202 at once (Prefer: respond-async) at its end, as if its client had waited."""
+"""Counts each request that was answered 202 at once (Prefer: respond-async) at its end, as if its
+client had waited.
+"""
 
 import asyncio
 import time
@@ -8,13 +10,15 @@ from app.errors import DeadlineExceeded, InternalError
 from app.gateway.accounting.access_log import AccessLog, Line, client_id, noted
 from app.gateway.http.asgi import Scope
 from app.inference.async_requests import AsyncRequest, Owing
-from app.inference.pending_request import Call
-from app.protocol.records import Reply
+from app.inference.pending_request import PendingRequest
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import EXPIRED
 
 
-def async_request(call: Call, scope: Scope, grant: Owing | None) -> AsyncRequest:
-    """Return what is kept of a request. Names are interned: few differ, and each would be a text of its own."""
+def async_request(call: PendingRequest, scope: Scope, grant: Owing | None) -> AsyncRequest:
+    """Return what is kept of a request. Names are interned: few differ, and each would be a text of
+    its own.
+    """
     request, state = call.request, scope["state"]
     return AsyncRequest(
         fold=call.fold,
@@ -37,9 +41,12 @@ class AsyncAccounting:
         self._access_log = access_log
         self._settling: set[asyncio.Task[None]] = set()
 
-    def ended(self, request: AsyncRequest, final: Reply | None) -> None:
+    def ended(self, request: AsyncRequest, final: ReplyRecord | None) -> None:
         """Count a request by its final record; without one its deadline has passed."""
-        line, status = _line_of(request, final), request.status or (InternalError if final else DeadlineExceeded).status
+        line, status = (
+            _line_of(request, final),
+            request.status or (InternalError if final else DeadlineExceeded).status,
+        )
         if request.grant is None:
             self._write(request, status, line)
             return
@@ -56,11 +63,18 @@ class AsyncAccounting:
         self._write(request, status, line)
 
     def _write(self, request: AsyncRequest, status: int, line: Line) -> None:
-        self._access_log.ended({"method": "POST", "path": request.path, "headers": []}, status, line)
+        self._access_log.ended(
+            {"method": "POST", "path": request.path, "headers": []}, status, line
+        )
 
 
-def _line_of(request: AsyncRequest, final: Reply | None) -> Line:
-    line: Line = {"model": request.named, "tenant": request.tenant, "request_id": request.public_id, "async": True}
+def _line_of(request: AsyncRequest, final: ReplyRecord | None) -> Line:
+    line: Line = {
+        "model": request.named,
+        "tenant": request.tenant,
+        "request_id": request.public_id,
+        "async": True,
+    }
     if request.client_id:
         line["client_request_id"] = request.client_id
     line["attempts"], line["worker"] = request.fold.attempts, request.fold.writer

@@ -1,18 +1,21 @@
-"""The last requests that this gateway has answered: what their access lines say, for the operator's view."""
+"""The last requests that this gateway has answered: what their access lines say, for the operator's
+view.
+"""
 
 from collections import deque
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
-# When it ended (Unix time); the model's id, the endpoint, the status and the outcome; its access line.
+# When it ended (Unix time); the model's id, the endpoint, the status and the outcome; its access
+# line.
 Ended: TypeAlias = tuple[float, tuple[str, str, int, str], Mapping[str, object]]
 
 _KEPT = 200
 _NUMBERS = ("queue_ms", "ttft_ms", "upstream_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
-class Recent:
+class RecentRequests:
     """On the hot path it costs a tuple; what is shown is made when somebody looks."""
 
     def __init__(self, kept: int = _KEPT) -> None:
@@ -24,8 +27,12 @@ class Recent:
         return [_described(*ended) for ended in islice(reversed(self._ended), most)]
 
 
-def _described(when: float, labels: tuple[str, str, int, str], line: Mapping[str, object]) -> dict[str, Any]:
-    """Only what is named here: nothing else that a line may have comes to be shown. The model is an id, no client's word."""
+def _described(
+    when: float, labels: tuple[str, str, int, str], line: Mapping[str, object]
+) -> dict[str, Any]:
+    """Only what is named here: nothing else that a line may have comes to be shown. The model is an
+    id, no client's word.
+    """
     model, endpoint, status, outcome = labels
     return {
         "id": line.get("request_id", ""),

@@ -1,4 +1,6 @@
-"""Of what is refused again and again so many access lines a second, so that a client with a bad key does not fill a disk."""
+"""Of what is refused again and again so many access lines a second, so that a client with a bad key
+does not fill a disk.
+"""
 
 import asyncio
 from collections import Counter
@@ -17,7 +19,7 @@ class Kind(NamedTuple):
     client: str
 
 
-class Floods:
+class RefusalThrottle:
     """Begins anew each second; `over` is then told how many lines of a kind were left out."""
 
     def __init__(self, over: Callable[[Kind, int], None]) -> None:

@@ -1,4 +1,5 @@
-"""What the metrics say of requests and models: each request once, at its end, from its access line; models when asked.
+"""What the metrics say of requests and models: each request once, at its end, from its access line;
+models when asked.
 
 The operator's view has the last requests from here too.
 """
@@ -11,8 +12,8 @@ from typing import NamedTuple
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.cluster.model_registry import Catalog
-from app.gateway.accounting.recent_requests import Recent
+from app.cluster.model_registry import ModelRegistry
+from app.gateway.accounting.recent_requests import RecentRequests
 from app.protocol.reply_state import COMPLETED
 from app.telemetry import metrics
 from app.telemetry.tally import Count, Spread
@@ -51,12 +52,14 @@ def endpoint_of(path: str) -> str:
     return _BY_PATH.get(path, OTHER)
 
 
-class Observed:
-    """Counts requests, and keeps the last. Called with a path, a status (0: none was sent) and the access line's members."""
+class RequestMetrics:
+    """Counts requests, and keeps the last. Called with a path, a status (0: none was sent) and the
+    access line's members.
+    """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: ModelRegistry) -> None:
         self._catalog = catalog
-        self.recent = Recent()
+        self.recent = RecentRequests()
         self._requests: dict[tuple[str, str, int, str], Count] = {}
         self._models: dict[str, _OfModel] = {}
 
@@ -116,17 +119,21 @@ def _number(line: Mapping[str, object], name: str) -> float:
 class ModelsCollector(Collector):
     """Queue and workers of each known model, at the moment of asking."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: ModelRegistry) -> None:
         self._catalog = catalog
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The names, so that the registry need not collect to know them."""
-        yield from map(metrics.family, (metrics.QUEUE_DEPTH, metrics.WORKERS, metrics.CAPACITY, metrics.IN_FLIGHT))
+        yield from map(
+            metrics.family,
+            (metrics.QUEUE_DEPTH, metrics.WORKERS, metrics.CAPACITY, metrics.IN_FLIGHT),
+        )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         depth, workers, capacity, in_flight = families = list(self.describe())
         for changing in self._catalog.all():
-            known = replace(changing, workers=dict(changing.workers))  # a heartbeat may come: who asks is another thread
+            # a heartbeat may come: who asks is another thread
+            known = replace(changing, workers=dict(changing.workers))
             model = [known.card.model]
             depth.add_metric(model, known.queue_depth)
             workers.add_metric(model, len(known.serving))

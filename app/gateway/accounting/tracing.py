@@ -1,4 +1,6 @@
-"""The gateway's spans: of each request that it serves, of each record that it writes. In nobody's way without a tracer."""
+"""The gateway's spans: of each request that it serves, of each record that it writes. In nobody's
+way without a tracer.
+"""
 
 from asyncio import Future
 from collections.abc import Mapping
@@ -16,8 +18,10 @@ _SHOWN = 300  # characters of a path
 _UNAUTHENTICATED = frozenset({InvalidApiKey.code, AnonymousRefused.code})
 
 
-class Traced:
-    """Wraps the application: the client's trace goes on, or one begins; what is below finds our span in the request's head."""
+class TracingMiddleware:
+    """Wraps the application: the client's trace goes on, or one begins; what is below finds our
+    span in the request's head.
+    """
 
     def __init__(self, app: App, tracer: Tracer) -> None:
         self._app = app
@@ -65,7 +69,9 @@ class Traced:
         }
         if status:
             attributes["http.response.status_code"] = status
-        self._tracer.end(span, SERVER, f"{scope['method']} {route}", attributes, error=_error(status, line))
+        self._tracer.end(
+            span, SERVER, f"{scope['method']} {route}", attributes, error=_error(status, line)
+        )
 
 
 def _error(status: int, line: Mapping[str, object]) -> str:
@@ -86,7 +92,7 @@ def _route(scope: Scope) -> str:
     return known or (scope["path"] if scope["path"] in _ROUTES else "/v1/{path}")
 
 
-class TracedSender:
+class TracingSender:
     """Sends, with a span for each record that carries a trace; the record carries that span on."""
 
     def __init__(self, sender: Sender, tracer: Tracer, system: str) -> None:
@@ -95,16 +101,27 @@ class TracedSender:
         self._system = system
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         carried = dict(headers).get(_HEADER, b"").decode()
         if not carried or self._tracer.ignores(carried):
             return self._sender.send(topic, value, key=key, headers=headers, partition=partition)
         span = self._tracer.begin(carried)
-        headers = [(name, span.traceparent.encode() if name == _HEADER else said) for name, said in headers]
+        headers = [
+            (name, span.traceparent.encode() if name == _HEADER else said) for name, said in headers
+        ]
         sent = self._sender.send(topic, value, key=key, headers=headers, partition=partition)
         if span.sampled:
-            about: Attributes = {"messaging.message.id": key.decode(), "messaging.message.body.size": len(value or b"")}
+            about: Attributes = {
+                "messaging.message.id": key.decode(),
+                "messaging.message.body.size": len(value or b""),
+            }
             sent.add_done_callback(lambda done: self._sent(span, topic, about, done))
         return sent
 
@@ -120,4 +137,6 @@ class TracedSender:
         if not failed:
             attributes["messaging.destination.partition.id"] = str(done.result().partition)
             attributes["messaging.kafka.offset"] = done.result().offset
-        self._tracer.end(span, PRODUCER, f"send {topic}", attributes, error="not_acknowledged" if failed else "")
+        self._tracer.end(
+            span, PRODUCER, f"send {topic}", attributes, error="not_acknowledged" if failed else ""
+        )

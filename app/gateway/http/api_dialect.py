@@ -10,7 +10,9 @@ _MODELS = "/v1/models"  # both APIs have it
 
 
 def speaks_anthropic(scope: Scope) -> bool:
-    """Return whether the request is one of Anthropic's API. Its path may still have the other base, /api/v1."""
+    """Return whether the request is one of Anthropic's API. Its path may still have the other base,
+    /api/v1.
+    """
     path: str = scope["path"].removeprefix("/api")
     if path in _OF_ANTHROPIC:
         return True
@@ -24,4 +26,7 @@ def error_body(scope: Scope, error: GatewayError) -> bytes:
 
 def with_request_id(headers: RawHeaders) -> RawHeaders:
     """Add `request-id`, which Anthropic's SDK reads, with the value of x-request-id."""
-    return [*headers, *((b"request-id", value) for name, value in headers if name == b"x-request-id")]
+    return [
+        *headers,
+        *((b"request-id", value) for name, value in headers if name == b"x-request-id"),
+    ]

@@ -17,18 +17,22 @@ Drain: TypeAlias = Callable[[], Awaitable[None]]
 WriteChunk: TypeAlias = Callable[[bytes], bool]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
-CONNECTION = "llm_gateway.connection"  # our server's extension of ASGI: what else would cost a task, or a task's turn
+# our server's extension of ASGI: what else would cost a task, or a task's turn
+CONNECTION = "llm_gateway.connection"
 BODY_SECONDS = 60.0  # for a whole request body
 
 
 class Extension(TypedDict):
     write: WriteChunk  # a part of a streamed body; false where `send` has to be awaited for it
-    watch: Callable[[Callable[[], None] | None], None]  # whom to tell when the client closes its connection
+    # whom to tell when the client closes its connection
+    watch: Callable[[Callable[[], None] | None], None]
     drain: Drain  # waits until the client has taken most of what was written, or has gone
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """A request header's value, the first of several, empty if it is not there. `name` is in lower case."""
+    """A request header's value, the first of several, empty if it is not there. `name` is in lower
+    case.
+    """
     headers = scope.get("first_headers")
     if headers is None:
         headers = scope["first_headers"] = dict(reversed(scope["headers"]))
@@ -39,11 +43,14 @@ def header(scope: Scope, name: bytes) -> str:
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the whole request body, unpacked.
 
-    Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone, and what `unpack` raises. A server other than
-    ours loses the body of a request that asks for an upgrade and takes it for the next one, so the connection is closed.
+    Raises BodyTooLarge as soon as it is known, BodyTooSlow, ClientGone, and what `unpack` raises. A
+    server other than ours loses the body of a request that asks for an upgrade and takes it for the
+    next one, so the connection is closed.
     """
     if header(scope, b"upgrade") and extension(scope) is None:
-        raise UpgradeRefused("this server reads no body of a request that asks for an upgrade; send it without")
+        raise UpgradeRefused(
+            "this server reads no body of a request that asks for an upgrade; send it without"
+        )
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
@@ -82,7 +89,9 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 @contextmanager
 def watched(scope: Scope, receive: Receive, left: Callable[[], None]) -> Iterator[None]:
-    """`left` is called if the client closes its connection meanwhile. The request's body has been read."""
+    """`left` is called if the client closes its connection meanwhile. The request's body has been
+    read.
+    """
     ours = extension(scope)
     if ours is not None:
         ours["watch"](left)
@@ -116,7 +125,12 @@ async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) 
 
 
 async def send_error(
-    send: Send, error: GatewayError, id_: str, extra: Iterable[tuple[str, str]] = (), *, body: bytes | None = None
+    send: Send,
+    error: GatewayError,
+    id_: str,
+    extra: Iterable[tuple[str, str]] = (),
+    *,
+    body: bytes | None = None,
 ) -> None:
     """Send a whole response with OpenAI's error body, or with `body`.
 

@@ -1,4 +1,6 @@
-"""The address of a request's client, as far as it can be believed; for logs and for who may name a proxied request."""
+"""The address of a request's client, as far as it can be believed; for logs and for who may name a
+proxied request.
+"""
 
 from app.config.parsers import Network
 from app.gateway.http.asgi import Scope
@@ -6,18 +8,24 @@ from app.locality import address_of, is_trusted
 
 
 def peer_of(scope: Scope) -> str:
-    """Return the address at the other end of the connection; empty where there is none (a Unix socket)."""
+    """Return the address at the other end of the connection; empty where there is none (a Unix
+    socket).
+    """
     return str((scope.get("client") or ("", 0))[0])
 
 
 def client_of(scope: Scope, trusted: tuple[Network, ...]) -> str:
     """Return the client's address; empty where there is none (a Unix socket).
 
-    Behind a trusted proxy it is X-Forwarded-For's last hop that is not itself trusted. Where the proxy names no address,
-    it is the proxy's.
+    Behind a trusted proxy it is X-Forwarded-For's last hop that is not itself trusted. Where the
+    proxy names no address, it is the proxy's.
     """
     found = peer_of(scope)
-    hops = b",".join([value for name, value in scope["headers"] if name == b"x-forwarded-for"]).decode("latin-1").split(",")
+    hops = (
+        b",".join([value for name, value in scope["headers"] if name == b"x-forwarded-for"])
+        .decode("latin-1")
+        .split(",")
+    )
     while hops and is_trusted(found, trusted):
         hop = address_of(hops.pop().strip())
         if hop is None:

@@ -1,9 +1,11 @@
-"""A client's connection: uvicorn's own HTTP protocol, with limits on heads, slow senders and connections.
+"""A client's connection: uvicorn's own HTTP protocol, with limits on heads, slow senders and
+connections.
 
     uvicorn app.main:application --http app.gateway.http.connection:Connection
 
-The bare `uvicorn` command serves too, without these limits: its parser takes a head of any size, however slowly it is sent, and
-answers what is no HTTP, or is beyond --limit-concurrency, with a plain text.
+The bare `uvicorn` command serves too, without these limits: its parser takes a head of any size,
+however slowly it is sent, and answers what is no HTTP, or is beyond --limit-concurrency, with a
+plain text.
 """
 
 import asyncio
@@ -18,28 +20,35 @@ from app.gateway.http.protocol import HttpProtocol, refusal
 from app.gateway.http.write_stall import WriteStall
 from app.protocol.request_id import refused_id
 
-HEAD_SECONDS = 30.0  # from a connection's first moment, or a later request's first byte, to the end of its head
+# from a connection's first moment, or a later request's first byte, to the end of its head
+HEAD_SECONDS = 30.0
 HEAD_BYTES = 64 * 1024  # of request line and headers
 
 
 class Connection(HttpProtocol):
-    """Between two requests uvicorn's keep-alive timeout counts, within a body the application's own.
+    """Between two requests uvicorn's keep-alive timeout counts, within a body the application's
+    own.
 
-    A request that is answered before its body has come is read on, so that a client which first sends and then reads has its
-    answer. Nobody reads what comes then, so nobody else counts its time.
+    A request that is answered before its body has come is read on, so that a client which first
+    sends and then reads has its answer. Nobody reads what comes then, so nobody else counts its
+    time.
     """
 
     stall_seconds: ClassVar[float] = 60.0  # CLIENT_STALL_SECONDS
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._timer: asyncio.TimerHandle | None = None  # for a head, or an answered request's body, that came in pieces
+        # for a head, or an answered request's body, that came in pieces
+        self._timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
         self._left: Callable[[], None] | None = None  # hears that the client has closed
         self._ended = False  # our side of it
-        self._extensions: dict[str, Any] = {CONNECTION: Extension(write=self.write_chunk, watch=self.watch, drain=self.drain)}
-        self._most, self.limit_concurrency = self.limit_concurrency, None  # so that uvicorn's own refusal is never chosen
+        self._extensions: dict[str, Any] = {
+            CONNECTION: Extension(write=self.write_chunk, watch=self.watch, drain=self.drain)
+        }
+        # so that uvicorn's own refusal is never chosen
+        self._most, self.limit_concurrency = self.limit_concurrency, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,7 +63,8 @@ class Connection(HttpProtocol):
         super().connection_lost(exc)
         if self._left is not None:
             self._left()
-        self._extensions.clear()  # they hold this connection, which holds them; who comes now asks `receive`
+        # they hold this connection, which holds them; who comes now asks `receive`
+        self._extensions.clear()
         self._line.close = self.transport.close  # type: ignore[method-assign]  # the same
 
     def data_received(self, data: bytes) -> None:
@@ -73,12 +83,16 @@ class Connection(HttpProtocol):
             self._begin_time(BODY_SECONDS if self.cycle.more_body else HEAD_SECONDS)
 
     def _has_too_large_a_head(self, data: bytes) -> bool:
-        """Of one read, which may be larger than a head may be: uvloop reads up to 256 KiB at once."""
+        """Of one read, which may be larger than a head may be: uvloop reads up to 256 KiB at
+        once.
+        """
         within_a_body = self.cycle is not None and self.cycle.more_body
         return not within_a_body and data.find(b"\r\n\r\n", 0, HEAD_BYTES) < 0
 
     def _refuse_head(self) -> None:
-        self._refuse(HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes"))
+        self._refuse(
+            HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes")
+        )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -95,7 +109,12 @@ class Connection(HttpProtocol):
 
     def _application(self) -> App:
         if self._is_full():
-            return refusal(ConnectionsFull("this gateway has as many connections as it takes; try again shortly", retry_after=1))
+            return refusal(
+                ConnectionsFull(
+                    "this gateway has as many connections as it takes; try again shortly",
+                    retry_after=1,
+                )
+            )
         return super()._application()
 
     def pause_writing(self) -> None:
@@ -113,15 +132,26 @@ class Connection(HttpProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        if self._is_over():  # the end of a body that nobody waits for; from here on it is as after any other
+        # the end of a body that nobody waits for; from here on it is as after any other
+        if self._is_over():
             self.cycle.more_body = False
             self._end_time()
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def write_chunk(self, data: bytes) -> bool:
-        """Writes a part of the body that is being sent; false where ASGI's `send` has to be awaited for it."""
+        """Writes a part of the body that is being sent; false where ASGI's `send` has to be awaited
+        for it.
+        """
         cycle = self.cycle
-        if self.pipeline or self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+        if (
+            self.pipeline
+            or self.flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+        ):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
@@ -134,13 +164,16 @@ class Connection(HttpProtocol):
         """`left` is called when the client closes its connection; None ends that."""
         self._left = left
         if left is not None:
-            self.flow.resume_reading()  # a large body may have stopped it, and who does not read hears of no end
+            # a large body may have stopped it, and who does not read hears of no end
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest("The request is not HTTP that this server understands."))
 
     def _is_full(self) -> bool:
-        """As uvicorn decides it, for each request; but who asks whether this process lives is told so."""
+        """As uvicorn decides it, for each request; but who asks whether this process lives is told
+        so.
+        """
         if self._most is None or self.url.startswith(b"/healthz"):
             return False
         return len(self.connections) >= self._most or len(self.tasks) >= self._most
@@ -156,15 +189,18 @@ class Connection(HttpProtocol):
 
     def _on_timeout(self) -> None:
         self._timer = None
-        if self._is_answering():  # it sends its next request early, and slowly: the reply under way comes first
+        # it sends its next request early, and slowly: the reply under way comes first
+        if self._is_answering():
             self._begin_time(HEAD_SECONDS)
         else:
             self.transport.close()
 
     def _end(self) -> None:
-        """After a request. To close over a body that still comes would reset the connection, and take the answer back.
+        """After a request. To close over a body that still comes would reset the connection, and
+        take the answer back.
 
-        So only our side ends here, and what comes is dropped: until the client ends its own, or uvicorn's keep-alive timeout.
+        So only our side ends here, and what comes is dropped: until the client ends its own, or
+        uvicorn's keep-alive timeout.
         """
         if self._is_over() and self.cycle.more_body and self.transport.can_write_eof():
             self._ended = True
@@ -176,15 +212,21 @@ class Connection(HttpProtocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def _refuse(self, error: GatewayError) -> None:
-        """The last that this connection hears. In the middle of a reply there is nothing to be said but its end.
+        """The last that this connection hears. In the middle of a reply there is nothing to be said
+        but its end.
 
-        A request that waits for the reply before it has a place in `pipeline`, and is the cycle that was made last.
+        A request that waits for the reply before it has a place in `pipeline`, and is the cycle
+        that was made last.
         """
         self._in_head = False
         self._end_time()
         if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
             body = error.body()
-            own = ("x-request-id", refused_id()), ("content-length", str(len(body))), ("connection", "close")
+            own = (
+                ("x-request-id", refused_id()),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            )
             head = raw([*error.head(), *own])
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)

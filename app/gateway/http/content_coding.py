@@ -19,14 +19,18 @@ async def unpack(body: bytes, coding: str, limit: int) -> bytes:
     if name in ("", "identity"):
         return body
     if name not in _KNOWN:
-        raise UnsupportedCoding(f"the body's Content-Encoding {coding!r} is not known; send gzip, deflate or none")
+        raise UnsupportedCoding(
+            f"the body's Content-Encoding {coding!r} is not known; send gzip, deflate or none"
+        )
     unpacker = zlib.decompressobj(_ZLIB_OR_GZIP)
     unpacked = bytearray()
     try:
         while True:
             unpacked += unpacker.decompress(body, _STEP_BYTES)
             if len(unpacked) > limit:
-                raise BodyTooLarge(f"the unpacked request body is larger than {limit} bytes (MAX_BODY_BYTES)")
+                raise BodyTooLarge(
+                    f"the unpacked request body is larger than {limit} bytes (MAX_BODY_BYTES)"
+                )
             body = unpacker.unconsumed_tail
             if unpacker.eof or not body:
                 break

@@ -1,4 +1,6 @@
-"""Which web pages may call the API from a browser: https://fetch.spec.whatwg.org/#http-cors-protocol"""
+"""Which web pages may call the API from a browser:
+https://fetch.spec.whatwg.org/#http-cors-protocol
+"""
 
 from collections.abc import Sequence
 
@@ -12,8 +14,8 @@ _MAX_AGE = 600  # seconds that a browser may remember the answer to its question
 def with_cors(app: App, origins: Sequence[str]) -> App:
     """Return the application, which serves web pages of these origins too (`*`: of any).
 
-    A page sends its key itself, so no cookies are allowed. A page of the internet may reach a gateway in a
-    private network: Chromium asks with Access-Control-Request-Private-Network
+    A page sends its key itself, so no cookies are allowed. A page of the internet may reach a
+    gateway in a private network: Chromium asks with Access-Control-Request-Private-Network
     (https://wicg.github.io/private-network-access/).
     """
     if not origins:

@@ -1,8 +1,8 @@
 """A client that has closed its sending side: it may still read, or it may be gone.
 
-A FIN says only that the client sends no more (RFC 9293 section 3.6). `nc -N` and some scripts half-close and wait for
-the reply; a client that has gone sends the same FIN. Only data tells them apart: the system of a client that has gone
-answers it with a reset.
+A FIN says only that the client sends no more (RFC 9293 section 3.6). `nc -N` and some scripts
+half-close and wait for the reply; a client that has gone sends the same FIN. Only data tells them
+apart: the system of a client that has gone answers it with a reset.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ IS_SUPPORTED = sys.platform == "linux"
 
 
 def probe_of(*, http_version: str, response_started: bool, is_chunked: bool) -> bytes | None:
-    """Return bytes that a client which reads may get at this moment without harm; None if there are none.
+    """Return bytes that a client which reads may get at this moment without harm; None if there are
+    none.
 
-    Before a response that is an interim one, which every HTTP/1.1 client has to skip (RFC 9110 section 15.2). The only
-    chunked responses of this server are event streams, whose chunks are whole events.
+    Before a response that is an interim one, which every HTTP/1.1 client has to skip (RFC 9110
+    section 15.2). The only chunked responses of this server are event streams, whose chunks are
+    whole events.
     """
     if not response_started:
         return _INTERIM if http_version == "1.1" else None
@@ -31,9 +33,16 @@ def probe_of(*, http_version: str, response_started: bool, is_chunked: bool) -> 
 
 
 class HalfClosed:
-    """Probes the client of one connection. `probe` gives the bytes, `gone` hears that the client has gone."""
+    """Probes the client of one connection. `probe` gives the bytes, `gone` hears that the client
+    has gone.
+    """
 
-    def __init__(self, transport: asyncio.Transport, probe: Callable[[], bytes | None], gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        probe: Callable[[], bytes | None],
+        gone: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._probe = probe
         self._gone = gone

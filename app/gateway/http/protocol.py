@@ -1,4 +1,6 @@
-"""uvicorn's HTTP protocol with what it leaves out of RFC 9110 and RFC 9112; decision 0019 names each method."""
+"""uvicorn's HTTP protocol with what it leaves out of RFC 9110 and RFC 9112; decision 0019 names
+each method.
+"""
 
 import re
 from functools import lru_cache, partial
@@ -17,7 +19,9 @@ _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]{0,300}")
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Requests with an upgrade, without a Host, of HTTP/1.0, and of clients that close their sending side."""
+    """Requests with an upgrade, without a Host, of HTTP/1.0, and of clients that close their
+    sending side.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -43,8 +47,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Parse the request once more as if it had not asked for an upgrade (RFC 9110 section 7.8).
 
-        The parser takes what follows such a head for the other protocol's: the body was lost, and one that
-        came in a second segment was the next request (CWE-444). Every `HttpClient` of a JDK asks for h2c.
+        The parser takes what follows such a head for the other protocol's: the body was lost, and
+        one that came in a second segment was the next request (CWE-444). Every `HttpClient` of a
+        JDK asks for h2c.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
@@ -69,7 +74,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Return what answers the request whose head is complete."""
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
-            return refusal(BadRequest("a request has exactly one Host header (RFC 9112 section 3.2)"))
+            return refusal(
+                BadRequest("a request has exactly one Host header (RFC 9112 section 3.2)")
+            )
         if hosts and not _is_host(hosts[0]):
             return refusal(BadRequest("the Host header is no host and port (RFC 9112 section 3.2)"))
         return self._served
@@ -79,8 +86,13 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Return whether the connection stays open: the client may read on although it sends no more."""
-        if not (IS_SUPPORTED and self.scheme == "http" and self._is_answering()) or self.cycle.more_body:
+        """Return whether the connection stays open: the client may read on although it sends no
+        more.
+        """
+        if (
+            not (IS_SUPPORTED and self.scheme == "http" and self._is_answering())
+            or self.cycle.more_body
+        ):
             return None
         self._half_closed = HalfClosed(self.transport, self._probe, self.transport.abort)
         return True
@@ -105,7 +117,9 @@ class HttpProtocol(HttpToolsProtocol):
 
 @lru_cache(256)
 def _is_host(value: bytes) -> bool:
-    """Return whether a Host header's value has only signs of a host and a port (RFC 3986 section 3.2.2)."""
+    """Return whether a Host header's value has only signs of a host and a port (RFC 3986 section
+    3.2.2).
+    """
     return _HOST.fullmatch(value) is not None
 
 
@@ -113,13 +127,16 @@ def refusal(error: GatewayError) -> App:
     """Return an application that answers with an error and ends the connection."""
 
     async def refuse(scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_error(send, error, refused_id(), [("connection", "close")], body=error_body(scope, error))
+        await send_error(
+            send, error, refused_id(), [("connection", "close")], body=error_body(scope, error)
+        )
 
     return refuse
 
 
 async def _send_unframed(cycle: RequestResponseCycle, send: Send, message: Message) -> None:
-    """Send to an HTTP/1.0 client: a body without a length ends with the connection (RFC 9112 section 6.3).
+    """Send to an HTTP/1.0 client: a body without a length ends with the connection (RFC 9112
+    section 6.3).
 
     uvicorn would write chunks, and holds a body without chunks to its Content-Length.
     """

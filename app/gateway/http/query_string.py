@@ -1,13 +1,27 @@
-"""A request's query string, on its way to the upstream: without the keys that some clients put there."""
+"""A request's query string, on its way to the upstream: without the keys that some clients put
+there.
+"""
 
 import re
 from urllib.parse import unquote_plus
 
 from app.errors import BadRequest
 
-# As `Authorization` does, a key that the client sends stays here: what goes on is read by others, in the record's `path` too.
+# As `Authorization` does, a key that the client sends stays here: what goes on is read by others,
+# in the record's `path` too.
 _KEYS = frozenset(
-    {"key", "api_key", "api-key", "apikey", "x-api-key", "token", "access_token", "auth_token", "auth", "authorization"}
+    {
+        "key",
+        "api_key",
+        "api-key",
+        "apikey",
+        "x-api-key",
+        "token",
+        "access_token",
+        "auth_token",
+        "auth",
+        "authorization",
+    }
     | {"secret", "client_secret", "password", "subscription-key", "sig", "signature"}
 )
 

@@ -6,15 +6,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from app.config.settings import GatewaySettings
+from app.config.gateway_settings import GatewaySettings
 from app.errors import BadRequest
 from app.gateway.http.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
-from app.inference.pending_request import Call
+from app.inference.pending_request import PendingRequest
 from app.openai_api.bodies import is_text
 from app.openai_api.body_as_events import body_as_events
 from app.openai_api.endpoints import endpoint_of
-from app.openai_api.sse import DONE, after, as_event, count_events, has_id, with_ids, without_blank_line
-from app.protocol.records import Reply
+from app.openai_api.sse import (
+    DONE,
+    after,
+    as_event,
+    count_events,
+    has_id,
+    with_ids,
+    without_blank_line,
+)
+from app.protocol.records import ReplyRecord
 
 KEEPALIVE = b": keep-alive\n\n"
 
@@ -37,7 +45,7 @@ class Body(NamedTuple):
     value: bytes
 
 
-def whole_body(parts: Sequence[Reply], *, stream: bool, path: str = "") -> Body:
+def whole_body(parts: Sequence[ReplyRecord], *, stream: bool, path: str = "") -> Body:
     """What a client that waited got: the last writer's body, or all events of a stream."""
     if stream and is_event_stream(parts[0].head):
         return Body(parts[0].status or 200, parts[0].head, events_of(parts, path))
@@ -55,14 +63,21 @@ def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
 
 
 def is_event_stream(head: Iterable[tuple[str, str]]) -> bool:
-    """Return whether a reply with this head is a stream. Media types are case-insensitive (RFC 9110 section 8.3.1)."""
-    return any(name == "content-type" and value.lower().startswith("text/event-stream") for name, value in head)
+    """Return whether a reply with this head is a stream. Media types are case-insensitive (RFC 9110
+    section 8.3.1).
+    """
+    return any(
+        name == "content-type" and value.lower().startswith("text/event-stream")
+        for name, value in head
+    )
 
 
-def events_of(parts: Iterable[Reply], path: str) -> bytes:
-    """Return a stream's records as events. Those of a writer that wrote a body are one body, and become events together."""
+def events_of(parts: Iterable[ReplyRecord], path: str) -> bytes:
+    """Return a stream's records as events. Those of a writer that wrote a body are one body, and
+    become events together.
+    """
     events: list[bytes] = []
-    body: list[Reply] = []
+    body: list[ReplyRecord] = []
     for part in parts:
         if part.status:  # a writer begins: what is left of a body before it was shown to no client
             body = []
@@ -72,12 +87,18 @@ def events_of(parts: Iterable[Reply], path: str) -> bytes:
             events.append(part.value)
     if body:
         first, value = body[0], b"".join(part.value for part in body)
-        events.append(body_as_events(endpoint_of(path), first.status, dict(first.head).get("content-type", ""), value))
+        events.append(
+            body_as_events(
+                endpoint_of(path), first.status, dict(first.head).get("content-type", ""), value
+            )
+        )
     return b"".join(events)
 
 
 def event_number(text: str, param: str) -> int:
-    """The number of the last event that a client says it has; 0 if it says nothing. Raises BadRequest, naming `param`."""
+    """The number of the last event that a client says it has; 0 if it says nothing. Raises
+    BadRequest, naming `param`.
+    """
     if text and not _EVENT_NUMBER.fullmatch(text):
         raise BadRequest(f"{param}: expected the number of an event, 0 or more", param=param)
     return int(text or 0)
@@ -87,7 +108,7 @@ def headers_of(public_id: str, head: Iterable[tuple[str, str]]) -> RawHeaders:
     return [*raw(head), (b"x-request-id", public_id.encode())]
 
 
-async def send_reply(call: Call, send: Send) -> Reply:
+async def send_reply(call: PendingRequest, send: Send) -> ReplyRecord:
     """The whole reply as one body. Returns its last record."""
     parts = await call.whole(None) or []
     body = whole_body(parts, stream=False)
@@ -102,14 +123,15 @@ async def send_reply(call: Call, send: Send) -> Reply:
 class EventStream:
     """A reply as server-sent events. The first record decides the status, unless it takes too long.
 
-    `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out. `at_once`: the head does not
-    wait for the reply. `place`: tells the request's place in the queue, for comments until it is answered. `write`: writes
-    events without `send`, where that can be done (asgi.py's extension).
+    `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out.
+    `at_once`: the head does not wait for the reply. `place`: tells the request's place in the
+    queue, for comments until it is answered. `write`: writes events without `send`, where that can
+    be done (asgi.py's extension).
     """
 
     def __init__(
         self,
-        call: Call,
+        call: PendingRequest,
         send: Send,
         settings: GatewaySettings,
         *,
@@ -134,7 +156,7 @@ class EventStream:
         self._begun = False
         self.first_at = 0.0  # by the monotonic clock, when the first part of the reply was there
 
-    async def run(self) -> Reply:
+    async def run(self) -> ReplyRecord:
         """Returns the reply's last record. Raises ClientGone."""
         part = await self._first()
         if not self._begun:
@@ -148,7 +170,8 @@ class EventStream:
         finally:
             self._call.sink = None
         events = events_of([*body, final], self._path)
-        if final is self._call.farewell:  # it is no event of the reply, so it has no number of the reply's
+        # it is no event of the reply, so it has no number of the reply's
+        if final is self._call.farewell:
             await self._body(events)
         else:
             await self._write(events)
@@ -159,9 +182,11 @@ class EventStream:
         """Whether the client has been sent the event that completes the answer."""
         return endpoint_of(self._path).is_complete(b"".join(self._latest))
 
-    async def _parts(self, part: Reply | None) -> list[Reply]:
-        """Send the records of the stream as they come. Return those that were not sent: the final, behind those of a body."""
-        body: list[Reply] = []
+    async def _parts(self, part: ReplyRecord | None) -> list[ReplyRecord]:
+        """Send the records of the stream as they come. Return those that were not sent: the final,
+        behind those of a body.
+        """
+        body: list[ReplyRecord] = []
         while part is None or not part.outcome:
             if part is not None and part.status:
                 body = []
@@ -177,13 +202,18 @@ class EventStream:
                 await self._keep_alive()
         return [part] if part.status else [*body, part]
 
-    def _sink(self, part: Reply) -> bool:
-        written = self._write_chunk is not None and not part.status and bool(part.value) and self._write_chunk(part.value)
+    def _sink(self, part: ReplyRecord) -> bool:
+        written = (
+            self._write_chunk is not None
+            and not part.status
+            and bool(part.value)
+            and self._write_chunk(part.value)
+        )
         if written:
             self._latest.append(part.value)
         return written
 
-    async def _first(self) -> Reply | None:
+    async def _first(self) -> ReplyRecord | None:
         if not self._call.request.stream or self._at_once:
             await self._begin(None)
             return None
@@ -194,23 +224,27 @@ class EventStream:
             await self._body(without_blank_line(self._place()) if self._ids else self._place())
         return part
 
-    async def _begin(self, first: Reply | None) -> None:
+    async def _begin(self, first: ReplyRecord | None) -> None:
         self._begun = True
         others = [pair for pair in first.head if pair[0] != "content-type"] if first else []
         headers = headers_of(self._call.public_id, (*_EVENT_STREAM, *others))
         status = first.status if first and first.status else 200
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _whole(self, first: Reply) -> Reply:
-        """What is no event stream goes out as one body, an error before the first token above all."""
+    async def _whole(self, first: ReplyRecord) -> ReplyRecord:
+        """What is no event stream goes out as one body, an error before the first token above
+        all.
+        """
         parts = [first]
         while not parts[-1].outcome:
             parts += filter(None, [await self._call.next(None)])
         body = whole_body(parts, stream=False)
-        await send_whole(self._send, body.status, headers_of(self._call.public_id, body.head), body.value)
+        await send_whole(
+            self._send, body.status, headers_of(self._call.public_id, body.head), body.value
+        )
         return parts[-1]
 
-    async def _body_as_events(self) -> Reply:
+    async def _body_as_events(self) -> ReplyRecord:
         """A whole reply as one event and the end; one that is no text as an error."""
         while (parts := await self._call.whole(self._keepalive)) is None:
             await self._keep_alive()
@@ -221,13 +255,17 @@ class EventStream:
             body = Body(error.status, error.head(), error.body())
         if body.status >= 400:
             kind = dict(body.head).get("content-type", "")
-            await self._write(body_as_events(endpoint_of(self._path), body.status, kind, body.value))
+            await self._write(
+                body_as_events(endpoint_of(self._path), body.status, kind, body.value)
+            )
         else:
             await self._write(as_event(body.value) + DONE)
         return parts[-1]
 
     async def _keep_alive(self) -> None:
-        """Send a comment. Once a client has an id, ours or its upstream's, it ends by no blank line: see `with_ids`."""
+        """Send a comment. Once a client has an id, ours or its upstream's, it ends by no blank
+        line: see `with_ids`.
+        """
         has_ids = self._ids or any(map(has_id, self._latest))
         await self._body(without_blank_line(KEEPALIVE) if has_ids else KEEPALIVE)
 
@@ -244,12 +282,12 @@ class EventStream:
     async def _body(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def _end(self, final: Reply) -> Reply:
+    async def _end(self, final: ReplyRecord) -> ReplyRecord:
         await self._send({"type": "http.response.body", "body": b""})
         return final
 
 
-def _server_timing(final: Reply) -> bytes:
+def _server_timing(final: ReplyRecord) -> bytes:
     """https://www.w3.org/TR/server-timing/ , milliseconds."""
     notes = dict(final.notes)
     found = [(name, notes[f"{name}-ms"]) for name in ("queue", "upstream") if f"{name}-ms" in notes]

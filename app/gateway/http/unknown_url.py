@@ -1,4 +1,6 @@
-"""What does not exist here: one 404 `unknown_url`, over HTTP and where a WebSocket was asked for."""
+"""What does not exist here: one 404 `unknown_url`, over HTTP and where a WebSocket was asked
+for.
+"""
 
 from app.errors import UnknownUrl
 from app.gateway.http.asgi import Receive, Scope, Send, raw
@@ -10,13 +12,16 @@ _REJECTION = "websocket.http.response"  # https://asgi.readthedocs.io/en/latest/
 
 
 def unknown_url(method: str, path: str) -> UnknownUrl:
-    """Return the error for an address below /v1 at which OpenAI's API may have something and this gateway has not."""
+    """Return the error for an address below /v1 at which OpenAI's API may have something and this
+    gateway has not.
+    """
     shown = path if path.isprintable() else repr(path)
     if path.removeprefix("/v1") in ENDPOINTS:
         why = "Only POST is served here"
     else:
         why = (
-            "This gateway keeps no files, batches, threads, responses or other objects; /docs lists what it serves,"
+            "This gateway keeps no files, batches, threads, responses or other objects; "
+            "/docs lists what it serves,"
             " and a model's entry may add more (`paths`)"
         )
     return UnknownUrl(f"Unknown request URL: {method} {shown[:_SHOWN]}. {why}.")
@@ -31,7 +36,9 @@ def without_base(method: str, path: str) -> UnknownUrl:
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a WebSocket's opening handshake: a 404 with a body where the server can send one, else a bare refusal."""
+    """Answer a WebSocket's opening handshake: a 404 with a body where the server can send one, else
+    a bare refusal.
+    """
     await receive()  # websocket.connect
     if _REJECTION not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})  # before it is accepted: the server answers 403

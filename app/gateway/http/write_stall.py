@@ -1,4 +1,6 @@
-"""Closes the connection of a client that does not read: what it does not take would stay in memory for ever."""
+"""Closes the connection of a client that does not read: what it does not take would stay in memory
+for ever.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +9,9 @@ from collections.abc import Callable
 class WriteStall:
     """Watches the write buffer of one connection from the moment that it is full."""
 
-    def __init__(self, transport: asyncio.Transport, seconds: float, stalled: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, seconds: float, stalled: Callable[[], None]
+    ) -> None:
         """`stalled` is called once the buffer has not moved for `seconds`."""
         self._transport = transport
         self._seconds = seconds

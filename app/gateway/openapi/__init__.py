@@ -1,4 +1,6 @@
-"""The OpenAPI document. To add an endpoint: a row in `endpoints.py`; its schemas in `requests.py` and `replies.py`."""
+"""The OpenAPI document. To add an endpoint: a row in `endpoints.py`; its schemas in `requests.py`
+and `replies.py`.
+"""
 
 from app.gateway.openapi.document import document
 

@@ -19,21 +19,26 @@ from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
 from app.openai_api.sse import DONE
 
 ABOUT = """\
-One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at it.
+One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at
+it.
 
-Each request is stored before it is worked on, and waits if the model is busy. Bytes pass through: fields that this page does
-not know reach the upstream, and its reply the client.
+Each request is stored before it is worked on, and waits if the model is busy. Bytes pass through:
+fields that this page does not know reach the upstream, and its reply the client.
 
-Every address under `/v1` also works under `/api/v1`. An upstream's own error comes back with its status and body. After the
-first byte of a stream an error is an event `data: {"error": ...}`, and the stream ends without `[DONE]`.
+Every address under `/v1` also works under `/api/v1`. An upstream's own error comes back with its
+status and body. After the first byte of a stream an error is an event `data: {"error": ...}`, and
+the stream ends without `[DONE]`.
 
-Models now: """
+Models now:
+"""
 
 _REF = "#/components/schemas/{model}"
 
 
 def document(models: list[str]) -> dict[str, Any]:
-    """The OpenAPI document. Its examples name the first of `models`, or the built-in `echo` if there is none."""
+    """The OpenAPI document. Its examples name the first of `models`, or the built-in `echo` if
+    there is none.
+    """
     names = models or ["echo"]
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in (*ENDPOINTS, *REQUEST_ENDPOINTS):
@@ -50,7 +55,11 @@ def document(models: list[str]) -> dict[str, Any]:
             "schemas": _schemas(),
             "headers": failures.HEADERS,
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Needed where the server has API keys."}
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Needed where the server has API keys.",
+                }
             },
         },
     }
@@ -59,7 +68,9 @@ def document(models: list[str]) -> dict[str, Any]:
 def _filled(example: Any, model: str) -> Any:
     """The same with a model's name in the place of MODEL."""
     if isinstance(example, dict):
-        return {name.replace(MODEL, model): _filled(value, model) for name, value in example.items()}
+        return {
+            name.replace(MODEL, model): _filled(value, model) for name, value in example.items()
+        }
     if isinstance(example, (list, tuple)):
         return [_filled(value, model) for value in example]
     return example.replace(MODEL, model) if isinstance(example, str) else example
@@ -76,13 +87,20 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": _responses(endpoint),
     }
     if endpoint.path_examples:
-        operation["parameters"] = [_path_parameter(name, *about) for name, about in endpoint.path_examples.items()]
+        operation["parameters"] = [
+            _path_parameter(name, *about) for name, about in endpoint.path_examples.items()
+        ]
     if endpoint.path_values:
         operation["parameters"][0]["schema"]["enum"] = list(endpoint.path_values)
     if endpoint.parameters:
         operation.setdefault("parameters", []).extend(map(_parameter, endpoint.parameters))
     if endpoint.request:
-        content = {"application/json": {"schema": _ref(endpoint.request), "examples": _examples(endpoint.examples)}}
+        content = {
+            "application/json": {
+                "schema": _ref(endpoint.request),
+                "examples": _examples(endpoint.examples),
+            }
+        }
         if endpoint.form:
             content["multipart/form-data"] = {"schema": _ref(endpoint.form)}
         operation["requestBody"] = {"required": True, "content": content}
@@ -114,15 +132,22 @@ def _examples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    found = {str(status): _reply(reply) for status, reply in endpoint.replies.items()} | failures.responses(endpoint.errors)
+    found = {
+        str(status): _reply(reply) for status, reply in endpoint.replies.items()
+    } | failures.responses(endpoint.errors)
     if endpoint.request:
         found["200"]["headers"] = failures.header_refs("x-request-id", "server-timing")
-        found["default"] = {"description": "The upstream's own error, as it came.", "content": {"application/json": {}}}
+        found["default"] = {
+            "description": "The upstream's own error, as it came.",
+            "content": {"application/json": {}},
+        }
     return found
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _ref(reply.schema), "example": reply.example}}
+    content: dict[str, Any] = {
+        "application/json": {"schema": _ref(reply.schema), "example": reply.example}
+    }
     if reply.chunk:
         content["text/event-stream"] = _stream(reply.chunk, reply)
     return {"description": reply.description, "content": content}
@@ -138,9 +163,15 @@ def _stream(chunk: type[BaseModel], reply: Reply) -> dict[str, Any]:
             "type": "string",
             "contentMediaType": "text/event-stream",
             "contentSchema": {"type": "array", "items": _ref(chunk)},
-            "description": f"Events: each one's data is a {chunk.__name__}, the last one's is [DONE].",
+            "description": f"Events: each one's data is a {chunk.__name__}, the last one's "
+            f"is [DONE].",
         },
-        "examples": _examples({"complete": (b"".join(events) + DONE).decode(), "broken off by an error": broken.decode()}),
+        "examples": _examples(
+            {
+                "complete": (b"".join(events) + DONE).decode(),
+                "broken off by an error": broken.decode(),
+            }
+        ),
     }
 
 
@@ -165,6 +196,8 @@ def _schemas() -> dict[str, Any]:
             named[reply.schema] = None
             if reply.chunk:
                 named[reply.chunk] = None
-    _, found = models_json_schema([(schema, "validation") for schema in named], schema_generator=_Plain, ref_template=_REF)
+    _, found = models_json_schema(
+        [(schema, "validation") for schema in named], schema_generator=_Plain, ref_template=_REF
+    )
     definitions: dict[str, Any] = found["$defs"]
     return definitions

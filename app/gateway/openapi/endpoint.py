@@ -15,7 +15,9 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """One way in which an endpoint answers; with `chunk`, the same as server-sent events if asked for."""
+    """One way in which an endpoint answers; with `chunk`, the same as server-sent events if asked
+    for.
+    """
 
     schema: type[BaseModel]
     description: str
@@ -36,7 +38,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One row of the table. `examples` are request bodies by name, `path_examples` values of the path's parameters."""
+    """One row of the table. `examples` are request bodies by name, `path_examples` values of the
+    path's parameters.
+    """
 
     method: str
     path: str
@@ -47,7 +51,9 @@ class Endpoint:
     errors: tuple[type[GatewayError], ...]
     request: type[BaseModel] | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
-    path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (description, values)
+    # name: (description, values)
+    path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     form: type[BaseModel] | None = None  # of a body that may be multipart/form-data too
     parameters: tuple[Parameter, ...] = ()
-    path_values: tuple[str, ...] = ()  # all values of the path's one parameter, where they are known
+    # all values of the path's one parameter, where they are known
+    path_values: tuple[str, ...] = ()

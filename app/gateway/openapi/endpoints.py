@@ -31,7 +31,11 @@ def _choice(finish_reason: str | None = None, **said: Any) -> list[Example]:
 
 
 def _usage(prompt: int, completion: int) -> Example:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 _DESCRIBED_ALONE = ("/chat/completions", "/completions", "/embeddings")
@@ -43,14 +47,17 @@ ENDPOINTS = (
         "/v1/chat/completions",
         "Inference",
         "Continue a conversation",
-        "Every field goes to the model's upstream unchanged, known to this page or not; so does every field of the reply.",
+        "Every field goes to the model's upstream unchanged, known to this page or not; "
+        "so does every field of the reply.",
         {
             200: Reply(
                 replies.ChatCompletion,
                 "The reply, whole or as server-sent events.",
                 CHAT_REPLY
                 | {
-                    "choices": _choice("stop", message={"role": "assistant", "content": "Hello, nice to meet you!"}),
+                    "choices": _choice(
+                        "stop", message={"role": "assistant", "content": "Hello, nice to meet you!"}
+                    ),
                     "usage": _usage(12, 6),
                 },
                 replies.ChatCompletionChunk,
@@ -81,12 +88,14 @@ ENDPOINTS = (
         "/v1/completions",
         "Inference",
         "Continue a text",
-        "Every field goes to the model's upstream unchanged, known to this page or not; so does every field of the reply.",
+        "Every field goes to the model's upstream unchanged, known to this page or not; "
+        "so does every field of the reply.",
         {
             200: Reply(
                 replies.Completion,
                 "The reply, whole or as server-sent events.",
-                TEXT_REPLY | {"choices": _choice("length", text=" there was a king"), "usage": _usage(5, 4)},
+                TEXT_REPLY
+                | {"choices": _choice("length", text=" there was a king"), "usage": _usage(5, 4)},
                 replies.Completion,
                 (
                     TEXT_REPLY | {"choices": _choice(text=" there")},
@@ -99,7 +108,12 @@ ENDPOINTS = (
         requests.CompletionRequest,
         {
             "whole": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32},
-            "streamed": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32, "stream": True},
+            "streamed": {
+                "model": MODEL,
+                "prompt": "Once upon a time",
+                "max_tokens": 32,
+                "stream": True,
+            },
         },
         parameters=INFERENCE_HEADERS,
     ),
@@ -108,14 +122,17 @@ ENDPOINTS = (
         "/v1/embeddings",
         "Inference",
         "Turn texts into vectors",
-        "For models that have embeddings; from one that has not, its upstream's own error comes back.",
+        "For models that have embeddings; from one that has not, its upstream's own "
+        "error comes back.",
         {
             200: Reply(
                 replies.EmbeddingList,
                 "One vector for each input.",
                 {
                     "object": "list",
-                    "data": [{"object": "embedding", "index": 0, "embedding": [0.018, -0.25, 0.77]}],
+                    "data": [
+                        {"object": "embedding", "index": 0, "embedding": [0.018, -0.25, 0.77]}
+                    ],
                     "model": MODEL,
                     "usage": {"prompt_tokens": 4, "total_tokens": 4},
                 },
@@ -132,19 +149,30 @@ ENDPOINTS = (
         "/v1/{path}",
         "Inference",
         "Any other inference endpoint of the model's upstream",
-        "A body that names a `model`: JSON for `responses`, `messages`, `audio/speech`, `rerank`, `tokenize` and more, a form "
-        "for `audio/transcriptions`, `images/edits` and what else takes files. It reaches the same path at the model's "
-        "upstream, streamed replies included. What the upstream has not is its own 404. A model's entry may add paths "
+        "A body that names a `model`: JSON for `responses`, `messages`, `audio/speech`, "
+        "`rerank`, `tokenize` and more, a form "
+        "for `audio/transcriptions`, `images/edits` and what else takes files. It "
+        "reaches the same path at the model's "
+        "upstream, streamed replies included. What the upstream has not is its own 404. "
+        "A model's entry may add paths "
         "(`paths` in MODELS_FILE); any other path is a 404 here.",
         {
-            200: Reply(replies.UpstreamReply, "What the upstream answered.", {"count": 4, "tokens": [785, 9396, 572, 19300]}),
+            200: Reply(
+                replies.UpstreamReply,
+                "What the upstream answered.",
+                {"count": 4, "tokens": [785, 9396, 572, 19300]},
+            ),
             202: ACCEPTED,
         },
         MAY_LACK,
         requests.AnyRequest,
         {
             "tokenize": {"model": MODEL, "prompt": "The sea was calm."},
-            "rerank": {"model": MODEL, "query": "calm sea", "documents": ["The sea was calm.", "It rained."]},
+            "rerank": {
+                "model": MODEL,
+                "query": "calm sea",
+                "documents": ["The sea was calm.", "It rained."],
+            },
         },
         {"path": ("The endpoint's path; it may hold slashes.", ("tokenize", "rerank"))},
         form=requests.AnyForm,
@@ -186,7 +214,11 @@ ENDPOINTS = (
         "Can it take requests?",
         "Ready once the bus is connected and a reply partition is assigned. Needs no key.",
         {
-            200: Reply(replies.Readiness, "Ready.", {"ready": True, "reasons": [], "dependencies": {"bus": "ok", "store": "ok"}}),
+            200: Reply(
+                replies.Readiness,
+                "Ready.",
+                {"ready": True, "reasons": [], "dependencies": {"bus": "ok", "store": "ok"}},
+            ),
             503: Reply(
                 replies.Readiness,
                 "Not ready.",

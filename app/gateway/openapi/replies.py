@@ -17,7 +17,9 @@ class Usage(Schema):
 
 class FunctionCall(Schema):
     name: str | None = optional("The function that is called.")
-    arguments: str | None = optional("Its arguments as JSON text; in a stream, the next piece of it.")
+    arguments: str | None = optional(
+        "Its arguments as JSON text; in a stream, the next piece of it."
+    )
 
 
 class ToolCall(Schema):
@@ -38,7 +40,9 @@ class ReplyMessage(Schema):
 
 class Choice(Schema):
     index: int
-    finish_reason: str | None = optional("stop, length, tool_calls or content_filter; null while a stream goes on.")
+    finish_reason: str | None = optional(
+        "stop, length, tool_calls or content_filter; null while a stream goes on."
+    )
     logprobs: dict[str, Any] | None = optional("Log probabilities, if asked for.")
 
 
@@ -73,7 +77,9 @@ class ChatCompletionChunk(Made):
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
-    usage: Usage | None = optional("On the last chunk, if stream_options.include_usage asked for it.")
+    usage: Usage | None = optional(
+        "On the last chunk, if stream_options.include_usage asked for it."
+    )
 
 
 class Completion(Made):
@@ -87,7 +93,9 @@ class Completion(Made):
 class Embedding(Schema):
     object: Literal["embedding"] = "embedding"
     index: int = Field(description="Which of the inputs this is.")
-    embedding: list[float] | str = Field(description="The vector; with base64, its 32-bit floats, little-endian.")
+    embedding: list[float] | str = Field(
+        description="The vector; with base64, its 32-bit floats, little-endian."
+    )
 
 
 class EmbeddingList(Schema):
@@ -127,7 +135,9 @@ class Readiness(Schema):
 
     ready: bool
     reasons: list[str] = Field(description="Why it is not ready.")
-    dependencies: dict[str, str] = Field(description="What it depends on: `ok`, or why not. It serves without its `store`.")
+    dependencies: dict[str, str] = Field(
+        description="What it depends on: `ok`, or why not. It serves without its `store`."
+    )
 
 
 class UpstreamReply(Schema):
@@ -156,7 +166,9 @@ class RequestResource(Schema):
     model: str
     created_at: int = Field(description="Seconds since the epoch.")
     queue_position: int | None = optional("About how many come before it, while it is queued.")
-    estimated_wait_seconds: float | None = optional("Until it begins, at the measured rate, while it is queued.")
+    estimated_wait_seconds: float | None = optional(
+        "Until it begins, at the measured rate, while it is queued."
+    )
     attempts: int = Field(description="Workers that have begun on it.")
     worker: str | None = optional("The worker that has it, or had it last.")
     timings: dict[str, float] = Field(description="queue_ms and upstream_ms, once it has ended.")

@@ -19,17 +19,50 @@ RESOURCE = {
     "usage": {"prompt_tokens": 19, "completion_tokens": 5, "total_tokens": 24},
     "error": None,
 }
-BY_ID = {"id": ("The id in the header x-request-id, or in the answer to Prefer: respond-async.", (REQUEST_ID,))}
+BY_ID = {
+    "id": (
+        "The id in the header x-request-id, or in the answer to Prefer: respond-async.",
+        (REQUEST_ID,),
+    )
+}
 
 INFERENCE_HEADERS = (
-    Parameter("Idempotency-Key", "header", "string", "The same request with the same key is run once: joined or replayed."),
-    Parameter("Prefer", "header", "string", "respond-async: 202 with the request as a resource, at once."),
-    Parameter("X-Request-Timeout", "header", "number", "Seconds; shortens the server's deadline, never lengthens it."),
-    Parameter("X-Event-Ids", "header", "string", "1: each event of a stream gets its number as id."),
-    Parameter("Last-Event-ID", "header", "integer", "With an Idempotency-Key: leave out the events up to this number."),
-    Parameter("X-Queue-Updates", "header", "string", "1: a stream tells its place in the queue as comments."),
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        "string",
+        "The same request with the same key is run once: joined or replayed.",
+    ),
+    Parameter(
+        "Prefer", "header", "string", "respond-async: 202 with the request as a resource, at once."
+    ),
+    Parameter(
+        "X-Request-Timeout",
+        "header",
+        "number",
+        "Seconds; shortens the server's deadline, never lengthens it.",
+    ),
+    Parameter(
+        "X-Event-Ids", "header", "string", "1: each event of a stream gets its number as id."
+    ),
+    Parameter(
+        "Last-Event-ID",
+        "header",
+        "integer",
+        "With an Idempotency-Key: leave out the events up to this number.",
+    ),
+    Parameter(
+        "X-Queue-Updates",
+        "header",
+        "string",
+        "1: a stream tells its place in the queue as comments.",
+    ),
 )
-ACCEPTED = Reply(replies.RequestResource, "Accepted; asked for with Prefer: respond-async.", RESOURCE | {"status": "queued"})
+ACCEPTED = Reply(
+    replies.RequestResource,
+    "Accepted; asked for with Prefer: respond-async.",
+    RESOURCE | {"status": "queued"},
+)
 
 REQUEST_ENDPOINTS = (
     Endpoint(
@@ -50,7 +83,9 @@ REQUEST_ENDPOINTS = (
         "The status and body that a waiting client gets; of a stream its whole text.",
         {
             200: Reply(replies.UpstreamReply, "The reply.", {"object": "chat.completion"}),
-            202: Reply(replies.RequestResource, "Not finished yet.", RESOURCE | {"status": "running"}),
+            202: Reply(
+                replies.RequestResource, "Not finished yet.", RESOURCE | {"status": "running"}
+            ),
         },
         WITH_ID,
         path_examples=BY_ID,
@@ -60,15 +95,24 @@ REQUEST_ENDPOINTS = (
         "/v1/requests/{id}/stream",
         "Requests",
         "A request's events, live",
-        "The events after number `starting_after`, each with its `id:`, live to the end; a whole reply is one event and [DONE].",
+        "The events after number `starting_after`, each with its `id:`, live to the end; "
+        "a whole reply is one event and [DONE].",
         {
             200: Reply(
-                replies.UpstreamReply, "The events.", {}, replies.ChatCompletionChunk, ({"object": "chat.completion.chunk"},)
+                replies.UpstreamReply,
+                "The events.",
+                {},
+                replies.ChatCompletionChunk,
+                ({"object": "chat.completion.chunk"},),
             )
         },
         WITH_ID,
         path_examples=BY_ID,
-        parameters=(Parameter("starting_after", "query", "integer", "The number of the last event that you have."),),
+        parameters=(
+            Parameter(
+                "starting_after", "query", "integer", "The number of the last event that you have."
+            ),
+        ),
     ),
     Endpoint(
         "post",

@@ -1,4 +1,6 @@
-"""Schemas of request bodies, for the document only: what is validated is the table in `app/openai_api/bodies.py`."""
+"""Schemas of request bodies, for the document only: what is validated is the table in
+`app/openai_api/bodies.py`.
+"""
 
 from typing import Any, Literal
 
@@ -22,7 +24,9 @@ class ImageUrl(Schema):
 class ContentPart(Schema):
     """One piece of a message: text, a picture, sound or a file."""
 
-    type: str = Field(description="text, image_url, input_audio, file, or what else the model takes.")
+    type: str = Field(
+        description="text, image_url, input_audio, file, or what else the model takes."
+    )
     text: str | None = optional("The text of a text part.")
     image_url: ImageUrl | None = optional("The picture of an image_url part.")
     input_audio: dict[str, Any] | None = optional("Base64 data and format of an input_audio part.")
@@ -52,12 +56,16 @@ class Tool(Schema):
 
 
 class ResponseFormat(Schema):
-    type: Literal["text", "json_object", "json_schema"] = Field(description="How free the form of the reply is.")
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="How free the form of the reply is."
+    )
     json_schema: dict[str, Any] | None = optional("Name and schema, for json_schema.")
 
 
 class StreamOptions(Schema):
-    include_usage: bool | None = optional("Send a chunk with the token counts, without choices, before [DONE].")
+    include_usage: bool | None = optional(
+        "Send a chunk with the token counts, without choices, before [DONE]."
+    )
     include_obfuscation: bool | None = optional("Pad the chunks, so that their sizes tell nothing.")
 
 
@@ -68,76 +76,124 @@ class Sampling(Schema):
     stream: bool | None = optional("Send the reply as server-sent events while it is made.")
     stream_options: StreamOptions | None = optional("Only together with stream.")
     max_tokens: int | None = optional("Longest reply, in tokens.")
-    temperature: float | None = optional("0 picks the likeliest token; up to 2 is ever more random.")
-    top_p: float | None = optional("Draw from the likeliest tokens that make up this share of the probability.")
+    temperature: float | None = optional(
+        "0 picks the likeliest token; up to 2 is ever more random."
+    )
+    top_p: float | None = optional(
+        "Draw from the likeliest tokens that make up this share of the probability."
+    )
     n: int | None = optional("How many replies to make for one prompt.")
     stop: str | list[str] | None = optional("Text that ends the reply; it is not part of it.")
-    seed: int | None = optional("Same seed and parameters: the same reply, as far as the model can.")
-    frequency_penalty: float | None = optional("-2 to 2: above 0, tokens used often become less likely.")
-    presence_penalty: float | None = optional("-2 to 2: above 0, tokens used at all become less likely.")
-    logit_bias: dict[str, float] | None = optional("Token id to a number from -100 (never) to 100 (always).")
+    seed: int | None = optional(
+        "Same seed and parameters: the same reply, as far as the model can."
+    )
+    frequency_penalty: float | None = optional(
+        "-2 to 2: above 0, tokens used often become less likely."
+    )
+    presence_penalty: float | None = optional(
+        "-2 to 2: above 0, tokens used at all become less likely."
+    )
+    logit_bias: dict[str, float] | None = optional(
+        "Token id to a number from -100 (never) to 100 (always)."
+    )
     user: str | None = optional("An opaque name of the end user.")
 
 
 class ChatCompletionRequest(Sampling):
     """A conversation to be continued. Any further field is passed on unchanged."""
 
-    messages: list[Message] = Field(min_length=1, description="The conversation so far, oldest first.")
-    max_completion_tokens: int | None = optional("Longest reply in tokens, reasoning included; the newer max_tokens.")
+    messages: list[Message] = Field(
+        min_length=1, description="The conversation so far, oldest first."
+    )
+    max_completion_tokens: int | None = optional(
+        "Longest reply in tokens, reasoning included; the newer max_tokens."
+    )
     tools: list[Tool] | None = optional("What the model may call.")
-    tool_choice: str | dict[str, Any] | None = optional("none, auto, required, or the one tool that must be called.")
+    tool_choice: str | dict[str, Any] | None = optional(
+        "none, auto, required, or the one tool that must be called."
+    )
     parallel_tool_calls: bool | None = optional("Allow several calls in one reply.")
     response_format: ResponseFormat | None = optional("Text, any JSON, or JSON of a given schema.")
     logprobs: bool | None = optional("Return the log probability of each token of the reply.")
-    top_logprobs: int | None = optional("0 to 20: as many likely alternatives for each token; needs logprobs.")
-    reasoning_effort: str | None = optional("How much to think first: none, minimal, low, medium, high ...")
+    top_logprobs: int | None = optional(
+        "0 to 20: as many likely alternatives for each token; needs logprobs."
+    )
+    reasoning_effort: str | None = optional(
+        "How much to think first: none, minimal, low, medium, high ..."
+    )
     verbosity: str | None = optional("How wordy to be: low, medium or high.")
     modalities: list[str] | None = optional("Kinds of output: text, audio.")
     audio: dict[str, Any] | None = optional("Voice and format, for audio output.")
-    prediction: dict[str, Any] | None = optional("Text that much of the reply is expected to equal, to save time.")
-    web_search_options: dict[str, Any] | None = optional("How a model that searches the web does so.")
-    moderation: dict[str, Any] | None = optional("How prompt and reply are checked against a policy.")
+    prediction: dict[str, Any] | None = optional(
+        "Text that much of the reply is expected to equal, to save time."
+    )
+    web_search_options: dict[str, Any] | None = optional(
+        "How a model that searches the web does so."
+    )
+    moderation: dict[str, Any] | None = optional(
+        "How prompt and reply are checked against a policy."
+    )
     service_tier: str | None = optional("The upstream's class of service.")
     store: bool | None = optional("Let the upstream keep the reply.")
     metadata: dict[str, str] | None = optional("Labels kept with a stored reply.")
-    prompt_cache_key: str | None = optional("Requests with equal beginnings share the upstream's cache under this name.")
+    prompt_cache_key: str | None = optional(
+        "Requests with equal beginnings share the upstream's cache under this name."
+    )
     prompt_cache_options: dict[str, Any] | None = optional("How the upstream caches prompts.")
     prompt_cache_retention: str | None = optional("How long the upstream keeps a cached prompt.")
-    safety_identifier: str | None = optional("A stable, opaque name of the end user, for the upstream's abuse checks.")
-    functions: list[FunctionDefinition] | None = Field(default=None, deprecated=True, description="Now: tools.")
-    function_call: str | dict[str, Any] | None = Field(default=None, deprecated=True, description="Now: tool_choice.")
+    safety_identifier: str | None = optional(
+        "A stable, opaque name of the end user, for the upstream's abuse checks."
+    )
+    functions: list[FunctionDefinition] | None = Field(
+        default=None, deprecated=True, description="Now: tools."
+    )
+    function_call: str | dict[str, Any] | None = Field(
+        default=None, deprecated=True, description="Now: tool_choice."
+    )
 
 
 class CompletionRequest(Sampling):
     """A text to be continued. Any further field is passed on unchanged."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(description="Text or token ids, one prompt or several.")
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="Text or token ids, one prompt or several."
+    )
     suffix: str | None = optional("Text behind the gap that is to be filled.")
     echo: bool | None = optional("Begin the reply with the prompt.")
     best_of: int | None = optional("Make so many replies and return the best n.")
-    logprobs: int | None = optional("0 to 5: log probabilities of each token and of as many alternatives.")
+    logprobs: int | None = optional(
+        "0 to 5: log probabilities of each token and of as many alternatives."
+    )
 
 
 class EmbeddingRequest(Schema):
     """Texts to be turned into vectors. Any further field is passed on unchanged."""
 
     model: str = Field(description="A model's id or alias; GET /v1/models lists them.")
-    input: str | list[str] | list[int] | list[list[int]] = Field(description="Text or token ids, one input or several.")
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="Text or token ids, one input or several."
+    )
     encoding_format: Literal["float", "base64"] | None = optional("How each vector is written.")
     dimensions: int | None = optional("Length of the vectors, where the model can shorten them.")
     user: str | None = optional("An opaque name of the end user.")
 
 
 class AnyRequest(Schema):
-    """A body for an endpoint that the gateway only passes on: every field goes to the model's upstream unchanged."""
+    """A body for an endpoint that the gateway only passes on: every field goes to the model's
+    upstream unchanged.
+    """
 
     model: str = Field(description="A model's id or alias; GET /v1/models lists them.")
     stream: bool | None = optional("Send the reply as server-sent events, where the upstream can.")
 
 
 class AnyForm(Schema):
-    """A form for an endpoint that takes files: every part goes to the model's upstream unchanged."""
+    """A form for an endpoint that takes files: every part goes to the model's upstream
+    unchanged.
+    """
 
     model: str = Field(description="A model's id or alias; GET /v1/models lists them.")
     stream: bool | None = optional("Send the reply as server-sent events, where the upstream can.")
-    file: bytes = Field(description="A file; endpoints have names of their own for it, such as image.")
+    file: bytes = Field(
+        description="A file; endpoints have names of their own for it, such as image."
+    )

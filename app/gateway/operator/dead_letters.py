@@ -1,4 +1,6 @@
-"""The dead letters as the operator's view has them: how many, and of the last ones which, from where and why; no bodies."""
+"""The dead letters as the operator's view has them: how many, and of the last ones which, from
+where and why; no bodies.
+"""
 
 import asyncio
 import time
@@ -38,7 +40,8 @@ class DeadLetters:
         return self._found
 
     async def _look(self) -> None:
-        if trouble := self._bus.healthy():  # it would be told in the end, after longer than anybody should wait
+        # it would be told in the end, after longer than anybody should wait
+        if trouble := self._bus.healthy():
             raise BusError(trouble)
         end = (await self._bus.ends(self._topic)).get(0, 0)
         if end == self._end and time.monotonic() - self._read_at < _KEPT_SECONDS:

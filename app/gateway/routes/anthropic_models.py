@@ -1,16 +1,18 @@
-"""The list of models in the shapes of Anthropic's API: https://docs.anthropic.com/en/api/models-list"""
+"""The list of models in the shapes of Anthropic's API:
+https://docs.anthropic.com/en/api/models-list
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app.cluster.model_registry import Known
+from app.cluster.model_registry import ModelState
 from app.errors import BadRequest
 
 _LIMIT, _MOST = 20, 1000  # models on a page
 
 
-def described_to_anthropic(known: Known) -> dict[str, Any]:
+def described_to_anthropic(known: ModelState) -> dict[str, Any]:
     """Return a model's description."""
     created = datetime.fromtimestamp(known.card.created, UTC)
     return {
@@ -22,14 +24,19 @@ def described_to_anthropic(known: Known) -> dict[str, Any]:
     }
 
 
-def anthropic_page(models: Sequence[Known], query: Mapping[str, str]) -> dict[str, Any]:
+def anthropic_page(models: Sequence[ModelState], query: Mapping[str, str]) -> dict[str, Any]:
     """Return a page of `models`, which are in the order of their ids. Raises BadRequest.
 
-    A cursor is compared, not looked up, so that a model that is gone by the next page breaks no list.
+    A cursor is compared, not looked up, so that a model that is gone by the next page breaks no
+    list.
     """
     limit = _limit(query.get("limit", str(_LIMIT)))
     after, before = query.get("after_id", ""), query.get("before_id", "")
-    within = [known for known in models if known.card.model > after and (not before or known.card.model < before)]
+    within = [
+        known
+        for known in models
+        if known.card.model > after and (not before or known.card.model < before)
+    ]
     page = within[-limit:] if before and not after else within[:limit]
     return {
         "data": [described_to_anthropic(known) for known in page],

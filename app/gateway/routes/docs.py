@@ -1,4 +1,6 @@
-"""/docs (Swagger UI) and /openapi.json. The page's assets come from a package, so it works with no internet."""
+"""/docs (Swagger UI) and /openapi.json. The page's assets come from a package, so it works with no
+internet.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -20,7 +22,8 @@ ASSETS = {
     "favicon-32x32.png": "image/png",
 }
 _KEPT = {"cache-control": "public, max-age=3600"}
-_UNFRAMED = {"x-frame-options": "DENY", "content-security-policy": "frame-ancestors 'none'"}  # it has a field for the key
+# it has a field for the key
+_UNFRAMED = {"x-frame-options": "DENY", "content-security-policy": "frame-ancestors 'none'"}
 _PARAMETERS = {
     "tryItOutEnabled": True,
     "displayRequestDuration": True,
@@ -29,10 +32,13 @@ _PARAMETERS = {
 }
 
 
-def routes(models_for: Callable[[Scope], tuple[str, ...]], document: Callable[[list[str]], dict[str, Any]]) -> list[BaseRoute]:
+def routes(
+    models_for: Callable[[Scope], tuple[str, ...]], document: Callable[[list[str]], dict[str, Any]]
+) -> list[BaseRoute]:
     """Return the page, its assets and the document.
 
-    `models_for` gives the ids of the models that a caller may see. One document is kept for each such set.
+    `models_for` gives the ids of the models that a caller may see. One document is kept for each
+    such set.
     """
 
     @lru_cache(maxsize=16)

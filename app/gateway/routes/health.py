@@ -12,7 +12,11 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         return JSONResponse({"status": "alive"})
 
     async def readyz(_request: Request) -> JSONResponse:
-        unserved = {known.card.model: known.why_unserved for known in gateway.catalog.all() if not known.serving}
+        unserved = {
+            known.card.model: known.why_unserved
+            for known in gateway.catalog.all()
+            if not known.serving
+        }
         reasons = gateway.unready()
         if gateway.settings.ready_requires_workers:
             reasons += [f"model {model}: {why}" for model, why in unserved.items()]

@@ -1,4 +1,6 @@
-"""POST to an inference endpoint, with JSON or a form that names a model: to its worker, and the reply back."""
+"""POST to an inference endpoint, with JSON or a form that names a model: to its worker, and the
+reply back.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,21 +12,31 @@ from app.errors import BadRequest, ClientGone, UnknownUrl
 from app.gateway.accounting.access_log import noted
 from app.gateway.accounting.async_accounting import async_request
 from app.gateway.gateway import Gateway
-from app.gateway.http.asgi import Receive, Scope, Send, WriteChunk, extension, header, read_body, send_whole, watched
+from app.gateway.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    WriteChunk,
+    extension,
+    header,
+    read_body,
+    send_whole,
+    watched,
+)
 from app.gateway.http.client_address import peer_of
 from app.gateway.http.query_string import refuse_model, without_keys
 from app.gateway.http.response_writer import EventStream, event_number, headers_of, send_reply
 from app.gateway.http.unknown_url import unknown_url
 from app.inference.async_requests import LEEWAY_SECONDS
-from app.inference.pending_request import Call
-from app.inference.request_view import Resource
+from app.inference.pending_request import PendingRequest
+from app.inference.request_view import RequestView
 from app.inference.submission import Submission
 from app.locality import is_trusted
 from app.openai_api.bodies import check_body
 from app.openai_api.endpoints import ENDPOINTS
 from app.openai_api.multipart import check_form
-from app.protocol.records import HOPS_HEADER, Reply
-from app.protocol.reply_view import Seen
+from app.protocol.records import HOPS_HEADER, ReplyRecord
+from app.protocol.reply_view import ReplyView
 
 _HOPS = HOPS_HEADER.encode()
 _SHOWN = 200  # characters of a model's name in the access line: it may be as large as the body
@@ -65,12 +77,18 @@ class Inference:
                     final = await self._answer(call, scope, send, seen)
             finally:
                 line["attempts"] = call.fold.attempts
-                line["worker"] = call.fold.writer or self._gateway.admission.worker_of(call.model, call.id)
+                line["worker"] = call.fold.writer or self._gateway.admission.worker_of(
+                    call.model, call.id
+                )
                 self._gateway.reader.release(call)
         line.update(noted(final))
 
-    def _opened(self, scope: Scope, submission: Submission) -> AbstractAsyncContextManager[Call]:
-        """A new call, or one joined: by the client's own key, or by the proxy's when it tries a second gateway."""
+    def _opened(
+        self, scope: Scope, submission: Submission
+    ) -> AbstractAsyncContextManager[PendingRequest]:
+        """A new call, or one joined: by the client's own key, or by the proxy's when it tries a
+        second gateway.
+        """
         key = header(scope, b"idempotency-key")
         if key:
             return self._gateway.idempotency.opened(f"client:{key}", submission, grace=True)
@@ -82,8 +100,10 @@ class Inference:
     def _is_trusted(self, scope: Scope) -> bool:
         return is_trusted(peer_of(scope), self._gateway.settings.trusted_proxies)
 
-    async def _hand_over(self, call: Call, scope: Scope) -> None:
-        """It is accounted for at its end, by the inbox. One that was joined belongs to whoever took it: this only asks."""
+    async def _hand_over(self, call: PendingRequest, scope: Scope) -> None:
+        """It is accounted for at its end, by the inbox. One that was joined belongs to whoever took
+        it: this only asks.
+        """
         call.let_go = True
         if call.from_log:
             return
@@ -93,14 +113,23 @@ class Inference:
         self._gateway.detach(call, async_request(call, scope, grant))
         state["handed_over"] = True
 
-    async def _accepted(self, call: Call, scope: Scope, send: Send) -> None:
+    async def _accepted(self, call: PendingRequest, scope: Scope, send: Send) -> None:
         """Prefer: respond-async (RFC 7240): the request belongs to no connection any more."""
         resource = (
-            Resource(call.address, call.request, self._gateway.admission.model(call.model), Seen()) if call.address else None
+            RequestView(
+                call.address, call.request, self._gateway.admission.model(call.model), ReplyView()
+            )
+            if call.address
+            else None
         )
         body = orjson.dumps(resource.described() if resource else {})
-        location = f"{scope.get('root_path', '')}{scope['state'].get('base', '')}/v1/requests/{call.public_id}"
-        head = [("content-type", "application/json"), ("location", location), ("preference-applied", "respond-async")]
+        base = scope.get("root_path", "") + scope["state"].get("base", "")
+        location = f"{base}/v1/requests/{call.public_id}"
+        head = [
+            ("content-type", "application/json"),
+            ("location", location),
+            ("preference-applied", "respond-async"),
+        ]
         await send_whole(send, 202, headers_of(call.public_id, head), body)
 
     async def _submission(self, scope: Scope, receive: Receive) -> Submission:
@@ -126,7 +155,9 @@ class Inference:
             timeout=self._timeout(header(scope, b"x-request-timeout")),
             hops=header(scope, _HOPS),
             head=tuple(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name in _PASSED_ON
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in scope["headers"]
+                if name in _PASSED_ON
             ),
             traceparent=header(scope, b"traceparent"),
             priority=scope["state"]["caller"].priority,
@@ -134,7 +165,9 @@ class Inference:
         )
 
     def _refuse_unknown(self, path: str) -> None:
-        """Raise UnknownUrl for a path that no model adds, BusUnavailable while the models are not known."""
+        """Raise UnknownUrl for a path that no model adds, BusUnavailable while the models are not
+        known.
+        """
         self._gateway.admission.refuse_if_unready()
         if not any(path in known.card.paths for known in self._gateway.catalog.all()):
             raise unknown_url("POST", f"/v1{path}")
@@ -142,7 +175,9 @@ class Inference:
     def _refuse_unless_added(self, path: str, model: str) -> None:
         """Raise UnknownUrl, ModelNotFound."""
         if path not in self._gateway.admission.model(model).card.paths:
-            raise UnknownUrl(f"Unknown request URL: POST /v1{path}. The model {model!r} does not have it.")
+            raise UnknownUrl(
+                f"Unknown request URL: POST /v1{path}. The model {model!r} does not have it."
+            )
 
     def _timeout(self, wanted: str) -> float:
         """X-Request-Timeout, seconds: it may shorten the deadline, not lengthen it."""
@@ -154,16 +189,26 @@ class Inference:
         except ValueError:
             seconds = -1.0
         if not seconds > 0:
-            raise BadRequest("X-Request-Timeout: expected a number of seconds above 0", param="X-Request-Timeout")
+            raise BadRequest(
+                "X-Request-Timeout: expected a number of seconds above 0", param="X-Request-Timeout"
+            )
         return min(seconds, longest)
 
-    async def _answer(self, call: Call, scope: Scope, send: Send, seen: int) -> Reply:
+    async def _answer(
+        self, call: PendingRequest, scope: Scope, send: Send, seen: int
+    ) -> ReplyRecord:
         if not call.request.stream:
             return await send_reply(call, send)
-        ids = bool(header(scope, b"last-event-id") or header(scope, b"idempotency-key") or header(scope, b"x-event-ids") == "1")
+        ids = bool(
+            header(scope, b"last-event-id")
+            or header(scope, b"idempotency-key")
+            or header(scope, b"x-event-ids") == "1"
+        )
         place = self._place(call) if header(scope, b"x-queue-updates") == "1" else None
         settings = self._gateway.settings
-        stream = EventStream(call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope))
+        stream = EventStream(
+            call, send, settings, ids=ids, seen=seen, place=place, write=_write_of(scope)
+        )
         try:
             return await stream.run()
         except ClientGone:
@@ -175,7 +220,7 @@ class Inference:
                 state = scope["state"]
                 state["line"]["ttft_ms"] = round((stream.first_at - state["began"]) * 1000, 1)
 
-    def _place(self, call: Call) -> Callable[[], bytes]:
+    def _place(self, call: PendingRequest) -> Callable[[], bytes]:
         known = self._gateway.admission.model(call.model)
 
         def told() -> bytes:
@@ -183,7 +228,11 @@ class Inference:
             position = known.position(address.partition, address.offset) if address else 0
             wait = known.estimated_wait(position)
             why = f" reason={known.why_unserved}".encode() if not known.serving else b""
-            return b": queue position=%d%s%s\n\n" % (position, b"" if wait is None else b" wait=%.1f" % wait, why)
+            return b": queue position=%d%s%s\n\n" % (
+                position,
+                b"" if wait is None else b" wait=%.1f" % wait,
+                why,
+            )
 
         return told
 
@@ -198,4 +247,6 @@ def _write_of(scope: Scope) -> WriteChunk | None:
 
 
 def _wants_async(scope: Scope) -> bool:
-    return "respond-async" in [token.strip().lower() for token in header(scope, b"prefer").split(",")]
+    return "respond-async" in [
+        token.strip().lower() for token in header(scope, b"prefer").split(",")
+    ]

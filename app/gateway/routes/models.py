@@ -1,6 +1,7 @@
 """GET /v1/models and /v1/models/{id}: the models that the caller may use, with how busy each is.
 
-Clients of Anthropic's API, which have the same paths, get its shapes. 503 while the models are not known.
+Clients of Anthropic's API, which have the same paths, get its shapes. 503 while the models are not
+known.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from app.cluster.model_registry import Known
+from app.cluster.model_registry import ModelState
 from app.gateway.access.authentication import Caller
 from app.gateway.gateway import Gateway
 from app.gateway.http.api_dialect import speaks_anthropic
@@ -33,12 +34,14 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
             raise unknown_url("GET", "/v1/models/")
         known = gateway.admission.model(name)
         caller.refuse_unless_allowed(known.card.names, name)
-        return JSONResponse(described_to_anthropic(known) if speaks_anthropic(request.scope) else described(known))
+        return JSONResponse(
+            described_to_anthropic(known) if speaks_anthropic(request.scope) else described(known)
+        )
 
     return [Route("/v1/models", every), Route("/v1/models/{model:path}", one)]
 
 
-def described(known: Known) -> dict[str, Any]:
+def described(known: ModelState) -> dict[str, Any]:
     """OpenAI's model object, with what is ours beside it."""
     return {
         "id": known.card.model,

@@ -17,7 +17,9 @@ _NOT_KEPT = {"cache-control": "no-store"}
 
 
 def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
-    """Those of the gateway's own port, while there is no ADMIN_PORT: for its own machine, or with an operator's key."""
+    """Those of the gateway's own port, while there is no ADMIN_PORT: for its own machine, or with
+    an operator's key.
+    """
     if settings.admin.port:
         return []
     operators = Operators(settings.gateway)
@@ -39,7 +41,11 @@ def overview_route(overview: Overview) -> Callable[[Request], Awaitable[Response
     """The view for whoever comes here."""
 
     async def shown(_request: Request) -> Response:
-        return Response(orjson.dumps(await overview.described()), media_type="application/json", headers=_NOT_KEPT)
+        return Response(
+            orjson.dumps(await overview.described()),
+            media_type="application/json",
+            headers=_NOT_KEPT,
+        )
 
     return shown
 

@@ -1,4 +1,5 @@
-"""Debian's chromium, without a screen, driven as a person does: keys, clicks, and what is to be seen on the page.
+"""Debian's chromium, without a screen, driven as a person does: keys, clicks, and what is to be
+seen on the page.
 
 It is spoken to by its own DevTools protocol: https://chromedevtools.github.io/devtools-protocol/
 """
@@ -18,9 +19,17 @@ import aiohttp
 
 from tests.acceptance.processes import until
 
-_CONTROL = 2  # https://chromedevtools.github.io/devtools-protocol/tot/Input/#method-dispatchKeyEvent
+# https://chromedevtools.github.io/devtools-protocol/tot/Input/#method-dispatchKeyEvent
+_CONTROL = 2
 _SHIFT = 8
-_KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), "Space": (32, " "), "ArrowDown": (40, ""), "ArrowUp": (38, "")}
+_KEYS = {
+    "Enter": (13, "\r"),
+    "Tab": (9, ""),
+    "Escape": (27, ""),
+    "Space": (32, " "),
+    "ArrowDown": (40, ""),
+    "ArrowUp": (38, ""),
+}
 _OPTIONS = (
     "--headless=new",
     "--remote-debugging-port=0",
@@ -36,9 +45,13 @@ _OPTIONS = (
 
 
 class Page:
-    """One tab. `requested`: the addresses that it has asked for; `faults`: what its console says is wrong."""
+    """One tab. `requested`: the addresses that it has asked for; `faults`: what its console says is
+    wrong.
+    """
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, session: str = "", context: str = "") -> None:
+    def __init__(
+        self, socket: aiohttp.ClientWebSocketResponse, session: str = "", context: str = ""
+    ) -> None:
         self.requested: list[str] = []
         self.faults: list[str] = []
         self.context = context
@@ -50,7 +63,9 @@ class Page:
         """Raises AssertionError for what the browser refuses."""
         number = len(self._waiting)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json({"id": number, "sessionId": self._session, "method": method, "params": parameters})
+        await self._socket.send_json(
+            {"id": number, "sessionId": self._session, "method": method, "params": parameters}
+        )
         async with asyncio.timeout(30):
             found = await answer
         assert "error" not in found, f"{method}: {found['error']}"
@@ -67,18 +82,28 @@ class Page:
                 self.requested.append(parameters["request"]["url"])
             case "Runtime.exceptionThrown":
                 self.faults.append(json.dumps(parameters["exceptionDetails"]))
-            case "Log.entryAdded" if parameters["entry"]["level"] == "error" and parameters["entry"]["source"] != "network":
+            case "Log.entryAdded" if (
+                parameters["entry"]["level"] == "error"
+                and parameters["entry"]["source"] != "network"
+            ):
                 self.faults.append(parameters["entry"]["text"])
 
     async def open(self, url: str) -> None:
         """Returns when the page and its scripts have run."""
         await self.send("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'", f"{url} to be loaded")
+        await self.until(
+            "document.readyState === 'complete' && location.href !== 'about:blank'",
+            f"{url} to be loaded",
+        )
 
     async def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript; of a promise what it becomes."""
         found = await self.send(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+            "Runtime.evaluate",
+            expression=expression,
+            returnByValue=True,
+            awaitPromise=True,
+            userGesture=True,
         )
         assert "exceptionDetails" not in found, f"{expression}: {found['exceptionDetails']}"
         return found["result"].get("value")
@@ -97,17 +122,28 @@ class Page:
 
     async def text(self, selector: str) -> str:
         """What is to be seen of an element; empty if it is hidden."""
-        found: str = await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
+        found: str = await self.evaluate(
+            f"document.querySelector({json.dumps(selector)}).innerText"
+        )
         return found
 
     async def click(self, selector: str) -> None:
         """With the mouse, where the element is."""
         box = await self.evaluate(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView({{block: 'nearest'}});"
-            " const at = one.getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2]; })()"
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+            " one.scrollIntoView({{block: 'nearest'}});"
+            " const at = one.getBoundingClientRect(); return [at.x + at.width / 2, at.y + "
+            "at.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            await self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            await self.send(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=box[0],
+                y=box[1],
+                button="left",
+                clickCount=1,
+            )
 
     async def press(self, key: str, *, control: bool = False, shift: bool = False) -> None:
         """One key of the keyboard: a name of _KEYS or a letter."""
@@ -134,7 +170,13 @@ class Page:
 
     async def looks(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """The size of the window, and what the system says of light and dark."""
-        await self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        await self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -163,8 +205,12 @@ class Browser:
 
     async def page(self, **looks: Any) -> Page:
         own = (await self._ask("Target.createBrowserContext"))["browserContextId"]
-        target = (await self._ask("Target.createTarget", url="about:blank", browserContextId=own))["targetId"]
-        session = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+        target = (await self._ask("Target.createTarget", url="about:blank", browserContextId=own))[
+            "targetId"
+        ]
+        session = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))[
+            "sessionId"
+        ]
         page = self._pages[session] = Page(self._socket, session, own)
         for domain in ("Page", "Runtime", "Network", "Log"):
             await page.send(f"{domain}.enable")
@@ -187,14 +233,24 @@ async def running_browser() -> AsyncIterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         environment = {**os.environ, "HOME": profile}
         command = ["chromium", *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=DEVNULL, stderr=DEVNULL)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=DEVNULL, stderr=DEVNULL
+        )
         try:
             told = Path(profile) / "DevToolsActivePort"
-            await until(lambda: process.returncode is not None or (told.exists() and "\n" in told.read_text()), "chromium")
+            await until(
+                lambda: (
+                    process.returncode is not None or (told.exists() and "\n" in told.read_text())
+                ),
+                "chromium",
+            )
             assert process.returncode is None, f"chromium ended with status {process.returncode}"
             port, path = told.read_text().split()
             url = f"ws://127.0.0.1:{port}{path}"
-            async with aiohttp.ClientSession() as http, http.ws_connect(url, max_msg_size=0) as socket:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.ws_connect(url, max_msg_size=0) as socket,
+            ):
                 browser = Browser(socket)
                 listening = asyncio.create_task(browser.listen())
                 yield browser

@@ -13,7 +13,13 @@ from tests.acceptance.ui.page import AWAY, KEY, OPERATOR, NewTab, Site, has_mode
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def ui_stack() -> AsyncIterator[Stack]:
-    async with Stack("ui", bus="memory", HEARTBEAT_SECONDS="0.2", WORKER_CONCURRENCY="4", KAFKA_REQUEST_PARTITIONS="1") as stack:
+    async with Stack(
+        "ui",
+        bus="memory",
+        HEARTBEAT_SECONDS="0.2",
+        WORKER_CONCURRENCY="4",
+        KAFKA_REQUEST_PARTITIONS="1",
+    ) as stack:
         yield stack
 
 
@@ -23,7 +29,11 @@ async def ui_site(ui_stack: Stack) -> Site:
     away = {"id": AWAY, "host": "http://127.0.0.1:9"}
     echo, parrot = ({"id": name, "engine": "echo"} for name in ("echo", "parrot"))
     ui_stack.models(
-        away, echo, parrot, {"id": "sim", "host": upstream.url}, {"id": "narrow", "host": upstream.url, "concurrency": 1}
+        away,
+        echo,
+        parrot,
+        {"id": "sim", "host": upstream.url},
+        {"id": "narrow", "host": upstream.url, "concurrency": 1},
     )
     site = Site(await ui_stack.gateway(ready=False, API_KEYS=KEY, OPERATOR_KEYS=OPERATOR), upstream)
     await until(site.serves_all_but_one, "the models to be served")
@@ -38,7 +48,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def new_tab(browser: Browser) -> AsyncIterator[NewTab]:
-    """Opens tabs. At the end none has asked anybody but its own page's server, and their consoles are clean."""
+    """Opens tabs. At the end none has asked anybody but its own page's server, and their consoles
+    are clean.
+    """
     tabs: list[Page] = []
 
     async def opened(**looks: Any) -> Page:

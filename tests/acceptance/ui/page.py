@@ -13,11 +13,14 @@ from tests.acceptance.ui.browser import Page
 KEY, OPERATOR = "sk-of-a-client-0123", "op-of-an-operator-0123"
 AWAY = "a-model-of-70b-whose-server-is-away"  # its worker lives and is not ready
 NewTab: TypeAlias = Callable[[], Awaitable[Page]]
-LONG: dict[str, Any] = {"max_tokens": 10_000, "x_gap": 0.05}  # a stream of minutes, that nobody waits for
+# a stream of minutes, that nobody waits for
+LONG: dict[str, Any] = {"max_tokens": 10_000, "x_gap": 0.05}
 
 
 class Site:
-    """One gateway, whose clients need a key, with the demonstration model under two names and a simulated upstream's."""
+    """One gateway, whose clients need a key, with the demonstration model under two names and a
+    simulated upstream's.
+    """
 
     def __init__(self, gateway: Gateway, upstream: Upstream) -> None:
         self.gateway = gateway
@@ -25,7 +28,13 @@ class Site:
         self.url = f"{gateway.root}/ui"
 
     async def serves_all_but_one(self) -> bool:
-        return sorted(model["workers"] for model in (await self.gateway.models()).values()) == [0, 1, 1, 1, 1]
+        return sorted(model["workers"] for model in (await self.gateway.models()).values()) == [
+            0,
+            1,
+            1,
+            1,
+            1,
+        ]
 
     @asynccontextmanager
     async def occupied(self, model: str, clients: int) -> AsyncIterator[None]:
@@ -59,7 +68,9 @@ async def ask(page: Page, chosen: str, text: str = "hello", **more: Any) -> None
 
 async def reaches(page: Page, state: str) -> str:
     """Waits for a state of the reply; gives what is said of it."""
-    await page.until(f"document.querySelector('#state').dataset.state === {state!r}", f"the state {state}")
+    await page.until(
+        f"document.querySelector('#state').dataset.state === {state!r}", f"the state {state}"
+    )
     return await page.text("#state")
 
 

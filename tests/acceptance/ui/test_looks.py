@@ -19,11 +19,17 @@ async def focused(page: Page) -> str:
 
 
 async def tab_to(page: Page, wanted: str) -> None:
-    """By the Tab key alone. Each stop on the way can be seen (BODY is the browser's own, behind the page's end)."""
+    """By the Tab key alone. Each stop on the way can be seen (BODY is the browser's own, behind the
+    page's end).
+    """
     for _ in range(40):
         await page.press("Tab")
         found = await focused(page)
-        assert found == "BODY" or await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", found
+        assert (
+            found == "BODY"
+            or await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            != "none"
+        ), found
         if found == wanted:
             return
     raise AssertionError(f"Tab does not lead to {wanted}")
@@ -42,7 +48,9 @@ async def test_the_keyboard_alone_is_enough(page: Page) -> None:
     assert (await page.text("#answer")).startswith("You said: by hand")
     await tab_to(page, "as-curl")
     await page.press("Space")
-    await page.until("document.querySelector('#copied').textContent.startsWith('Copied')", "the copy")
+    await page.until(
+        "document.querySelector('#copied').textContent.startsWith('Copied')", "the copy"
+    )
     await tab_to(page, "answer")  # so that a long one can be scrolled
     await tab_to(page, "to-live")
     await page.press("Enter")
@@ -70,7 +78,8 @@ CONTRASTS = """(() => {
   const found = [];
   while (texts.nextNode()) {
     const one = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || !one.checkVisibility() || one.closest(":disabled, option, kbd")) continue;
+    if (!texts.currentNode.data.trim() || !one.checkVisibility()) continue;
+    if (one.closest(":disabled, option, kbd")) continue;
     const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort();
     found.push([(b + 0.05) / (a + 0.05), texts.currentNode.data.trim()]);
   }
@@ -84,12 +93,20 @@ async def test_the_page_is_readable_on_a_desk_and_on_a_phone_in_light_and_dark(
     page: Page, width: int, height: int, dark: bool, tmp_path: Path
 ) -> None:
     await page.looks(width=width, height=height, dark=dark)
-    await ask(page, "echo", "A longer line that has to be broken on a phone, and not to push the page wider than it is. " * 3)
+    await ask(
+        page,
+        "echo",
+        "A longer line that has to be broken on a phone, and not to push the page wider "
+        "than it is. " * 3,
+    )
     await reaches(page, "done")
     await page.click("#as-curl")
     for view in ("playground", "live"):
         await page.click(f"#to-{view}")
-        await page.until(f"!document.querySelector({'#views' if view == 'live' else '#playground'!r}).hidden", view)
+        await page.until(
+            f"!document.querySelector({'#views' if view == 'live' else '#playground'!r}).hidden",
+            view,
+        )
         await page.screenshot(tmp_path / f"{view}.png")
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         contrasts = await page.evaluate(CONTRASTS)
@@ -103,9 +120,15 @@ async def test_light_and_dark_can_be_chosen_and_stay(page: Page) -> None:
     await page.looks(dark=True)
     await page.click("#theme")
     assert await page.text("#theme") == "Theme: light"
-    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 248)"
+    assert (
+        await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        == "rgb(246, 247, 248)"
+    )
     await page.open(await page.evaluate("location.href"))
-    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 248)"
+    assert (
+        await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        == "rgb(246, 247, 248)"
+    )
 
 
 async def test_every_field_has_a_name_that_is_read_aloud(page: Page) -> None:

@@ -9,12 +9,25 @@ import pytest
 
 from tests.acceptance.processes import until
 from tests.acceptance.ui.browser import Page
-from tests.acceptance.ui.page import AWAY, KEY, LONG, NewTab, Site, ask, choose, copied, figure, has_models, reaches
+from tests.acceptance.ui.page import (
+    AWAY,
+    KEY,
+    LONG,
+    NewTab,
+    Site,
+    ask,
+    choose,
+    copied,
+    figure,
+    has_models,
+    reaches,
+)
 
 pytestmark = [pytest.mark.servers, pytest.mark.asyncio(loop_scope="session")]
 
 AWKWARD = (
-    "it's \"$HOME\" `ls` \\n %s é\n<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> \u2028'"
+    'it\'s "$HOME" `ls` \\n %s é\n<img src=x '
+    "onerror=\"document.title='run'\"><script>document.title='run'</script> \u2028'"
 )
 NOT_KNOWN = "\u2013"
 
@@ -40,7 +53,9 @@ async def test_a_chosen_models_answer_is_streamed_with_its_figures(page: Page) -
     assert (await page.text("#request-id")).startswith("req_")
 
 
-async def test_a_model_with_a_worker_is_chosen_at_first_and_a_long_name_can_be_read(page: Page) -> None:
+async def test_a_model_with_a_worker_is_chosen_at_first_and_a_long_name_can_be_read(
+    page: Page,
+) -> None:
     await page.looks(width=1280, height=900)
     assert await page.evaluate("document.querySelector('#model').options[0].value") == AWAY
     assert await page.evaluate("document.querySelector('#model').value") == "echo"
@@ -48,11 +63,13 @@ async def test_a_model_with_a_worker_is_chosen_at_first_and_a_long_name_can_be_r
     await page.press("a")
     text = f"{AWAY} (no workers)"
     assert await page.evaluate("document.querySelector('#model').title") == text
-    # As wide as its text and what a list has around it. A list has no scrollWidth of its text, so a copy of it is measured.
+    # As wide as its text and what a list has around it. A list has no scrollWidth of its text, so a
+    # copy of it is measured.
     room = """(() => {
       const [field, copy] = [document.querySelector('#model'), document.createElement('select')];
       copy.append(field.selectedOptions[0].cloneNode(true));
-      Object.assign(copy.style, { width: 'auto', position: 'absolute', font: getComputedStyle(field).font });
+      const font = getComputedStyle(field).font;
+      Object.assign(copy.style, { width: 'auto', position: 'absolute', font });
       field.after(copy);
       const needed = copy.offsetWidth;
       copy.remove();
@@ -60,7 +77,9 @@ async def test_a_model_with_a_worker_is_chosen_at_first_and_a_long_name_can_be_r
     })()"""
     assert await page.evaluate(room) >= 0
     await page.click("#reload")
-    await page.until("document.querySelector('#model').value.startsWith('a-model')", "the choice to stay")
+    await page.until(
+        "document.querySelector('#model').value.startsWith('a-model')", "the choice to stay"
+    )
 
 
 async def test_a_whole_reply_is_shown_too(page: Page) -> None:
@@ -73,7 +92,12 @@ async def test_a_whole_reply_is_shown_too(page: Page) -> None:
 
 
 async def test_the_parameters_reach_the_model(page: Page, ui_site: Site) -> None:
-    for name, value in (("temperature", "0.5"), ("top_p", "0.9"), ("max_tokens", "3"), ("seed", "7")):
+    for name, value in (
+        ("temperature", "0.5"),
+        ("top_p", "0.9"),
+        ("max_tokens", "3"),
+        ("seed", "7"),
+    ):
         await page.fill(f"#{name}", value)
     await page.fill("#system", "Count.")
     await ask(page, "sim", "hello", x_mine=1)
@@ -87,14 +111,19 @@ async def test_the_parameters_reach_the_model(page: Page, ui_site: Site) -> None
 
 
 @pytest.mark.parametrize("by", ["button", "key"])
-async def test_a_stream_that_is_stopped_in_the_middle_costs_the_model_nothing_more(page: Page, ui_site: Site, by: str) -> None:
+async def test_a_stream_that_is_stopped_in_the_middle_costs_the_model_nothing_more(
+    page: Page, ui_site: Site, by: str
+) -> None:
     before = await ui_site.upstream.stats()
     await ask(page, "sim", **LONG)
     await page.until("document.querySelector('#answer').textContent.length > 5", "some words")
     await (page.click("#stop") if by == "button" else page.press("Escape"))
     await page.until("document.querySelector('#state').textContent === 'Stopped'", "the stop")
     shown = await page.text("#answer")
-    await until(lambda: ui_site.upstream.has(active=0, aborted=before.aborted + 1), "the upstream to be let go")
+    await until(
+        lambda: ui_site.upstream.has(active=0, aborted=before.aborted + 1),
+        "the upstream to be let go",
+    )
     assert await page.text("#answer") == shown
     assert float(await figure(page, "rate")) > 0
     assert await page.evaluate("document.querySelector('#stop').disabled")
@@ -104,7 +133,9 @@ async def test_a_request_that_waits_sees_its_place_in_the_queue(page: Page, ui_s
     async with ui_site.occupied("narrow", clients=3):
         await until(lambda: _queued(ui_site, 2), "two to wait")
         await ask(page, "narrow", max_tokens=2)
-        await page.until("/^[1-9]/.test(document.querySelector('#place').textContent)", "the place in the queue")
+        await page.until(
+            "/^[1-9]/.test(document.querySelector('#place').textContent)", "the place in the queue"
+        )
         assert await page.text("#state") == "Waiting for a worker"
     await reaches(page, "done")
 
@@ -122,7 +153,9 @@ async def _queued(ui_site: Site, count: int) -> bool:
         ({"model": "nobody"}, "404 model_not_found"),
     ],
 )
-async def test_what_goes_wrong_is_said_in_words(page: Page, more: dict[str, Any], said: str) -> None:
+async def test_what_goes_wrong_is_said_in_words(
+    page: Page, more: dict[str, Any], said: str
+) -> None:
     await ask(page, "sim", **more)
     assert said in await reaches(page, "failed")
     page.faults.clear()  # the console has the refused ones
@@ -133,7 +166,9 @@ async def test_more_fields_that_are_no_json_object_are_not_sent(page: Page) -> N
     requests = len(page.requested)
     await page.click("#send")
     await page.until("document.querySelector('#more').validationMessage !== ''", "the complaint")
-    assert "no JSON object" in await page.evaluate("document.querySelector('#more').validationMessage")
+    assert "no JSON object" in await page.evaluate(
+        "document.querySelector('#more').validationMessage"
+    )
     assert len(page.requested) == requests
     page.faults.clear()
 
@@ -141,7 +176,9 @@ async def test_more_fields_that_are_no_json_object_are_not_sent(page: Page) -> N
 async def test_what_a_model_writes_is_text_and_never_html(page: Page) -> None:
     await ask(page, "echo", AWKWARD)
     await reaches(page, "done")
-    assert (await page.evaluate("document.querySelector('#answer').textContent")).startswith(f"You said: {AWKWARD}\n")
+    assert (await page.evaluate("document.querySelector('#answer').textContent")).startswith(
+        f"You said: {AWKWARD}\n"
+    )
     assert await page.evaluate("document.querySelector('#answer').childElementCount") == 0
     assert await page.evaluate("document.title") == "LLM gateway"
 
@@ -162,7 +199,9 @@ async def test_the_copied_curl_works_as_it_is(page: Page, stream: bool) -> None:
     said = await output("/bin/sh", "-c", f"{command} -sS")
     if stream:
         chunks = [json.loads(line[6:]) for line in said.split("\n") if line.startswith("data: {")]
-        text = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+        text = "".join(
+            choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]
+        )
     else:
         text = json.loads(said)["choices"][0]["message"]["content"]
     assert text.startswith(f"You said: {AWKWARD}\n")
@@ -181,17 +220,26 @@ async def test_the_copied_python_works_as_it_is(page: Page, stream: bool) -> Non
     assert (await output(sys.executable, "-c", program)).startswith(f"You said: {AWKWARD}\n")
 
 
-async def test_a_wrong_key_is_said_and_the_right_one_stays_in_the_tab_alone(new_tab: NewTab, ui_site: Site) -> None:
+async def test_a_wrong_key_is_said_and_the_right_one_stays_in_the_tab_alone(
+    new_tab: NewTab, ui_site: Site
+) -> None:
     page = await new_tab()
     await page.open(ui_site.url)
-    await page.until("document.querySelector('#models-note').textContent.includes('401')", "the refusal")
+    await page.until(
+        "document.querySelector('#models-note').textContent.includes('401')", "the refusal"
+    )
     await page.fill("#key", KEY)
     await page.press("Tab")
     await has_models(page)
     assert await page.evaluate("Object.values(sessionStorage)") == [KEY]
-    assert KEY not in str(await page.evaluate("[Object.values(localStorage), document.cookie, location.href]"))
+    assert KEY not in str(
+        await page.evaluate("[Object.values(localStorage), document.cookie, location.href]")
+    )
     await page.open(ui_site.url)
     await has_models(page)  # the same tab
     other = await new_tab()
     await other.open(ui_site.url)
-    await other.until("document.querySelector('#models-note').textContent.includes('401')", "another tab to know nothing")
+    await other.until(
+        "document.querySelector('#models-note').textContent.includes('401')",
+        "another tab to know nothing",
+    )

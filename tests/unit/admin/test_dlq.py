@@ -9,7 +9,7 @@ from app.admin import __main__ as admin
 from app.admin.dlq import replay, show_all, show_one
 from app.agent.consume.dead_letters import dead_letter
 from app.protocol import dead_letters
-from app.protocol.heartbeats import ModelCard, encode
+from app.protocol.heartbeats import ModelRegistration, encode
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, log_of, settings, started_bus
 
 EVIL = b"\x1b[2J\x07\rgone\xc2\x9b\xff\n\tkept \xc3\xa4"
@@ -18,12 +18,17 @@ LARGE = 16 * 1024
 
 async def letter(value: bytes | None, **headers: bytes) -> ScriptedBus:
     bus = await started_bus()
-    marks = [(dead_letters.ORIGIN, f"{REQUESTS}/0/0".encode()), (dead_letters.REASON, b"died\x1b]0;")]
+    marks = [
+        (dead_letters.ORIGIN, f"{REQUESTS}/0/0".encode()),
+        (dead_letters.REASON, b"died\x1b]0;"),
+    ]
     await bus.send(TOPICS.dlq, value, key=b"k", headers=[*marks, *headers.items()])
     return bus
 
 
-async def shown(bus: ScriptedBus, capsys: pytest.CaptureFixture[str], *, whole: bool = False) -> str:
+async def shown(
+    bus: ScriptedBus, capsys: pytest.CaptureFixture[str], *, whole: bool = False
+) -> str:
     capsys.readouterr()
     assert await show_one(bus, TOPICS, settings(), Namespace(offset=0, whole=whole)) == 0
     return capsys.readouterr().out
@@ -34,7 +39,10 @@ async def test_control_characters_are_escaped_but_for_the_bodys_lines_and_tabs(c
     assert set(out) - {"\n", "\t"} == {char for char in out if char.isprintable()}
     head, model, other, *body = out.splitlines()
     assert head.endswith(f"model=m\\x1b\\nx origin={REQUESTS}/0/0 reason=died\\x1b]0;")
-    assert (model, other) == ("  model: m\\x1b\\nx", "  other: \\x1b[2J\\x07\\rgone\\x9b\\xff\\n\\tkept ä")
+    assert (model, other) == (
+        "  model: m\\x1b\\nx",
+        "  other: \\x1b[2J\\x07\\rgone\\x9b\\xff\\n\\tkept ä",
+    )
     assert body == ["\\x1b[2J\\x07\\rgone\\x9b\\xff", "\tkept ä"]
 
 
@@ -46,7 +54,9 @@ async def test_the_list_is_a_line_each(capsys):
 
 async def test_of_a_large_body_the_beginning_is_shown_and_how_much_there_is(capsys):
     bus = await letter(b"x" * LARGE + b"end")
-    assert (await shown(bus, capsys)).endswith(f"\n{'x' * LARGE}\n({LARGE} of {LARGE + 3} bytes; --whole shows all)\n")
+    assert (await shown(bus, capsys)).endswith(
+        f"\n{'x' * LARGE}\n({LARGE} of {LARGE + 3} bytes; --whole shows all)\n"
+    )
     assert (await shown(bus, capsys, whole=True)).endswith(f"\n{'x' * LARGE}end\n")
     assert (await shown(await letter(b"x" * LARGE), capsys)).endswith(f"\n{'x' * LARGE}\n")
 
@@ -64,11 +74,17 @@ async def test_one_that_was_cut_says_so_and_is_not_sent_again(capsys):
 
 
 async def marked(origin: str | None) -> ScriptedBus:
-    """A log with a known model, and a dead letter of this origin whose own headers name another topic and a cut."""
+    """A log with a known model, and a dead letter of this origin whose own headers name another
+    topic and a cut.
+    """
     bus = await started_bus()
-    card = ModelCard(MODEL, REQUESTS, "llm.m")
+    card = ModelRegistration(MODEL, REQUESTS, "llm.m")
     await bus.send(TOPICS.models, encode(card), key=MODEL.encode(), headers=[])
-    own = [(dead_letters.ORIGIN, f"{TOPICS.models}/0/0".encode()), (dead_letters.CUT, b"9"), ("odd", b"1")]
+    own = [
+        (dead_letters.ORIGIN, f"{TOPICS.models}/0/0".encode()),
+        (dead_letters.CUT, b"9"),
+        ("odd", b"1"),
+    ]
     if origin is None:
         await bus.send(TOPICS.dlq, b"body", key=b"k", headers=own[2:])
     else:
@@ -91,7 +107,9 @@ async def test_of_two_marks_with_one_name_the_first_counts():
     assert dead_letters.split(headers) == ({dead_letters.ORIGIN: "ours"}, [("odd", b"1")])
 
 
-@pytest.mark.parametrize("origin", [TOPICS.models, TOPICS.replies, "orders.of.another.application", "evil\x1b[2J", None])
+@pytest.mark.parametrize(
+    "origin", [TOPICS.models, TOPICS.replies, "orders.of.another.application", "evil\x1b[2J", None]
+)
 async def test_nothing_is_sent_to_a_topic_that_no_known_model_has(origin, capsys):
     bus = await marked(origin)
     before = {topic: await bus.ends(topic) for topic in (TOPICS.models, TOPICS.replies, REQUESTS)}

@@ -55,19 +55,32 @@ def test_each_key_is_another_one(console):
 def test_a_key_has_the_limits_it_was_made_with(console):
     limits = ["--rpm", "60", "--tpm", "9000", "--concurrent", "4", "--priority", "high"]
     before = datetime.now(UTC)
-    console.types("new", "--tenant", "t", "--id", "alice", "--models", "a/b,c", "--expires", "30d", *limits)
+    console.types(
+        "new", "--tenant", "t", "--id", "alice", "--models", "a/b,c", "--expires", "30d", *limits
+    )
     (entry,) = console.entries
-    assert (entry.id, entry.models, entry.rpm, entry.tpm, entry.concurrent) == ("alice", ("a/b", "c"), 60, 9000, 4)
+    assert (entry.id, entry.models, entry.rpm, entry.tpm, entry.concurrent) == (
+        "alice",
+        ("a/b", "c"),
+        60,
+        9000,
+        4,
+    )
     assert entry.priority == "high"
     assert entry.expires is not None
     assert abs(entry.expires - before - timedelta(days=30)) < timedelta(minutes=1)
 
 
 def test_the_list_shows_everything_but_keys_and_hashes(console):
-    key = console.types("new", "--tenant", "research", "--id", "one", "--rpm", "60", "--models", "m")[1].split()[-1]
+    key = console.types(
+        "new", "--tenant", "research", "--id", "one", "--rpm", "60", "--models", "m"
+    )[1].split()[-1]
     console.types("new", "--tenant", "sales", "--id", "two")
     status, output = console.types("list")
-    assert (status, output.splitlines()) == (0, ["one tenant=research models=m rpm=60", "two tenant=sales", "2 keys"])
+    assert (status, output.splitlines()) == (
+        0,
+        ["one tenant=research models=m rpm=60", "two tenant=sales", "2 keys"],
+    )
     assert key not in output
     assert console.entries[0].hash not in output
 
@@ -92,7 +105,11 @@ def test_a_key_that_is_not_there_cannot_be_revoked(console):
 
 @pytest.mark.parametrize(
     ("words", "option"),
-    [(["--tenant", "a b"], "--tenant"), (["--tenant", "t", "--rpm", "0"], "--rpm"), (["--tenant", "t", "--id", "-"], "--id")],
+    [
+        (["--tenant", "a b"], "--tenant"),
+        (["--tenant", "t", "--rpm", "0"], "--rpm"),
+        (["--tenant", "t", "--id", "-"], "--id"),
+    ],
 )
 def test_what_cannot_stand_in_the_file_is_refused_by_its_option(console, words, option):
     with pytest.raises(SettingsError, match=f"^{option}: "):
@@ -116,17 +133,26 @@ def test_an_id_stands_for_one_key(console):
     assert len(console.entries) == 1
 
 
-@pytest.mark.parametrize("text", ["30", "0d", "-1d", "1w", "d", "1.5h", "9999999d", "", "2031-02-30", "2031-01-31T25:00:00Z"])
+@pytest.mark.parametrize(
+    "text",
+    ["30", "0d", "-1d", "1w", "d", "1.5h", "9999999d", "", "2031-02-30", "2031-01-31T25:00:00Z"],
+)
 def test_an_expiry_is_so_many_minutes_hours_or_days_or_a_time(console, text, capsys):
     with pytest.raises(SystemExit):
         console.types("new", "--tenant", "t", f"--expires={text}")
     assert "(90m, 12h, 30d), or a date" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["2999-01-31", "2999-01-31T18:00:00", "2999-01-31T18:00:00Z", "2999-01-31T18:00:00.5+02:00"])
+@pytest.mark.parametrize(
+    "text",
+    ["2999-01-31", "2999-01-31T18:00:00", "2999-01-31T18:00:00Z", "2999-01-31T18:00:00.5+02:00"],
+)
 def test_an_expiry_may_be_a_date_or_a_time_as_in_the_file(console, text):
     console.types("new", "--tenant", "t", "--expires", text)
-    by_hand = parse_keys(f"keys: [{{id: a, tenant: t, hash: '{hash_of(b'x')}', expires: {text}}}]".encode(), console.path)
+    by_hand = parse_keys(
+        f"keys: [{{id: a, tenant: t, hash: '{hash_of(b'x')}', expires: {text}}}]".encode(),
+        console.path,
+    )
     assert console.entries[0].expires == by_hand[0].expires is not None
 
 
@@ -158,10 +184,12 @@ def test_operators_at_the_same_time_lose_nothing(tmp_path):
     def new(_: int) -> str:
         command = [sys.executable, "-m", "app.admin", "keys", "new", "--tenant", "t"]
         environment = {"API_KEYS_FILE": str(path), "PYTHONPATH": str(Path(__file__).parents[3])}
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[
-            -1
-        ]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
 
     with ThreadPoolExecutor(4) as pool:
         keys = list(pool.map(new, range(4)))
-    assert {entry.hash for entry in parse_keys(path.read_bytes(), path)} == {hash_of(key.encode()) for key in keys}
+    assert {entry.hash for entry in parse_keys(path.read_bytes(), path)} == {
+        hash_of(key.encode()) for key in keys
+    }

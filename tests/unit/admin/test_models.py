@@ -7,21 +7,25 @@ from dataclasses import replace
 import pytest
 
 from app.admin.models import forget, show
-from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat, encode
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, settings, started_bus
 
-CARD = ModelCard(MODEL, REQUESTS, "llm.m", aliases=("nickname",))
-BEAT = WorkerBeat("w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time=0.0, interval=1.0, host="gpu-7")
-GATEWAYS = GatewayBeat("g", TOPICS.replies, 0, time=0.0, interval=1.0)
+CARD = ModelRegistration(MODEL, REQUESTS, "llm.m", aliases=("nickname",))
+BEAT = WorkerHeartbeat(
+    "w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time=0.0, interval=1.0, host="gpu-7"
+)
+GATEWAYS = GatewayHeartbeat("g", TOPICS.replies, 0, time=0.0, interval=1.0)
 
 
-async def known(*beats: WorkerBeat | GatewayBeat) -> ScriptedBus:
+async def known(*beats: WorkerHeartbeat | GatewayHeartbeat) -> ScriptedBus:
     """A log with the model's card and these heartbeats."""
     bus = await started_bus()
     await bus.send(TOPICS.models, encode(CARD), key=MODEL.encode(), headers=[])
     for beat in beats:
-        whose = beat.worker if isinstance(beat, WorkerBeat) else beat.gateway
-        await bus.send(TOPICS.workers, encode(replace(beat, time=time.time())), key=whose.encode(), headers=[])
+        whose = beat.worker if isinstance(beat, WorkerHeartbeat) else beat.gateway
+        await bus.send(
+            TOPICS.workers, encode(replace(beat, time=time.time())), key=whose.encode(), headers=[]
+        )
     await bus.send(TOPICS.workers, b"no heartbeat", key=b"x", headers=[])
     return bus
 
@@ -37,7 +41,9 @@ async def lists(bus: ScriptedBus, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 async def test_a_model_without_workers_is_forgotten(capsys):
-    bus = await known(GATEWAYS, BEAT, replace(BEAT, gone=True), replace(BEAT, worker="other", model="another"))
+    bus = await known(
+        GATEWAYS, BEAT, replace(BEAT, gone=True), replace(BEAT, worker="other", model="another")
+    )
     assert await lists(bus, capsys) == f"m topic={REQUESTS} group=llm.m aliases=nickname\n"
     assert await forgets(bus) == 0
     assert await lists(bus, capsys) == ""
@@ -86,7 +92,10 @@ async def test_nothing_in_a_card_or_a_heartbeat_steers_the_terminal(capsys):
     assert all(line.isprintable() for line in out.splitlines())
 
 
-@pytest.mark.parametrize("odd", [{"model": "a\x1b[2J"}, {"model": ""}, {"aliases": ("b\n",)}, {"topic": "c d"}, {"topic": ""}])
+@pytest.mark.parametrize(
+    "odd",
+    [{"model": "a\x1b[2J"}, {"model": ""}, {"aliases": ("b\n",)}, {"topic": "c d"}, {"topic": ""}],
+)
 async def test_a_card_whose_names_no_configuration_can_have_is_undecodable(odd, capsys):
     bus = await started_bus()
     await bus.send(TOPICS.models, encode(replace(CARD, **odd)), key=b"x", headers=[])

@@ -64,13 +64,17 @@ class ScriptedAnswer:
 
 
 class ScriptedEngine:
-    """The answers in their order; when they are used up, a numbered generation as the request asks for it.
+    """The answers in their order; when they are used up, a numbered generation as the request asks
+    for it.
 
     With `gone` it says why nobody is there: to each check and each call.
     """
 
     def __init__(
-        self, *answers: ScriptedAnswer | EngineUnreachable | GatewayError, natural: int = 5, continues: bool = True
+        self,
+        *answers: ScriptedAnswer | EngineUnreachable | GatewayError,
+        natural: int = 5,
+        continues: bool = True,
     ) -> None:
         self._answers = deque(answers)
         self._natural = natural
@@ -112,8 +116,12 @@ class ScriptedEngine:
         return ScriptedAnswer([orjson.dumps(run.whole())], headers=JSON)
 
 
-def stream(body: dict[str, Any], *, natural: int = 5, path: str = "/chat/completions", id_: str = "1") -> list[Piece]:
-    """The events of one run, each a piece; the last piece has the finish, the usage that was asked for and [DONE]."""
+def stream(
+    body: dict[str, Any], *, natural: int = 5, path: str = "/chat/completions", id_: str = "1"
+) -> list[Piece]:
+    """The events of one run, each a piece; the last piece has the finish, the usage that was asked
+    for and [DONE].
+    """
     run = Generation.of(id_, path, body, natural)
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
     pieces = [run.opening(), *(run.token(index) for index in range(run.count)), run.closing(usage)]
@@ -121,8 +129,12 @@ def stream(body: dict[str, Any], *, natural: int = 5, path: str = "/chat/complet
 
 
 def slow(after: int = 2) -> ScriptedAnswer:
-    """A stream of five tokens that stops after the role and so many of them, until its Hold is released."""
-    pieces = stream({"model": MODEL, "messages": [{"role": "user", "content": "count"}], "max_tokens": 5})
+    """A stream of five tokens that stops after the role and so many of them, until its Hold is
+    released.
+    """
+    pieces = stream(
+        {"model": MODEL, "messages": [{"role": "user", "content": "count"}], "max_tokens": 5}
+    )
     return ScriptedAnswer([*pieces[: after + 1], Hold(), *pieces[after + 1 :]])
 
 
@@ -132,4 +144,6 @@ def hold_of(answer: ScriptedAnswer) -> Hold:
 
 async def reached(engine: ScriptedEngine, count: int = 1) -> None:
     """Waits until the answer to the request of this number stands at its Hold."""
-    await until(lambda: len(engine.given) >= count and hold_of(engine.given[count - 1]).reached.is_set())
+    await until(
+        lambda: len(engine.given) >= count and hold_of(engine.given[count - 1]).reached.is_set()
+    )

@@ -1,4 +1,6 @@
-"""Workers with scripted engines on one memory bus, and peers that are nothing but their heartbeats."""
+"""Workers with scripted engines on one memory bus, and peers that are nothing but their
+heartbeats.
+"""
 
 import asyncio
 import time
@@ -8,31 +10,46 @@ from dataclasses import replace
 
 from app.agent.worker import Worker
 from app.config.model_entry import ModelEntry
-from app.protocol.heartbeats import WorkerBeat, encode
-from app.protocol.records import Control, Reply, Request
+from app.protocol.heartbeats import WorkerHeartbeat, encode
+from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, DATA
-from app.protocol.reply_view import Seen
-from app.reply_log.record_scanner import Scanner
+from app.protocol.reply_view import ReplyView
+from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 from app.telemetry.tracing import Tracer
 from tests.unit.agent.scripted_engine import ScriptedEngine
-from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, request, send_reply, send_request, settings, started_bus, turns
+from tests.unit.scene import (
+    MODEL,
+    REQUESTS,
+    TOPICS,
+    ScriptedBus,
+    request,
+    send_reply,
+    send_request,
+    settings,
+    started_bus,
+    turns,
+)
 
 GROUP = "llm.m"
 
 
 class Peer:
-    """Another worker of the group, as far as its heartbeats go: one a second until it falls silent."""
+    """Another worker of the group, as far as its heartbeats go: one a second until it falls
+    silent.
+    """
 
     def __init__(self, bus: ScriptedBus, name: str) -> None:
         self.bus = bus
-        self.beat = WorkerBeat(name, MODEL, REQUESTS, GROUP, TOPICS.replies, 0.0, 1.0)
+        self.beat = WorkerHeartbeat(name, MODEL, REQUESTS, GROUP, TOPICS.replies, 0.0, 1.0)
         self._task: asyncio.Task[None] | None = None
 
     async def says(self, **members: object) -> None:
         """Beats now, and from now on with this."""
         self.beat = replace(self.beat, time=time.time(), **members)  # type: ignore[arg-type]
-        await self.bus.send(TOPICS.workers, encode(self.beat), key=self.beat.worker.encode(), headers=[("v", b"1")])
+        await self.bus.send(
+            TOPICS.workers, encode(self.beat), key=self.beat.worker.encode(), headers=[("v", b"1")]
+        )
         if self._task is None:
             self._task = asyncio.create_task(self._go_on())
 
@@ -53,10 +70,16 @@ class Workshop:
         self.bus = bus
         self.workers: list[Worker] = []
         self.peers: list[Peer] = []
-        self._lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
+        self._lookup = ReplyLookup(RecordScanner(bus), TOPICS.replies)
 
     async def worker(
-        self, engine: ScriptedEngine, *, concurrency: int = 4, group: str = GROUP, join: bool = True, tracer: Tracer | None = None
+        self,
+        engine: ScriptedEngine,
+        *,
+        concurrency: int = 4,
+        group: str = GROUP,
+        join: bool = True,
+        tracer: Tracer | None = None,
     ) -> Worker:
         ours = settings()
         entry = ModelEntry(id=MODEL, host="http://up", concurrency=concurrency, group=group)
@@ -71,31 +94,45 @@ class Workshop:
         self.peers.append(Peer(self.bus, name))
         return self.peers[-1]
 
-    async def ask(self, *, partition: int = 0, deaths: int = 0, **members: object) -> Request:
-        """Writes a request, one after the claims of so many workers that wrote nothing; nobody has to serve it yet."""
+    async def ask(self, *, partition: int = 0, deaths: int = 0, **members: object) -> RequestRecord:
+        """Writes a request, one after the claims of so many workers that wrote nothing; nobody has
+        to serve it yet.
+        """
         asked = request(now=time.time(), **members)
         for number in range(deaths):
-            await self.claims(asked, f"dead-{number}", f"dead-{number - 1}" if number else "", number)
+            await self.claims(
+                asked, f"dead-{number}", f"dead-{number - 1}" if number else "", number
+            )
         await send_request(self.bus, asked, partition)
         return asked
 
-    async def writes(self, asked: Request, owner: str, *blocks: bytes, seq: int = 0) -> None:
+    async def writes(self, asked: RequestRecord, owner: str, *blocks: bytes, seq: int = 0) -> None:
         """What another worker has written of the reply."""
         for number, block in enumerate(blocks):
-            await send_reply(self.bus, Reply(asked.id, owner, DATA, seq + number, block))
+            await send_reply(self.bus, ReplyRecord(asked.id, owner, DATA, seq + number, block))
 
-    async def claims(self, asked: Request, owner: str, supersedes: str = "", deaths: int = 0, *, signal: bool = False) -> None:
-        await send_reply(self.bus, Reply(asked.id, owner, CLAIM, supersedes=supersedes, deaths=deaths))
+    async def claims(
+        self,
+        asked: RequestRecord,
+        owner: str,
+        supersedes: str = "",
+        deaths: int = 0,
+        *,
+        signal: bool = False,
+    ) -> None:
+        await send_reply(
+            self.bus, ReplyRecord(asked.id, owner, CLAIM, supersedes=supersedes, deaths=deaths)
+        )
         if signal:
-            await self.signal(Control(asked.id, Control.CLAIM, owner, supersedes))
+            await self.signal(ControlRecord(asked.id, ControlRecord.CLAIM, owner, supersedes))
 
-    async def signal(self, control: Control) -> None:
+    async def signal(self, control: ControlRecord) -> None:
         await self.bus.send(TOPICS.control, b"", key=control.id.encode(), headers=control.headers())
 
-    async def seen(self, asked: Request) -> Seen:
+    async def seen(self, asked: RequestRecord) -> ReplyView:
         return await self._lookup.look(asked)
 
-    async def ended(self, asked: Request, seconds: float = 300) -> Seen:
+    async def ended(self, asked: RequestRecord, seconds: float = 300) -> ReplyView:
         """The reply, once it has its outcome."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds

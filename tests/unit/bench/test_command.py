@@ -16,7 +16,9 @@ from bench.upstream import MODEL, Conversation
 
 @pytest.fixture
 async def server() -> asyncio.Server:
-    return await asyncio.get_running_loop().create_server(lambda: Conversation(0, 0), "127.0.0.1", 0)
+    return await asyncio.get_running_loop().create_server(
+        lambda: Conversation(0, 0), "127.0.0.1", 0
+    )
 
 
 def address(server: asyncio.Server) -> str:
@@ -27,11 +29,23 @@ async def test_each_concurrency_is_a_row_of_the_table_and_of_the_file(
     server: asyncio.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "new.json")
-    given = ["--base-url", address(server), "--model", MODEL, "--stream", "--concurrency", "1,3", "--requests", "6"]
+    given = [
+        "--base-url",
+        address(server),
+        "--model",
+        MODEL,
+        "--stream",
+        "--concurrency",
+        "1,3",
+        "--requests",
+        "6",
+    ]
     async with server:
         assert await run(arguments([*given, "--json", path])) == 0
         assert await run(arguments([*given, "--compare", path])) == 0
-    assert [(row.concurrency, row.requests, row.tokens) for row in Report.read(Path(path)).rows] == [(1, 6, 384), (3, 6, 384)]
+    assert [
+        (row.concurrency, row.requests, row.tokens) for row in Report.read(Path(path)).rows
+    ] == [(1, 6, 384), (3, 6, 384)]
     printed = capsys.readouterr().out
     assert "stream c=3" in printed
     assert "new / old" in printed
@@ -45,17 +59,23 @@ class Refusing(Conversation):
     def data_received(self, data: bytes) -> None:
         self.keys += [line for line in data.split(b"\r\n") if line.startswith(b"authorization")]
         body = b'{"error":{"message":"Incorrect API key provided."}}'
-        self._transport.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        self._transport.write(
+            b"HTTP/1.1 401 Unauthorized\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
 
 
-async def test_one_request_goes_before_the_others_and_if_it_fails_the_rest_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_request_goes_before_the_others_and_if_it_fails_the_rest_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
     server = await asyncio.get_running_loop().create_server(lambda: Refusing(0, 0), "127.0.0.1", 0)
     async with server:
         for own, sent in (([], b"sk-env"), (["--api-key", "sk-own"], b"sk-own")):
             Refusing.keys.clear()
             with pytest.raises(
-                BenchError, match=r"127\.0\.0\.1:\d+ does not answer as it should: status 401: .*Incorrect API key"
+                BenchError,
+                match=r"127\.0\.0\.1:\d+ does not answer as it should: status 401: "
+                r".*Incorrect API key",
             ):
                 await run(arguments(["--base-url", address(server), "--model", MODEL, *own]))
             assert Refusing.keys == [b"authorization: Bearer " + sent]
@@ -63,10 +83,18 @@ async def test_one_request_goes_before_the_others_and_if_it_fails_the_rest_is_no
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [([], "no connection"), (["--plot", "x.png"], "x.png: PNG needs matplotlib"), (["--plot", "x.gif"], ".svg or .png")],
+    [
+        ([], "no connection"),
+        (["--plot", "x.png"], "x.png: PNG needs matplotlib"),
+        (["--plot", "x.gif"], ".svg or .png"),
+    ],
 )
 def test_what_can_be_known_before_is_said_at_once(
-    more: list[str], said: str, refusing_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    said: str,
+    refusing_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # nobody has it
     url = f"http://127.0.0.1:{refusing_port}"
@@ -75,7 +103,10 @@ def test_what_can_be_known_before_is_said_at_once(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [["--concurrency", "0"], ["--concurrency", "a"], ["--requests", "1", "--duration", "1"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--concurrency", "0"], ["--concurrency", "a"], ["--requests", "1", "--duration", "1"]],
+)
 def test_an_option_that_makes_no_sense_is_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit):
         arguments(["--base-url", "http://a", "--model", "m", *wrong])

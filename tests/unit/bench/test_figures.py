@@ -15,7 +15,13 @@ ONES = Percentiles(1.0, 2.0, 3.0)
 NONE = Percentiles(math.nan, math.nan, math.nan)
 
 
-def row(part: str = "", concurrency: int = 1, rate: float = 100.0, times: Percentiles = ONES, **more: object) -> Row:
+def row(
+    part: str = "",
+    concurrency: int = 1,
+    rate: float = 100.0,
+    times: Percentiles = ONES,
+    **more: object,
+) -> Row:
     return Row(part, "sync", concurrency, 1000, 0, {}, rate, 0.0, times, NONE, times, **more)  # type: ignore[arg-type]
 
 
@@ -34,7 +40,9 @@ def cells(table: str, line: int) -> list[str]:
         ([], 3, (0, 0, 0)),
     ],
 )
-def test_percentiles_are_by_nearest_rank(values: list[float], zeros: int, expected: tuple[float, ...]) -> None:
+def test_percentiles_are_by_nearest_rank(
+    values: list[float], zeros: int, expected: tuple[float, ...]
+) -> None:
     assert percentiles(values, zeros) == pytest.approx(expected)
 
 
@@ -63,11 +71,25 @@ def test_a_comparison_shows_new_over_old_for_what_both_have() -> None:
     old = [row("a", 1, cpu={"gateway": 2.0, "kafka": 2.0}), row("b", 32)]
     table = comparison_table(new, old)
     assert len(table.splitlines()) == 3
-    assert cells(table, 2) == ["a", "sync", "c=1", "1.50", "-", "2.00", "2.00", "-", "2.00", "2.00", "0.75"]
+    assert cells(table, 2) == [
+        "a",
+        "sync",
+        "c=1",
+        "1.50",
+        "-",
+        "2.00",
+        "2.00",
+        "-",
+        "2.00",
+        "2.00",
+        "0.75",
+    ]
 
 
 def test_what_a_gateway_costs_is_the_difference_to_the_straight_way() -> None:
-    table = cost_table([row("a", 1, 40.0, Percentiles(3.0, 4.0, 8.0)), row("a", 32)], [row("straight", 1)])
+    table = cost_table(
+        [row("a", 1, 40.0, Percentiles(3.0, 4.0, 8.0)), row("a", 32)], [row("straight", 1)]
+    )
     assert len(table.splitlines()) == 3
     assert cells(table, 2) == ["sync", "c=1", "2.00", "5.00", "2.00", "5.00", "0.40"]
 
@@ -86,7 +108,14 @@ def test_errors_are_shown_by_kind() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.004, "0.00"), (9.994, "9.99"), (12.34, "12.3"), (12345.6, "12,346"), (math.nan, "-"), (-150.2, "-150")],
+    [
+        (0.004, "0.00"),
+        (9.994, "9.99"),
+        (12.34, "12.3"),
+        (12345.6, "12,346"),
+        (math.nan, "-"),
+        (-150.2, "-150"),
+    ],
 )
 def test_numbers_have_three_digits_that_count(value: float, shown: str) -> None:
     assert number(value) == shown
@@ -114,6 +143,13 @@ def test_rates_and_times_begin_at_0_and_twice_as_much_is_twice_as_high(tmp_path:
     plot([row("a", 1, 100.0), row("a", 32, 200.0), row("a", 64, 400.0)], path)
     panel = ElementTree.parse(path).getroot().find(".//{http://www.w3.org/2000/svg}g")
     assert panel is not None
-    texts = {one.text: float(one.get("y", "")) - 4 for one in panel.iter("{http://www.w3.org/2000/svg}text")}
-    heights = [texts["0.00"] - float(one.get("cy", "")) for one in panel.iter("{http://www.w3.org/2000/svg}circle")]
-    assert heights == pytest.approx([heights[0], 2 * heights[0], 4 * heights[0]], rel=0.01)  # to a tenth of a pixel
+    texts = {
+        one.text: float(one.get("y", "")) - 4
+        for one in panel.iter("{http://www.w3.org/2000/svg}text")
+    }
+    heights = [
+        texts["0.00"] - float(one.get("cy", ""))
+        for one in panel.iter("{http://www.w3.org/2000/svg}circle")
+    ]
+    # to a tenth of a pixel
+    assert heights == pytest.approx([heights[0], 2 * heights[0], 4 * heights[0]], rel=0.01)

@@ -23,7 +23,9 @@ async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[str
 
 
 class Scripted(asyncio.Protocol):
-    """Answers every request with the next of these replies, in the given pieces; None: it hangs up."""
+    """Answers every request with the next of these replies, in the given pieces; None: it hangs
+    up.
+    """
 
     def __init__(self, *replies: list[bytes] | None) -> None:
         self._replies = iter(replies)
@@ -58,7 +60,9 @@ async def against(*replies: list[bytes] | None, stream: bool = True) -> Tally:
             self._replies = remaining
 
     async with serving(OneByOne) as url:
-        return await measure(asked(url, stream=stream), 1, Amount(requests=len(replies)), timeout=60)
+        return await measure(
+            asked(url, stream=stream), 1, Amount(requests=len(replies)), timeout=60
+        )
 
 
 STREAM = all_at_once(TOKENS, False)

@@ -28,13 +28,17 @@ def test_a_stream_that_is_cut_in_two_anywhere_has_the_same_events(line_end: byte
     for place in range(len(body) + 1):
         counter = EventCounter()
         begun = counter.feed(body[:place]) + counter.feed(body[place:])
-        assert (begun, counter.events, counter.done) == (TOKENS + EXTRA, TOKENS + EXTRA, True), place
+        assert (begun, counter.events, counter.done) == (TOKENS + EXTRA, TOKENS + EXTRA, True), (
+            place
+        )
 
 
 def test_a_stream_that_comes_byte_by_byte_has_the_same_events() -> None:
     counter = EventCounter()
     body = sse_body()
-    assert sum(counter.feed(body[place : place + 1]) for place in range(len(body))) == TOKENS + EXTRA
+    assert (
+        sum(counter.feed(body[place : place + 1]) for place in range(len(body))) == TOKENS + EXTRA
+    )
     assert counter.done
 
 
@@ -53,7 +57,12 @@ def test_a_usage_event_is_no_token() -> None:
 
 
 def test_reasoning_and_tool_calls_are_tokens_too() -> None:
-    deltas = [b'{"reasoning_content": "hm"}', b'{"tool_calls": [{"index": 0}]}', b'{"content": "x"}', b'{"content": ""}']
+    deltas = [
+        b'{"reasoning_content": "hm"}',
+        b'{"tool_calls": [{"index": 0}]}',
+        b'{"content": "x"}',
+        b'{"content": ""}',
+    ]
     body = b"".join(b'data: {"choices": [{"delta": %b}]}\n\n' % delta for delta in deltas)
     assert parse_stream(body) == Reply("x", 3, 4)
 

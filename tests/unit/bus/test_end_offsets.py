@@ -1,4 +1,6 @@
-"""The ends of partitions: one question serves all who came before it, and none is answered with what was known before it came."""
+"""The ends of partitions: one question serves all who came before it, and none is answered with
+what was known before it came.
+"""
 
 import asyncio
 from collections import defaultdict

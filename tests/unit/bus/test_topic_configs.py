@@ -21,9 +21,12 @@ def test_every_topic_that_is_not_compacted_alone_has_a_size_that_it_keeps_at_mos
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"MAX_QUEUE_DEPTH": "50000"}, {"MAX_BODY_BYTES": "1000"}, {"MAX_BODY_BYTES": "100000000"}]
+    "environment",
+    [{}, {"MAX_QUEUE_DEPTH": "50000"}, {"MAX_BODY_BYTES": "1000"}, {"MAX_BODY_BYTES": "100000000"}],
 )
-def test_a_full_queue_fits_into_one_partition_whatever_its_limits(environment: dict[str, str]) -> None:
+def test_a_full_queue_fits_into_one_partition_whatever_its_limits(
+    environment: dict[str, str],
+) -> None:
     settings = load(environment)
     kept = int(request_spec(settings.bus, "t").config["retention.bytes"])
     assert kept >= settings.gateway.max_queue_depth * largest_request(settings.bus)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.bus.base import LogReader, Record, Since, Start, TopicSpec
-from app.bus.topic_follower import Follower
+from app.bus.topic_follower import TopicFollower
 from app.errors import BusError
 from tests.unit.scene import ScriptedBus, turns
 
@@ -42,13 +42,13 @@ async def write(bus: ScriptedBus, *values: bytes) -> None:
 async def test_when_it_has_started_everything_that_was_there_has_been_handed_over(bus):
     await write(bus, *(b"%d" % number for number in range(1700)))
     seen: list[Record] = []
-    await Follower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
+    await TopicFollower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
     assert sorted(int(record.value or b"") for record in seen) == list(range(1700))
 
 
 async def test_what_comes_later_is_handed_over_as_it_comes(bus):
     seen: list[Record] = []
-    await Follower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
+    await TopicFollower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
     await write(bus, b"a", b"b")
     await turns()
     assert {record.value for record in seen} == {b"a", b"b"}
@@ -58,7 +58,7 @@ async def test_what_comes_later_is_handed_over_as_it_comes(bus):
 async def test_from_the_end_it_has_nothing_to_wait_for(bus, begin):
     await write(bus, b"a", b"b", b"c")
     seen: list[Record] = []
-    await Follower(bus, TOPIC, seen.extend).start(begin)
+    await TopicFollower(bus, TOPIC, seen.extend).start(begin)
     assert seen == []
 
 
@@ -66,7 +66,7 @@ async def test_it_does_not_wait_for_what_comes_while_it_starts(bus):
     await write(bus, b"a")
     seen: list[Record] = []
     writing = asyncio.create_task(_keep_writing(bus))
-    await Follower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
+    await TopicFollower(bus, TOPIC, seen.extend).start(Start.BEGINNING)
     writing.cancel()
     assert b"a" in {record.value for record in seen}
 
@@ -80,7 +80,7 @@ async def _keep_writing(bus: ScriptedBus) -> None:
 async def test_started_again_after_a_failure_it_reads_once(bus):
     await write(bus, b"a", b"b")
     seen: list[Record] = []
-    follower = Follower(bus, TOPIC, seen.extend)
+    follower = TopicFollower(bus, TOPIC, seen.extend)
     bus.refuses = 2
     for _ in range(2):
         with pytest.raises(BusError):
@@ -94,7 +94,7 @@ async def test_started_again_after_a_failure_it_reads_once(bus):
 
 async def test_a_topic_that_is_not_there_yet_is_waited_for(bus):
     seen: list[Record] = []
-    follower = Follower(bus, "later", seen.extend)
+    follower = TopicFollower(bus, "later", seen.extend)
     with pytest.raises(BusError, match="later"):
         await follower.start(Start.BEGINNING)
     await bus.ensure_topics([TopicSpec("later", 1)])
@@ -111,7 +111,7 @@ async def test_it_starts_though_what_is_there_cannot_be_made_sense_of(bus):
         seen.extend(record.value for record in records)
         raise ValueError("of ours")
 
-    follower = Follower(bus, TOPIC, fault)
+    follower = TopicFollower(bus, TOPIC, fault)
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     await follower.start(Start.BEGINNING)
     await write(bus, b"b")
@@ -121,7 +121,7 @@ async def test_it_starts_though_what_is_there_cannot_be_made_sense_of(bus):
 
 async def test_closed_it_hands_over_nothing_more(bus):
     seen: list[Record] = []
-    follower = Follower(bus, TOPIC, seen.extend)
+    follower = TopicFollower(bus, TOPIC, seen.extend)
     await follower.close()
     await follower.start(Start.BEGINNING)
     await follower.close()

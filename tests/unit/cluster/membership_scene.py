@@ -3,18 +3,18 @@
 import time
 from typing import Any
 
-from app.cluster.membership import Presence
-from app.cluster.model_registry import Catalog, Known
-from app.dispatch.abandoned_requests import Withdrawn
-from app.dispatch.queue_depth import Queues
-from app.dispatch.worker_selection import Placement
-from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat, encode
+from app.cluster.membership import Membership
+from app.cluster.model_registry import ModelRegistry, ModelState
+from app.dispatch.abandoned_requests import AbandonedRequests
+from app.dispatch.queue_depth import QueueDepthMonitor
+from app.dispatch.worker_selection import WorkerSelector
+from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat, encode
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, turns
 
 GROUP = "llm.m"
 
 
-CARD = ModelCard(MODEL, REQUESTS, GROUP)
+CARD = ModelRegistration(MODEL, REQUESTS, GROUP)
 
 
 class Scene:
@@ -22,25 +22,33 @@ class Scene:
 
     def __init__(self, bus: ScriptedBus) -> None:
         self.bus = bus
-        self.catalog = Catalog()
-        self.placement = Placement()
+        self.catalog = ModelRegistry()
+        self.placement = WorkerSelector()
         self.leaving = False
-        self.withdrawn = Withdrawn()
-        self.presence = Presence("me", bus, TOPICS, self.catalog, 1.0, self._describe, self.placement.heard)
-        self.queues = Queues(bus, self.catalog, self.withdrawn, self.presence.others, 1.0)
+        self.withdrawn = AbandonedRequests()
+        self.presence = Membership(
+            "me", bus, TOPICS, self.catalog, 1.0, self._describe, self.placement.heard
+        )
+        self.queues = QueueDepthMonitor(
+            bus, self.catalog, self.withdrawn, self.presence.others, 1.0
+        )
 
-    def _describe(self) -> GatewayBeat:
-        return GatewayBeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
+    def _describe(self) -> GatewayHeartbeat:
+        return GatewayHeartbeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
 
-    async def card(self, card: ModelCard) -> None:
+    async def card(self, card: ModelRegistration) -> None:
         await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
 
     async def worker(self, name: str, **members: Any) -> None:
         about = {"replies": TOPICS.replies, "time": time.time(), "interval": 1.0, **members}
-        await self.beats(encode(WorkerBeat(name, MODEL, REQUESTS, GROUP, **about)))
+        await self.beats(encode(WorkerHeartbeat(name, MODEL, REQUESTS, GROUP, **about)))
 
     async def gateway(self, name: str, **members: Any) -> None:
-        beat = GatewayBeat(name, TOPICS.replies, **{"partition": 1, "time": time.time(), "interval": 1.0, **members})
+        beat = GatewayHeartbeat(
+            name,
+            TOPICS.replies,
+            **{"partition": 1, "time": time.time(), "interval": 1.0, **members},
+        )
         await self.beats(encode(beat))
 
     async def beats(self, value: bytes) -> None:
@@ -53,7 +61,7 @@ class Scene:
         self.queues.start()
         await turns()
 
-    def known(self) -> Known:
+    def known(self) -> ModelState:
         found = self.catalog.find(MODEL)
         assert found is not None
         return found

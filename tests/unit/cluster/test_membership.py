@@ -7,14 +7,14 @@ import time
 import pytest
 
 from app.bus.base import Record, Start
-from app.protocol.heartbeats import GatewayBeat, ModelCard, decode_beat
+from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, decode_beat
 from tests.unit.cluster.membership_scene import CARD
 from tests.unit.scene import MODEL, TOPICS, turns, until
 from tests.unit.virtual_time import stand_still
 
 
 async def test_every_model_and_worker_that_was_there_is_known_at_the_start(scene):
-    await scene.card(ModelCard("old", "t", "g"))
+    await scene.card(ModelRegistration("old", "t", "g"))
     await scene.card(CARD)
     await scene.bus.send(TOPICS.models, None, key=b"old", headers=[])
     await scene.worker("w", capacity=3)
@@ -83,7 +83,9 @@ async def test_a_clock_that_is_off_is_said_once(scene, caplog, skew, said):
     assert set(scene.known().workers) == {"w"}
 
 
-async def test_a_clock_that_runs_away_is_said_once_and_what_was_said_is_forgotten_with_the_worker(scene, caplog):
+async def test_a_clock_that_runs_away_is_said_once_and_what_was_said_is_forgotten_with_the_worker(
+    scene, caplog
+):
     await scene.card(CARD)
     await scene.begin()
     for lives in (1, 2):
@@ -119,7 +121,7 @@ async def test_its_own_heartbeat_is_sent_every_interval_and_a_last_one_says_that
     await scene.presence.close()
     await turns()
     beats = [decode_beat(record.value or b"") for record in records]
-    found = [(beat.gateway, beat.leaving) for beat in beats if isinstance(beat, GatewayBeat)]
+    found = [(beat.gateway, beat.leaving) for beat in beats if isinstance(beat, GatewayHeartbeat)]
     assert found == [("me", False)] * 5 + [("me", True)]
 
 
@@ -132,10 +134,14 @@ async def test_what_is_no_heartbeat_or_card_is_said_and_passed_by(scene, caplog)
     await scene.card(CARD)
     await turns()
     assert scene.known().card == CARD
-    assert [record.levelno for record in caplog.records if "undecodable" in record.message] == [logging.WARNING] * 3
+    assert [record.levelno for record in caplog.records if "undecodable" in record.message] == [
+        logging.WARNING
+    ] * 3
 
 
-async def test_a_heartbeat_with_positions_that_are_none_is_passed_by_and_ends_nothing(scene, caplog):
+async def test_a_heartbeat_with_positions_that_are_none_is_passed_by_and_ends_nothing(
+    scene, caplog
+):
     await scene.card(CARD)
     await scene.begin()
     await scene.worker("lives", capacity=2)

@@ -1,4 +1,6 @@
-"""What a worker remembers of the others: the living, workers that died lately, and nobody for ever."""
+"""What a worker remembers of the others: the living, workers that died lately, and nobody for
+ever.
+"""
 
 import asyncio
 import time
@@ -8,13 +10,13 @@ import pytest
 
 from app.bus.memory import partition_log as memory_log
 from app.cluster.peers import Peers
-from app.protocol.heartbeats import GatewayBeat, WorkerBeat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode
 from tests.unit.agent.workshop import GROUP
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, started_bus, turns
 from tests.unit.virtual_time import stand_still
 
 
-async def beats(bus: ScriptedBus, beat: GatewayBeat | WorkerBeat) -> None:
+async def beats(bus: ScriptedBus, beat: GatewayHeartbeat | WorkerHeartbeat) -> None:
     await bus.send(TOPICS.workers, encode(beat), key=b"k", headers=[("v", b"1")])
     await turns()
 
@@ -24,10 +26,13 @@ async def test_gateways_that_came_and_went_are_forgotten():
     peers = Peers(bus, TOPICS.workers, 1.0, "own")
     await peers.start()
     for number in range(50):
-        await beats(bus, GatewayBeat(f"g{number}", f"topic-{number}", 0, time.time(), 1.0))
-        await beats(bus, WorkerBeat(f"w{number}", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0))
+        await beats(bus, GatewayHeartbeat(f"g{number}", f"topic-{number}", 0, time.time(), 1.0))
+        await beats(
+            bus,
+            WorkerHeartbeat(f"w{number}", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0),
+        )
         await asyncio.sleep(60)
-    await beats(bus, GatewayBeat("last", "here", 0, time.time(), 1.0))
+    await beats(bus, GatewayHeartbeat("last", "here", 0, time.time(), 1.0))
     assert (set(peers._gateways), peers.reply_topics()) == ({"last"}, {"here"})
     assert len(peers._peers) == 10, "workers that died are remembered for ten minutes"
     await peers.close()
@@ -45,7 +50,9 @@ async def test_a_peer_whose_clock_is_off_lives_until_it_falls_silent(behind, mon
     peers = await peers_of(bus)
     theirs = SimpleNamespace(time=lambda: time.time() - behind)
     monkeypatch.setattr(memory_log, "time", theirs)
-    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, theirs.time(), 1.0, running=("id",))
+    beat = WorkerHeartbeat(
+        "w", MODEL, REQUESTS, GROUP, TOPICS.replies, theirs.time(), 1.0, running=("id",)
+    )
     for _ in range(3):
         await beats(bus, beat)
         await asyncio.sleep(2.9)
@@ -57,7 +64,12 @@ async def test_a_peer_whose_clock_is_off_lives_until_it_falls_silent(behind, mon
 
 async def test_one_that_fell_silent_before_this_worker_came_has_died():
     bus = await started_bus()
-    await beats(bus, WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",)))
+    await beats(
+        bus,
+        WorkerHeartbeat(
+            "w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",)
+        ),
+    )
     await asyncio.sleep(10)
     peers = await peers_of(bus)
     assert (peers.runs("id"), peers.died_with("id")) == (False, True)
@@ -67,7 +79,9 @@ async def test_one_that_fell_silent_before_this_worker_came_has_died():
 async def test_a_worker_that_stood_still_itself_hears_its_peers_before_it_takes_them_for_dead():
     bus = await started_bus()
     peers = await peers_of(bus)
-    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",))
+    beat = WorkerHeartbeat(
+        "w", MODEL, REQUESTS, GROUP, TOPICS.replies, time.time(), 1.0, running=("id",)
+    )
     await beats(bus, beat)
     for _ in range(3):
         stand_still(20)

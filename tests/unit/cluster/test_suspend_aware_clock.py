@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.cluster.suspend_aware_clock import AwakeClock
+from app.cluster.suspend_aware_clock import SuspendAwareClock
 from tests.unit.virtual_time import stand_still
 
 
 @pytest.fixture
-async def clock() -> AsyncIterator[AwakeClock]:
-    made = AwakeClock(0.5)
+async def clock() -> AsyncIterator[SuspendAwareClock]:
+    made = SuspendAwareClock(0.5)
     made.start()
     yield made
     made.close()
 
 
-async def test_awake_it_goes_as_any_other(clock: AwakeClock) -> None:
+async def test_awake_it_goes_as_any_other(clock: SuspendAwareClock) -> None:
     begun = clock.now()
     for seconds in (0.1, 0.5, 7.3):
         before = clock.now()
@@ -26,7 +26,9 @@ async def test_awake_it_goes_as_any_other(clock: AwakeClock) -> None:
     assert clock.now() - begun == pytest.approx(7.9)
 
 
-async def test_of_a_standstill_it_has_two_ticks_and_goes_on_from_there(clock: AwakeClock) -> None:
+async def test_of_a_standstill_it_has_two_ticks_and_goes_on_from_there(
+    clock: SuspendAwareClock,
+) -> None:
     await asyncio.sleep(3)
     for _ in range(2):
         before = clock.now()
@@ -39,7 +41,7 @@ async def test_of_a_standstill_it_has_two_ticks_and_goes_on_from_there(clock: Aw
 
 
 async def test_started_again_it_is_one_clock() -> None:
-    clock = AwakeClock(0.5)
+    clock = SuspendAwareClock(0.5)
     for _ in range(3):
         clock.start()
         await asyncio.sleep(0)

@@ -1,4 +1,6 @@
-"""The keys file: what may stand there, and that its faults are told without telling what stands there."""
+"""The keys file: what may stand there, and that its faults are told without telling what stands
+there.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,9 +48,17 @@ def test_an_entry_needs_an_id_a_tenant_and_a_hash_and_limits_nothing_else():
 
 
 def test_an_expiry_is_utc_unless_it_says_otherwise():
-    times = ["2030-01-02", "2030-01-02T03:04:05", "2030-01-02T03:04:05Z", "2030-01-02T03:04:05+02:00"]
+    times = [
+        "2030-01-02",
+        "2030-01-02T03:04:05",
+        "2030-01-02T03:04:05Z",
+        "2030-01-02T03:04:05+02:00",
+    ]
     found = [
-        parse_keys(f"keys: [{{id: a, tenant: t, hash: '{HASH}', expires: {time}}}]".encode(), PATH)[0].expires for time in times
+        parse_keys(f"keys: [{{id: a, tenant: t, hash: '{HASH}', expires: {time}}}]".encode(), PATH)[
+            0
+        ].expires
+        for time in times
     ]
     at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert found == [datetime(2030, 1, 2, tzinfo=UTC), at, at, at.replace(hour=1)]
@@ -74,13 +84,17 @@ def test_an_expiry_is_utc_unless_it_says_otherwise():
     ],
 )
 def test_a_wrong_member_is_named_with_its_entry_and_without_its_value(member, value):
-    text = fault(yaml.safe_dump({"keys": [entry(id="first", hash=hash_of(b"x")), entry(**{member: value})]}))
+    text = fault(
+        yaml.safe_dump({"keys": [entry(id="first", hash=hash_of(b"x")), entry(**{member: value})]})
+    )
     assert "key 2" in text
     assert member in text
     assert "sk-1234" not in text
 
 
-@pytest.mark.parametrize(("member", "other"), [("id", {"hash": hash_of(b"x")}), ("hash", {"id": "b"})])
+@pytest.mark.parametrize(
+    ("member", "other"), [("id", {"hash": hash_of(b"x")}), ("hash", {"id": "b"})]
+)
 def test_two_keys_have_no_id_and_no_hash_in_common(member, other):
     assert f"key 2 ({other.get('id', 'a1')!r}): another key has the same {member}" in fault(
         yaml.safe_dump({"keys": [entry(), entry(**other)]})
@@ -98,7 +112,9 @@ def test_what_is_no_yaml_is_named_by_its_line_and_not_shown():
 
 
 def test_a_name_that_an_entry_has_twice_is_named_by_its_line():
-    assert "line 2 has a name that its entry has already" in fault(f"keys: [{{id: a, tenant: t, hash: '{HASH}',\n  id: b}}]")
+    assert "line 2 has a name that its entry has already" in fault(
+        f"keys: [{{id: a, tenant: t, hash: '{HASH}',\n  id: b}}]"
+    )
 
 
 def test_a_list_that_is_none_is_told_so():
@@ -106,17 +122,24 @@ def test_a_list_that_is_none_is_told_so():
 
 
 def test_a_list_of_no_models_is_no_leave_to_use_all():
-    assert "key 1 ('a1'): models: expected at least one model" in fault(yaml.safe_dump({"keys": [entry(models=[])]}))
+    assert "key 1 ('a1'): models: expected at least one model" in fault(
+        yaml.safe_dump({"keys": [entry(models=[])]})
+    )
 
 
-@pytest.mark.parametrize("value", ["2026-02-30", "2026-01-01T25:00:00Z", "!!int sk-secret", "!!timestamp sk-secret", '!!int ""'])
+@pytest.mark.parametrize(
+    "value",
+    ["2026-02-30", "2026-01-01T25:00:00Z", "!!int sk-secret", "!!timestamp sk-secret", '!!int ""'],
+)
 def test_a_value_that_cannot_be_is_named_by_its_line_and_not_shown(value):
     text = fault(f"keys:\n  - {{id: a, tenant: t}}\n  - id: b\n    expires: {value}\n")
     assert "line 4" in text
     assert value not in text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "keys:", "keys: {}", "key: []", b"\xff\xfe\xff", b"\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "keys:", "keys: {}", "key: []", b"\xff\xfe\xff", b"\x00"]
+)
 def test_what_has_no_list_of_keys_is_refused(content):
     fault(content)
 
@@ -140,7 +163,14 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 def test_what_is_written_is_read_again_as_it_was(tmp_path):
     path = tmp_path / "keys.yaml"
     entries = parsed(
-        entry(models=["a/b", "c"], rpm=1, tpm=2, concurrent=3, priority="low", expires="2030-01-02T03:04:05Z"),
+        entry(
+            models=["a/b", "c"],
+            rpm=1,
+            tpm=2,
+            concurrent=3,
+            priority="low",
+            expires="2030-01-02T03:04:05Z",
+        ),
         entry(id="123", hash="1" * 64),  # as YAML writes numbers
     )
     write_keys(path, entries)

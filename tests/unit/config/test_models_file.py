@@ -46,7 +46,12 @@ def fault(file: Path, **environment: str) -> str:
 def test_an_entry_is_read_with_the_value_of_the_variable_that_its_token_names(file):
     described = written(file, entry(token="MY_TOKEN", aliases=["a", "b c"], topic="my.own_topic-1"))
     (only,) = models_of(described, MY_TOKEN=SECRET)
-    assert (only.id, only.host, only.aliases, only.topic) == ("one", "http://one:8000", ("a", "b c"), "my.own_topic-1")
+    assert (only.id, only.host, only.aliases, only.topic) == (
+        "one",
+        "http://one:8000",
+        ("a", "b c"),
+        "my.own_topic-1",
+    )
     assert only.token.get_secret_value() == SECRET
 
 
@@ -103,7 +108,9 @@ def test_a_token_that_is_no_variables_name_is_not_shown(file):
     text = fault(written(file, entry(token=SECRET)))
     assert "token takes the NAME of a variable" in text
     assert SECRET not in text
-    assert "the variable GPT_TOKEN, which is not set" in fault(written(file, entry(token="GPT_TOKEN")))
+    assert "the variable GPT_TOKEN, which is not set" in fault(
+        written(file, entry(token="GPT_TOKEN"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,11 +118,17 @@ def test_a_token_that_is_no_variables_name_is_not_shown(file):
     [
         (b"\xff\xfe\xff", "it is no YAML"),
         (b"models: [{id: \xe4}]", "it is no YAML"),
-        (b"models:\n  - id: a\n   host: [\n", "line 3, column 4: it is no YAML: did not find expected"),
+        (
+            b"models:\n  - id: a\n   host: [\n",
+            "line 3, column 4: it is no YAML: did not find expected",
+        ),
         (b"models: [{id: 2026-02-30}]", "line 1 has a value that cannot be"),
         (b"models: [{id: !!bool x}]", "line 1 has a value that cannot be"),
         (b"models: [{id: !!timestamp x}]", "line 1 has a value that cannot be"),
-        (b"models:\n  - id: a\n    host: http://a\n    id: b\n", "line 4 has a name that its entry has already"),
+        (
+            b"models:\n  - id: a\n    host: http://a\n    id: b\n",
+            "line 4 has a name that its entry has already",
+        ),
         (b"models: []\nmodels: []\n", "line 2 has a name that its entry has already"),
         (b"", "it has no list `models`"),
         (b"models: {}", "it has no list `models`"),
@@ -128,9 +141,21 @@ def test_what_is_no_list_of_models_is_refused(file, content, said):
 
 
 def test_a_models_read_timeout_is_that_of_its_variables(file):
-    named = {f"{order}_OPENAI_{part}": f"http://{order}" for order in ("FIRST", "SECOND") for part in ("MODEL_NAME", "HOST")}
+    named = {
+        f"{order}_OPENAI_{part}": f"http://{order}"
+        for order in ("FIRST", "SECOND")
+        for part in ("MODEL_NAME", "HOST")
+    }
     first, second = configured(load({**named, "FIRST_OPENAI_READ_TIMEOUT_SECONDS": "7"}))
-    (own,) = for_worker(load({"OPENAI_MODEL_NAME": "m", "OPENAI_HOST": "http://m", "OPENAI_READ_TIMEOUT_SECONDS": "8"}))
+    (own,) = for_worker(
+        load(
+            {
+                "OPENAI_MODEL_NAME": "m",
+                "OPENAI_HOST": "http://m",
+                "OPENAI_READ_TIMEOUT_SECONDS": "8",
+            }
+        )
+    )
     (described,) = models_of(written(file, entry(read_timeout=9)))
     assert [one.read_timeout for one in (first, second, own, described)] == [7, None, 8, 9]
 
@@ -141,7 +166,10 @@ def test_a_hosts_password_is_in_no_repr(file):
 
 
 def test_a_merge_is_no_repetition(file):
-    file.write_text("models:\n  - &one {id: a, host: 'http://a'}\n  - {<<: *one, id: b}\n  - {<<: *one, id: c}\n")
+    file.write_text(
+        "models:\n  - &one {id: a, host: 'http://a'}\n  - {<<: *one, id: b}\n  - {<<: "
+        "*one, id: c}\n"
+    )
     assert [one.id for one in models_of(file)] == ["a", "b", "c"]
 
 
@@ -153,13 +181,21 @@ def test_a_file_that_cannot_be_read_is_said(file, tmp_path):
 def test_no_name_stands_for_two_models(file):
     twice = written(file, entry(aliases=["x"]), entry(id="x"))
     assert "MODELS_FILE: the name 'x' stands for two models" in fault(twice)
-    pair = {f"{order}_OPENAI_{part}": "http://x" for order in ("FIRST", "SECOND") for part in ("MODEL_NAME", "HOST")}
-    with pytest.raises(SettingsError, match=r"^SECOND_OPENAI_MODEL_NAME: the name 'http://x' stands for two models"):
+    pair = {
+        f"{order}_OPENAI_{part}": "http://x"
+        for order in ("FIRST", "SECOND")
+        for part in ("MODEL_NAME", "HOST")
+    }
+    with pytest.raises(
+        SettingsError, match=r"^SECOND_OPENAI_MODEL_NAME: the name 'http://x' stands for two models"
+    ):
         configured(load(pair))
 
 
 def test_a_model_that_the_file_does_not_have_is_refused(file):
-    assert "OPENAI_MODEL_NAME: 'two' is not in MODELS_FILE" in fault(written(file, entry()), OPENAI_MODEL_NAME="two")
+    assert "OPENAI_MODEL_NAME: 'two' is not in MODELS_FILE" in fault(
+        written(file, entry()), OPENAI_MODEL_NAME="two"
+    )
 
 
 def test_the_cause_of_a_fault_comes_first_with_its_place_and_what_was_meant(file):
@@ -167,11 +203,15 @@ def test_the_cause_of_a_fault_comes_first_with_its_place_and_what_was_meant(file
     assert "line 3, column 1: it is no YAML: a tab stands there" in fault(file)
     file.write_bytes(b"models:\n  - id: 'a\n")
     assert "it is no YAML: found unexpected end of stream" in fault(file)
-    assert "hosts: there is no such field; did you mean host?" in fault(written(file, {"id": "one", "hosts": "http://a"}))
+    assert "hosts: there is no such field; did you mean host?" in fault(
+        written(file, {"id": "one", "hosts": "http://a"})
+    )
     assert "for example models:" not in fault(written(file, {"id": "one", "hosts": "http://a"}))
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat/completions/", "/openai/v1/responses?a=b"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/chat/completions/", "/openai/v1/responses?a=b"]
+)
 def test_the_address_of_an_endpoint_is_no_upstreams(file, path):
     assert "not that of one endpoint" in fault(written(file, entry(host=f"http://up{path}")))
     with pytest.raises(SettingsError, match=r"FIRST_OPENAI_HOST: .* not that of one endpoint"):
@@ -179,7 +219,9 @@ def test_the_address_of_an_endpoint_is_no_upstreams(file, path):
 
 
 def test_a_token_alone_and_a_file_without_models_stop_the_start(file):
-    with pytest.raises(SettingsError, match="FIRST_OPENAI_MODEL_NAME: is not set, and FIRST_OPENAI_TOKEN is"):
+    with pytest.raises(
+        SettingsError, match="FIRST_OPENAI_MODEL_NAME: is not set, and FIRST_OPENAI_TOKEN is"
+    ):
         configured(load({"FIRST_OPENAI_TOKEN": "t"}))
     file.write_bytes(b"models: []")
     with pytest.raises(SettingsError, match="it has no models"):
@@ -210,5 +252,7 @@ def test_a_variable_that_is_no_setting_and_resembles_one_is_named(name, meant):
 
 
 def test_no_variable_of_the_example_is_taken_for_a_mistake():
-    names = re.findall(r"^#?([A-Z_]+)=", (Path(__file__).parents[3] / ".env.example").read_text(), re.MULTILINE)
+    names = re.findall(
+        r"^#?([A-Z_]+)=", (Path(__file__).parents[3] / ".env.example").read_text(), re.MULTILINE
+    )
     assert misspelt(dict.fromkeys(names, "x")) == []

@@ -35,8 +35,20 @@ def test_a_short_key_is_refused_by_its_place_and_not_shown(key):
 @pytest.mark.parametrize(
     "key",
     [
-        *("changeme-changeme", "CHANGE_ME_PLEASE!", "your-api-key-here", "sk-your-api-key-here", "<your-secret-key>"),
-        *("xxxxxxxxxxxxxxxxxxxx", "sk-xxxxxxxxxxxxxxxx", "1111111111111111", "replace-me-by-a-key", "password12345678"),
+        *(
+            "changeme-changeme",
+            "CHANGE_ME_PLEASE!",
+            "your-api-key-here",
+            "sk-your-api-key-here",
+            "<your-secret-key>",
+        ),
+        *(
+            "xxxxxxxxxxxxxxxxxxxx",
+            "sk-xxxxxxxxxxxxxxxx",
+            "1111111111111111",
+            "replace-me-by-a-key",
+            "password12345678",
+        ),
         "0123456789abcdef0123",
     ],
 )
@@ -60,11 +72,21 @@ def test_a_switch_is_0_or_1(value):
     assert "0 or 1" in refused(ALLOW_ANONYMOUS=value)
 
 
-@pytest.mark.parametrize("variable", ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+@pytest.mark.parametrize(
+    "variable",
+    ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+)
 @pytest.mark.parametrize(
     "value",
     [
-        *("http://localhost:80000", "http://localhost:abc", "http://localhost:0", "http://", "http://:8000", "localhost:8000"),
+        *(
+            "http://localhost:80000",
+            "http://localhost:abc",
+            "http://localhost:0",
+            "http://",
+            "http://:8000",
+            "localhost:8000",
+        ),
         *("http://a b/", "http://a/b\tc", "http://[::1", "http://a..b", "ftp://a"),
     ],
 )
@@ -86,21 +108,30 @@ def test_an_address_is_taken_as_it_is(value):
     assert load({"OPENAI_HOST": value}).models.host == value
 
 
-@pytest.mark.parametrize("variable", ["KAFKA_REQUEST_TOPIC", "KAFKA_RESPONSE_TOPIC", "TOPIC_PREFIX"])
+@pytest.mark.parametrize(
+    "variable", ["KAFKA_REQUEST_TOPIC", "KAFKA_RESPONSE_TOPIC", "TOPIC_PREFIX"]
+)
 def test_a_topic_that_kafka_does_not_take_is_refused(variable):
     for value in ("a b", "..", ".", "a/b", "\u00e4", "a" * 250):
         assert refused(**{variable: value}).startswith(f"{variable}: ")
     load({variable: "llm.my-own_Topic.1"})
 
 
-@pytest.mark.parametrize("variable", ["OPENAI_MODEL_NAME", "FIRST_OPENAI_MODEL_NAME", "SECOND_OPENAI_MODEL_NAME"])
+@pytest.mark.parametrize(
+    "variable", ["OPENAI_MODEL_NAME", "FIRST_OPENAI_MODEL_NAME", "SECOND_OPENAI_MODEL_NAME"]
+)
 def test_a_models_name_is_printable(variable):
     for value in ("a\nb", "a\x1b[2J"):
         assert "\n" not in refused(**{variable: value})
     load({variable: "Qwen/Qwen3-8B my own"})
 
 
-ABOVE_0 = ["HEARTBEAT_SECONDS", "BUS_ADMIT_TIMEOUT_SECONDS", "REQUEST_TIMEOUT_SECONDS", "IDEMPOTENCY_TTL_SECONDS"]
+ABOVE_0 = [
+    "HEARTBEAT_SECONDS",
+    "BUS_ADMIT_TIMEOUT_SECONDS",
+    "REQUEST_TIMEOUT_SECONDS",
+    "IDEMPOTENCY_TTL_SECONDS",
+]
 
 
 @pytest.mark.parametrize("variable", ABOVE_0)
@@ -113,17 +144,28 @@ def test_a_time_without_which_nothing_works_is_above_0(variable, value):
 def test_every_section_that_reads_such_a_time_asks_the_same_of_it(variable):
     sections = [value for value in vars(load({})).values() if is_dataclass(value)]
     parsers = {
-        field.metadata["parser"] for section in sections for field in fields(section) if field.metadata["name"] == variable
+        field.metadata["parser"]
+        for section in sections
+        for field in fields(section)
+        if field.metadata["name"] == variable
     }
     assert parsers == {positive}
 
 
 def test_a_time_may_be_a_fraction_and_where_0_means_something_0():
     found = load({"HEARTBEAT_SECONDS": "0.2", "SSE_HEAD_AFTER_SECONDS": "0", "DRAIN_SECONDS": "0"})
-    assert (found.gateway.heartbeat, found.worker.heartbeat, found.gateway.sse_head_after, found.worker.drain) == (0.2, 0.2, 0, 0)
+    assert (
+        found.gateway.heartbeat,
+        found.worker.heartbeat,
+        found.gateway.sse_head_after,
+        found.worker.drain,
+    ) == (0.2, 0.2, 0, 0)
 
 
-@pytest.mark.parametrize("variable", ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+@pytest.mark.parametrize(
+    "variable",
+    ["OPENAI_HOST", "FIRST_OPENAI_HOST", "SECOND_OPENAI_HOST", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+)
 @pytest.mark.parametrize(
     "address",
     [
@@ -166,6 +208,10 @@ def test_an_address_is_shown_without_userinfo_query_and_fragment(address, shown)
 def test_each_model_of_the_environment_may_have_its_own_read_timeout(text, seconds):
     names = ("OPENAI", "FIRST_OPENAI", "SECOND_OPENAI")
     models = load({f"{name}_READ_TIMEOUT_SECONDS": text for name in names}).models
-    assert (models.read_timeout, models.first_read_timeout, models.second_read_timeout) == (seconds,) * 3
+    assert (models.read_timeout, models.first_read_timeout, models.second_read_timeout) == (
+        seconds,
+    ) * 3
     for name in names:
-        assert refused(**{f"{name}_READ_TIMEOUT_SECONDS": "0"}).startswith(f"{name}_READ_TIMEOUT_SECONDS: ")
+        assert refused(**{f"{name}_READ_TIMEOUT_SECONDS": "0"}).startswith(
+            f"{name}_READ_TIMEOUT_SECONDS: "
+        )

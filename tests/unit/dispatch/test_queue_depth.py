@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.cluster.model_registry import Known
-from app.protocol.heartbeats import ModelCard, WorkerBeat
+from app.cluster.model_registry import ModelState
+from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
 from app.protocol.request_id import Address, fingerprint
 from tests.unit.cluster.membership_scene import CARD, GROUP, Scene
 from tests.unit.scene import MODEL, REQUESTS, request, send_request, turns
@@ -32,7 +32,9 @@ async def test_the_queue_is_what_lay_in_the_log_a_measurement_ago_and_nobody_has
     assert scene.known().queue_depth == 0, "it may have been in transit"
     await scene.worker("w", positions={"0": 2})
     await asyncio.sleep(1)
-    assert scene.known().queue_depth == 5 + 3, "of a partition that nobody has, what is committed counts"
+    assert scene.known().queue_depth == 5 + 3, (
+        "of a partition that nobody has, what is committed counts"
+    )
     assert scene.known().backlog == {0, 1}
     await scene.worker("w", positions={"0": 7, "1": 1})
     await asyncio.sleep(1)
@@ -54,7 +56,9 @@ async def test_what_was_ended_while_it_waited_is_in_the_log_and_not_in_the_queue
     await scene.gateway("other", withdrawn={})
     await scene.worker("w", positions={"0": 5, "1": 0})
     await asyncio.sleep(1)
-    assert scene.known().queue_depth == 2 - 1, "a worker has passed the other two of ours, and both of theirs"
+    assert scene.known().queue_depth == 2 - 1, (
+        "a worker has passed the other two of ours, and both of theirs"
+    )
 
 
 def address(offset: int) -> Address:
@@ -121,13 +125,22 @@ async def test_a_place_in_the_queue_counts_those_before_it_in_every_partition(sc
 
 
 def test_of_partitions_with_as_many_half_come_first_though_it_is_the_next_of_its_own():
-    beat = WorkerBeat("w", MODEL, REQUESTS, GROUP, "", 0, 1, positions={str(partition): 5 for partition in range(5)})
-    known = Known(CARD, {"w": beat}, ends=dict.fromkeys(range(5), 9))
+    beat = WorkerHeartbeat(
+        "w",
+        MODEL,
+        REQUESTS,
+        GROUP,
+        "",
+        0,
+        1,
+        positions={str(partition): 5 for partition in range(5)},
+    )
+    known = ModelState(CARD, {"w": beat}, ends=dict.fromkeys(range(5), 9))
     assert [known.position(3, offset) for offset in (5, 6, 9)] == [2, 7, 20]
 
 
 async def test_a_model_whose_topic_is_not_there_holds_up_no_other(scene):
-    await scene.card(ModelCard("another", "no-such-topic", "g"))
+    await scene.card(ModelRegistration("another", "no-such-topic", "g"))
     await scene.card(CARD)
     await fill(scene, 2)
     await begin(scene)

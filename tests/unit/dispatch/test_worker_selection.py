@@ -1,4 +1,6 @@
-"""Which partition a request goes to: one of the worker's with the most room, as far as anybody knows."""
+"""Which partition a request goes to: one of the worker's with the most room, as far as anybody
+knows.
+"""
 
 from collections import Counter
 from typing import Any
@@ -7,33 +9,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cluster.model_registry import Known
-from app.dispatch.worker_selection import Placement
-from app.protocol.heartbeats import ModelCard, WorkerBeat
+from app.cluster.model_registry import ModelState
+from app.dispatch.worker_selection import WorkerSelector
+from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
 from app.protocol.lanes import halves
 
 
-def beat(worker: str, partitions: tuple[int, ...], **members: Any) -> WorkerBeat:
-    return WorkerBeat(worker, "m", "t", "g", "r", 0, 1, partitions=partitions, **{"capacity": 4, **members})
+def beat(worker: str, partitions: tuple[int, ...], **members: Any) -> WorkerHeartbeat:
+    return WorkerHeartbeat(
+        worker, "m", "t", "g", "r", 0, 1, partitions=partitions, **{"capacity": 4, **members}
+    )
 
 
-def known(*beats: WorkerBeat) -> Known:
-    return Known(ModelCard("m", "t", "g"), {one.worker: one for one in beats})
+def known(*beats: WorkerHeartbeat) -> ModelState:
+    return ModelState(ModelRegistration("m", "t", "g"), {one.worker: one for one in beats})
 
 
 def test_without_a_worker_that_serves_any_partition_will_do():
-    placement = Placement()
+    placement = WorkerSelector()
     assert placement.choose(known()) is None
     assert placement.choose(known(beat("a", ()), beat("b", (0, 1), ready=False))) is None
 
 
 def test_the_worker_with_the_most_room_is_chosen():
-    workers = known(beat("a", (0,), in_flight=3), beat("b", (1,), in_flight=1, waiting=1), beat("c", (2,), in_flight=4))
-    assert Placement().choose(workers) == 1
+    workers = known(
+        beat("a", (0,), in_flight=3),
+        beat("b", (1,), in_flight=1, waiting=1),
+        beat("c", (2,), in_flight=4),
+    )
+    assert WorkerSelector().choose(workers) == 1
 
 
 def test_what_was_sent_since_the_last_heartbeat_counts():
-    placement, workers = Placement(), known(beat("a", (0,)), beat("b", (1,), in_flight=1))
+    placement, workers = WorkerSelector(), known(beat("a", (0,)), beat("b", (1,), in_flight=1))
     assert [placement.choose(workers) for _ in range(7)] == [0, 0, 1, 0, 1, 0, 1]
     placement.heard("a")
     assert placement.choose(workers) == 0
@@ -45,12 +53,14 @@ QUIET, CROWD = halves(ALL)
 
 @pytest.mark.parametrize(("crowd", "half"), [(False, QUIET), (True, CROWD)])
 def test_the_partitions_of_a_workers_half_take_turns(crowd, half):
-    placement, workers = Placement(), known(beat("a", ALL))
-    assert Counter(placement.choose(workers, crowd=crowd) for _ in range(12)) == dict.fromkeys(half, 3)
+    placement, workers = WorkerSelector(), known(beat("a", ALL))
+    assert Counter(placement.choose(workers, crowd=crowd) for _ in range(12)) == dict.fromkeys(
+        half, 3
+    )
 
 
 def test_before_there_is_a_worker_the_halves_of_the_topic_are_kept_too():
-    placement, topic = Placement(), known()
+    placement, topic = WorkerSelector(), known()
     topic.ends = dict.fromkeys(reversed(ALL), 0)
     assert {placement.choose(topic, crowd=True) for _ in range(8)} == set(CROWD)
     assert {placement.choose(topic) for _ in range(8)} == set(QUIET)
@@ -59,7 +69,7 @@ def test_before_there_is_a_worker_the_halves_of_the_topic_are_kept_too():
 def test_who_is_no_crowd_is_sent_where_nothing_waits_though_there_is_less_room():
     workers = known(beat("roomy", ALL[:4], capacity=99), beat("full", ALL[4:]))
     workers.backlog = frozenset({*CROWD, *halves(ALL[:4]).quiet})
-    placement, free = Placement(), halves(ALL[4:]).quiet
+    placement, free = WorkerSelector(), halves(ALL[4:]).quiet
     assert {placement.choose(workers) for _ in range(8)} == set(free)
     assert placement.choose(workers, crowd=True) in ALL[:4]
 
@@ -67,7 +77,7 @@ def test_who_is_no_crowd_is_sent_where_nothing_waits_though_there_is_less_room()
 def test_where_something_waits_everywhere_room_decides():
     workers = known(beat("a", ALL[:4]), beat("b", ALL[4:], capacity=99))
     workers.backlog = frozenset(ALL)
-    assert Placement().choose(workers) in halves(ALL[4:]).quiet
+    assert WorkerSelector().choose(workers) in halves(ALL[4:]).quiet
 
 
 @given(
@@ -76,8 +86,10 @@ def test_where_something_waits_everywhere_room_decides():
     crowd=st.booleans(),
 )
 def test_a_crowd_is_never_in_the_quiet_half_of_the_worker_it_is_sent_to(owned, backlog, crowd):
-    beats = [beat(str(number), tuple(sorted(partitions))) for number, partitions in enumerate(owned)]
-    workers, placement = known(*beats), Placement()
+    beats = [
+        beat(str(number), tuple(sorted(partitions))) for number, partitions in enumerate(owned)
+    ]
+    workers, placement = known(*beats), WorkerSelector()
     workers.backlog = backlog
     allowed = {partition for one in beats for partition in halves(one.partitions)[crowd]}
     assert {placement.choose(workers, crowd=crowd) for _ in range(20)} <= allowed
@@ -88,9 +100,16 @@ def test_a_crowd_is_never_in_the_quiet_half_of_the_worker_it_is_sent_to(owned, b
     count=st.integers(0, 60),
 )
 def test_a_burst_is_shared_by_room(capacities, count):
-    placement = Placement()
-    workers = known(*(beat(str(number), (number,), capacity=capacity) for number, capacity in enumerate(capacities)))
+    placement = WorkerSelector()
+    workers = known(
+        *(
+            beat(str(number), (number,), capacity=capacity)
+            for number, capacity in enumerate(capacities)
+        )
+    )
     got = Counter(placement.choose(workers) for _ in range(count))
     room = [capacity - got[number] for number, capacity in enumerate(capacities)]
     served = [number for number in range(len(capacities)) if got[number]]
-    assert all(room[number] + 1 >= max(room) for number in served), "nobody got one while another had more room"
+    assert all(room[number] + 1 >= max(room) for number in served), (
+        "nobody got one while another had more room"
+    )

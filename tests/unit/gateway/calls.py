@@ -6,8 +6,8 @@ from typing import Any
 from app.errors import GatewayError
 from app.gateway.accounting.async_accounting import async_request
 from app.inference.async_requests import AsyncRequest, Owing
-from app.inference.pending_request import Call
-from app.protocol.records import Reply, Request
+from app.inference.pending_request import PendingRequest
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
 from app.protocol.request_id import fingerprint
 from tests.unit.scene import MODEL, REQUESTS, request
@@ -18,24 +18,28 @@ JSON = (("content-type", "application/json"),)
 WORKER, GATEWAY = "w", "g"
 
 
-def kept_of(call: Call, grant: Owing | None = None, **headers: str) -> AsyncRequest:
+def kept_of(call: PendingRequest, grant: Owing | None = None, **headers: str) -> AsyncRequest:
     """What is kept of a call whose client does not wait."""
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     state = {"line": {"model": call.request.model}, "began": time.monotonic()}
-    return async_request(call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant)
+    return async_request(
+        call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant
+    )
 
 
 class Fed:
-    """A call and the log it is fed from: each record gets the next offset and the writer's next number."""
+    """A call and the log it is fed from: each record gets the next offset and the writer's next
+    number.
+    """
 
-    def __init__(self, asked: Request | None = None, **members: Any) -> None:
-        self.call = Call(asked or request(**members), REQUESTS, MODEL)
+    def __init__(self, asked: RequestRecord | None = None, **members: Any) -> None:
+        self.call = PendingRequest(asked or request(**members), REQUESTS, MODEL)
         self.call.placed(0, 7)
         self.offset = 0
         self.seq = 0
-        self.parts: list[Reply] = []  # those that count
+        self.parts: list[ReplyRecord] = []  # those that count
 
-    def feed(self, reply: Reply) -> Step:
+    def feed(self, reply: ReplyRecord) -> Step:
         self.offset += 1
         step = self.call.feed(reply, self.offset - 1)
         if step in (Step.PART, Step.ENDED):
@@ -52,7 +56,9 @@ class Fed:
 
     def fail(self, error: GatewayError) -> Step:
         """As a worker does before the first token."""
-        return self.end(error.body(), FAILED, status=error.status, head=error.head(), code=error.code or "")
+        return self.end(
+            error.body(), FAILED, status=error.status, head=error.head(), code=error.code or ""
+        )
 
     def whole(self, value: bytes, *more: bytes, status: int = 200) -> Step:
         """A body, in as many records as it is given in."""
@@ -63,15 +69,27 @@ class Fed:
         return self.end(last, COMPLETED if status < 400 else FAILED, **first)
 
     def claim(self, owner: str, supersedes: str = WORKER) -> Step:
-        return self.feed(Reply(self.call.id, owner, CLAIM, supersedes=supersedes))
+        return self.feed(ReplyRecord(self.call.id, owner, CLAIM, supersedes=supersedes))
 
     def cancelled(self) -> Step:
         return self.feed(
-            Reply(self.call.id, GATEWAY, FINAL, 0, CANCELLED_BODY, status=409, head=JSON, outcome=CANCELLED, by_gateway=True)
+            ReplyRecord(
+                self.call.id,
+                GATEWAY,
+                FINAL,
+                0,
+                CANCELLED_BODY,
+                status=409,
+                head=JSON,
+                outcome=CANCELLED,
+                by_gateway=True,
+            )
         )
 
     def _write(self, kind: str, value: bytes, **members: Any) -> Step:
-        reply = Reply(self.call.id, members.pop("owner", WORKER), kind, self.seq, value, **members)
+        reply = ReplyRecord(
+            self.call.id, members.pop("owner", WORKER), kind, self.seq, value, **members
+        )
         step = self.feed(reply)
         self.seq += step is not Step.IGNORED
         return step

@@ -56,13 +56,22 @@ class Client:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.wire = Wire()
-        config = Config(self._answer, interface="asgi3", lifespan="off", http=Connection, log_config=None, **options)
+        config = Config(
+            self._answer,
+            interface="asgi3",
+            lifespan="off",
+            http=Connection,
+            log_config=None,
+            **options,
+        )
         self._connection = Connection(config, state or ServerState(), {})
         self._connection.connection_made(self.wire)
 
     async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
         self.asked.append(scope["path"])
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        )
         await send({"type": "http.response.body", "body": b"o", "more_body": True})
         await self.may_answer.wait()
         await send({"type": "http.response.body", "body": b"k"})

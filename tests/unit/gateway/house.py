@@ -9,11 +9,11 @@ from typing import Any
 from app.bus.base import Record, Start
 from app.errors import GatewayError
 from app.gateway.gateway import Gateway
-from app.inference.pending_request import Call
+from app.inference.pending_request import PendingRequest
 from app.inference.submission import Submission, Ticket
 from app.openai_api.sse import DONE
-from app.protocol.heartbeats import ModelCard, encode
-from app.protocol.records import Control, Reply, Request
+from app.protocol.heartbeats import ModelRegistration, encode
+from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, DATA, FAILED, FINAL
 from app.stores.memory import MemoryStore
 from tests.unit.gateway.calls import EVENTS
@@ -32,11 +32,18 @@ from tests.unit.scene import (
     until,
 )
 
-CARD = ModelCard(MODEL, REQUESTS, "llm.m")
+CARD = ModelRegistration(MODEL, REQUESTS, "llm.m")
 
 
 def submission(**members: Any) -> Submission:
-    asked = {"path": "/chat/completions", "body": body(stream=True), "model": MODEL, "stream": True, "tenant": "t", "timeout": 60}
+    asked = {
+        "path": "/chat/completions",
+        "body": body(stream=True),
+        "model": MODEL,
+        "stream": True,
+        "tenant": "t",
+        "timeout": 60,
+    }
     return Submission(**{**asked, **members})
 
 
@@ -58,23 +65,23 @@ class House:
         self.store = store
         self.environment = environment
         self.gateways: list[Gateway] = []
-        self.requests: list[Request] = []  # as they lie in the log
-        self.controls: list[Control] = []
+        self.requests: list[RequestRecord] = []  # as they lie in the log
+        self.controls: list[ControlRecord] = []
 
     async def open(self) -> None:
         await self.bus.log_reader(REQUESTS, [0, 1], Start.BEGINNING, self._on_requests)
         await self.bus.log_reader(TOPICS.control, [0, 1], Start.BEGINNING, self._on_controls)
         await self.announce(CARD)
 
-    async def announce(self, card: ModelCard) -> None:
+    async def announce(self, card: ModelRegistration) -> None:
         """Writes a model's card, as a worker does at its start."""
         await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
 
     def _on_requests(self, records: Any) -> None:
-        self.requests += [Request.decode(record.headers, record.value) for record in records]
+        self.requests += [RequestRecord.decode(record.headers, record.value) for record in records]
 
     def _on_controls(self, records: list[Record]) -> None:
-        self.controls += [Control.decode(record.headers) for record in records]
+        self.controls += [ControlRecord.decode(record.headers) for record in records]
 
     async def gateway(self) -> Gateway:
         made = Gateway(self.bus, self.store, settings(**self.environment))
@@ -83,39 +90,55 @@ class House:
         return made
 
     async def kill(self, gateway: Gateway) -> None:
-        """The gateway does no more, and gives nothing back; the bus and the store are the others' too."""
+        """The gateway does no more, and gives nothing back; the bus and the store are the others'
+        too.
+        """
         self.gateways.remove(gateway)
         await gateway._presence.close()
         await gateway._inbox.close()
         gateway.limiter.places.close()
-        gateway.limiter.places._store = MemoryStore()  # so that what it still does reaches no other gateway
+        # so that what it still does reaches no other gateway
+        gateway.limiter.places._store = MemoryStore()
 
-    async def write(self, asked: Request, kind: str, seq: int, value: bytes = b"", **members: Any) -> None:
-        reply = Reply(asked.id, members.pop("owner", "w"), kind, seq, value, **members)
+    async def write(
+        self, asked: RequestRecord, kind: str, seq: int, value: bytes = b"", **members: Any
+    ) -> None:
+        reply = ReplyRecord(asked.id, members.pop("owner", "w"), kind, seq, value, **members)
         await send_reply(self.bus, reply, asked.reply_partition)
         await turns()
 
-    async def begin(self, asked: Request) -> None:
+    async def begin(self, asked: RequestRecord) -> None:
         """The first part of a stream."""
         await self.write(asked, DATA, 0, b'data: {"n":1}\n\n', status=200, head=EVENTS)
 
-    async def complete(self, asked: Request, seq: int = 1) -> None:
+    async def complete(self, asked: RequestRecord, seq: int = 1) -> None:
         await self.write(asked, FINAL, seq, DONE, outcome=COMPLETED)
 
-    async def fail(self, asked: Request, error: GatewayError) -> None:
+    async def fail(self, asked: RequestRecord, error: GatewayError) -> None:
         """Before the first token."""
-        await self.write(asked, FINAL, 0, error.body(), outcome=FAILED, status=error.status, head=error.head(), code=error.code)
+        await self.write(
+            asked,
+            FINAL,
+            0,
+            error.body(),
+            outcome=FAILED,
+            status=error.status,
+            head=error.head(),
+            code=error.code,
+        )
 
-    async def claim(self, asked: Request, owner: str) -> None:
+    async def claim(self, asked: RequestRecord, owner: str) -> None:
         await self.write(asked, CLAIM, 0, owner=owner)
 
-    async def lies(self, ticket: Ticket) -> Request:
+    async def lies(self, ticket: Ticket) -> RequestRecord:
         """A request that another gateway has written."""
-        asked = request(now=time.time(), id=ticket.id, reply_partition=ticket.reply_partition, tenant="t")
+        asked = request(
+            now=time.time(), id=ticket.id, reply_partition=ticket.reply_partition, tenant="t"
+        )
         await send_request(self.bus, asked)
         return asked
 
-    async def arrived(self, count: int) -> Request:
+    async def arrived(self, count: int) -> RequestRecord:
         """The newest request, once there are so many."""
         await until(lambda: len(self.requests) >= count)
         assert len(self.requests) == count
@@ -144,9 +167,9 @@ def keyed(gateway: Gateway, key: str = "k", *, grace: bool = True, **members: An
 class Client:
     """One that asks and waits for its reply, in a task, until it is told to leave."""
 
-    def __init__(self, opened: AbstractAsyncContextManager[Call]) -> None:
-        self.call: Call | None = None
-        self.got: list[Reply] = []
+    def __init__(self, opened: AbstractAsyncContextManager[PendingRequest]) -> None:
+        self.call: PendingRequest | None = None
+        self.got: list[ReplyRecord] = []
         self._opened = opened
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
@@ -158,7 +181,7 @@ class Client:
                 if part is not None:
                     self.got.append(part)
 
-    async def waits(self) -> Call:
+    async def waits(self) -> PendingRequest:
         """The call, once it is opened."""
         await until(lambda: self.call is not None or self.task.done())
         if self.call is None:

@@ -10,11 +10,11 @@ import pytest
 
 from app.config.settings import load
 from app.errors import BadRequest, ClientGone, GatewayError, InvalidBody
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.asgi import Receive, Scope, Send, send_whole
 from app.gateway.http.cors import with_cors
-from app.gateway.middleware import Edge, Entrance
+from app.gateway.middleware import FastPathRouter, RequestMiddleware
 from app.gateway.openapi.failures import SAMPLES
 from app.openai_api.anthropic import error_type
 from app.protocol.request_id import Address
@@ -26,7 +26,9 @@ HEAD = {"type": "http.response.start", "status": 200, "headers": []}
 class Inner:
     """Notes what it is asked, and does what it is told."""
 
-    def __init__(self, fault: BaseException | None = None, after: tuple[dict[str, Any], ...] = ()) -> None:
+    def __init__(
+        self, fault: BaseException | None = None, after: tuple[dict[str, Any], ...] = ()
+    ) -> None:
         self.scopes: list[Scope] = []
         self._fault = fault
         self._after = after
@@ -42,16 +44,29 @@ class Inner:
 
 
 class Served:
-    def __init__(self, inner: Inner | None = None, keys: tuple[str, ...] = (), **options: Any) -> None:
+    def __init__(
+        self, inner: Inner | None = None, keys: tuple[str, ...] = (), **options: Any
+    ) -> None:
         self.routed, self.inference = inner or Inner(), inner or Inner()
-        known = Keys(replace(load({}).gateway, api_keys=keys))
+        known = Authenticator(replace(load({}).gateway, api_keys=keys))
         self.access_log = AccessLog(**options)
-        self.edge = Entrance(Edge(self.routed, known, self.access_log), Edge(self.inference, known, self.access_log))
+        self.edge = FastPathRouter(
+            RequestMiddleware(self.routed, known, self.access_log),
+            RequestMiddleware(self.inference, known, self.access_log),
+        )
         self.client = Client()
 
     async def ask(self, method: str, path: str, **headers: str) -> Client:
-        head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": head}
+        head = [
+            (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
+        ]
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": head,
+        }
         scope["client"] = ("127.0.0.1", 1)
         try:
             await self.edge(scope, _nothing, self.client.send)
@@ -64,7 +79,10 @@ async def _nothing() -> Any:
     raise AssertionError("the edge reads no body")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/chat/completions", "/v1/anything/else", "/v1/requestsx"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/api/v1/chat/completions", "/v1/anything/else", "/v1/requestsx"],
+)
 async def test_posts_under_either_base_path_go_to_inference(path):
     served = Served()
     await served.ask("POST", path)
@@ -100,8 +118,8 @@ async def test_what_is_no_http_passes_through():
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
-    edge = Edge(app, Keys(load({}).gateway), AccessLog())
-    await Entrance(edge, served.inference)({"type": "lifespan"}, _nothing, served.client.send)
+    edge = RequestMiddleware(app, Authenticator(load({}).gateway), AccessLog())
+    await FastPathRouter(edge, served.inference)({"type": "lifespan"}, _nothing, served.client.send)
     assert len(seen) == 1
 
 
@@ -117,7 +135,12 @@ async def test_a_preflight_for_a_private_network_is_allowed_to_a_page_that_may_a
             "access-control-request-private-network": "true",
         }
         head = [(name.encode(), value.encode()) for name, value in asked.items()]
-        scope = {"type": "http", "method": "OPTIONS", "path": "/v1/chat/completions", "headers": head}
+        scope = {
+            "type": "http",
+            "method": "OPTIONS",
+            "path": "/v1/chat/completions",
+            "headers": head,
+        }
         await app(scope, _nothing, client.send)
         assert (client.status == 200) is allowed
         assert (client.headers.get("access-control-allow-origin") == origin) is allowed
@@ -137,11 +160,19 @@ async def test_a_websocket_is_refused_with_a_404_where_the_server_can_send_one(p
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "websocket", "path": path, "headers": [], "extensions": {"websocket.http.response": {}}}
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "headers": [],
+        "extensions": {"websocket.http.response": {}},
+    }
     await served.edge(scope, connect, send)
     start, body = sent
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
-    assert (body["type"], orjson.loads(body["body"])["error"]["code"]) == ("websocket.http.response.body", "unknown_url")
+    assert (body["type"], orjson.loads(body["body"])["error"]["code"]) == (
+        "websocket.http.response.body",
+        "unknown_url",
+    )
     sent.clear()
     await served.edge({"type": "websocket", "path": path, "headers": []}, connect, send)
     assert sent == [{"type": "websocket.close"}]
@@ -152,7 +183,10 @@ async def test_without_a_key_of_ours_nobody_gets_in_but_to_what_is_open():
     for path in ("/v1/chat/completions", "/v1/models", "/else"):
         served = Served(keys=("sk-one",))
         client = await served.ask("POST", path, authorization="Bearer sk-two")
-        assert (client.status, orjson.loads(client.got)["error"]["code"]) == (401, "invalid_api_key")
+        assert (client.status, orjson.loads(client.got)["error"]["code"]) == (
+            401,
+            "invalid_api_key",
+        )
         assert client.headers["www-authenticate"] == "Bearer"
         assert served.inference.scopes == served.routed.scopes == []
     for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/ui"):
@@ -174,7 +208,9 @@ async def test_the_tenant_is_handed_on():
 async def test_our_own_errors_are_openais_bodies():
     client = await Served(Inner(BadRequest("no", param="n"))).ask("POST", "/v1/x")
     assert (client.status, client.headers["content-type"]) == (400, "application/json")
-    assert orjson.loads(client.got) == {"error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}}
+    assert orjson.loads(client.got) == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
+    }
 
 
 ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens", "/api/v1/messages")
@@ -204,7 +240,9 @@ async def test_the_models_answer_in_the_shape_of_the_api_that_asks():
     client = await served.ask("GET", "/v1/models", anthropic_version="2023-06-01")
     assert orjson.loads(client.got)["error"]["type"] == "authentication_error"
     for path in ("/v1/chat/completions", "/v1/messagesx"):
-        client = await Served(Inner(BadRequest("no"))).ask("POST", path, anthropic_version="2023-06-01")
+        client = await Served(Inner(BadRequest("no"))).ask(
+            "POST", path, anthropic_version="2023-06-01"
+        )
         assert "type" not in orjson.loads(client.got)
         assert "request-id" not in client.headers
 
@@ -213,13 +251,19 @@ async def test_a_fault_is_a_500_without_its_text_and_the_log_has_the_trace(caplo
     client = await Served(Inner(KeyError("secret"))).ask("POST", "/v1/x")
     assert (client.status, orjson.loads(client.got)["error"]["code"]) == (500, "internal_error")
     assert b"secret" not in client.got
-    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+    assert [
+        record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR
+    ] == [True]
 
 
 @pytest.mark.parametrize("fault", [BadRequest("no"), KeyError("fault")])
-async def test_what_is_not_accepted_has_an_id_that_its_client_and_our_log_have_and_that_is_no_address(caplog, fault):
+async def test_a_refused_request_has_an_id_that_client_and_log_share_and_that_is_no_address(
+    caplog, fault
+):
     caplog.set_level(logging.INFO)
-    id_ = (await Served(Inner(fault)).ask("POST", "/v1/x", x_request_id="mine")).headers["x-request-id"]
+    id_ = (await Served(Inner(fault)).ask("POST", "/v1/x", x_request_id="mine")).headers[
+        "x-request-id"
+    ]
     assert id_.startswith("err_")
     assert Address.decode(id_) is None
     assert {record.request_id for record in caplog.records} == {id_}  # type: ignore[attr-defined]
@@ -246,13 +290,19 @@ async def test_what_fails_once_it_is_accepted_keeps_its_id(caplog):
 
 @pytest.mark.parametrize("fault", [BadRequest("late"), KeyError("late")])
 async def test_behind_the_head_an_error_breaks_the_connection_off(fault):
-    served = Served(Inner(fault, after=(HEAD, {"type": "http.response.body", "body": b"half", "more_body": True})))
+    served = Served(
+        Inner(
+            fault, after=(HEAD, {"type": "http.response.body", "body": b"half", "more_body": True})
+        )
+    )
     with pytest.raises(Exception, match=r"late|failed"):
         await served.ask("POST", "/v1/x")
     assert (served.client.status, served.client.got, served.client.ended) == (200, b"half", False)
 
 
-@pytest.mark.parametrize(("fault", "code"), [(InvalidBody("late"), "invalid_json"), (KeyError("late"), "internal_error")])
+@pytest.mark.parametrize(
+    ("fault", "code"), [(InvalidBody("late"), "invalid_json"), (KeyError("late"), "internal_error")]
+)
 async def test_what_breaks_off_behind_the_head_has_its_line_and_is_counted(caplog, fault, code):
     caplog.set_level(logging.INFO, "app.access")
     observed: list[int] = []
@@ -315,12 +365,16 @@ class Told(Inner):
         await send_whole(send, self._status, [], b"{}")
 
 
-async def lines_of(caplog: pytest.LogCaptureFixture, inner: Inner, sample: float, times: int = 1) -> int:
+async def lines_of(
+    caplog: pytest.LogCaptureFixture, inner: Inner, sample: float, times: int = 1
+) -> int:
     """How many access lines so many requests had; each was counted."""
     caplog.set_level(logging.INFO, "app.access")
     observed: list[int] = []
     for _ in range(times):
-        await Served(inner, sample=sample, observe=lambda _path, status, _line: observed.append(status)).ask("POST", "/v1/x")
+        await Served(
+            inner, sample=sample, observe=lambda _path, status, _line: observed.append(status)
+        ).ask("POST", "/v1/x")
     assert len(observed) == times
     return len([record for record in caplog.records if record.name == "app.access"])
 

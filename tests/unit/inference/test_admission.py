@@ -4,42 +4,64 @@ from typing import Any
 
 import pytest
 
-from app.cluster.model_registry import Catalog, Known
-from app.errors import BusUnavailable, Draining, GatewayError, ModelNotFound, QueueFull, TenantQueueFull, UpstreamLoop
+from app.cluster.model_registry import ModelRegistry, ModelState
+from app.errors import (
+    BusUnavailable,
+    Draining,
+    GatewayError,
+    ModelNotFound,
+    QueueFull,
+    TenantQueueFull,
+    UpstreamLoop,
+)
 from app.inference.admission import Admission
-from app.inference.reply_consumer import Inbox
+from app.inference.reply_consumer import ReplyConsumer
 from app.inference.submission import Submission
-from app.protocol.heartbeats import ModelCard, WorkerBeat
+from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
 from tests.unit.agent.counted import counted
 from tests.unit.gateway.calls import Fed
 from tests.unit.scene import MODEL, TOPICS, settings, started_bus
 
 
 def submission(**members: Any) -> Submission:
-    return Submission(**{"path": "/x", "body": b"", "model": MODEL, "stream": False, "tenant": "t", "timeout": 60, **members})
+    return Submission(
+        **{
+            "path": "/x",
+            "body": b"",
+            "model": MODEL,
+            "stream": False,
+            "tenant": "t",
+            "timeout": 60,
+            **members,
+        }
+    )
 
 
 @pytest.fixture
-async def inbox() -> Inbox:
-    return Inbox(await started_bus(), TOPICS.replies)
+async def inbox() -> ReplyConsumer:
+    return ReplyConsumer(await started_bus(), TOPICS.replies)
 
 
 @pytest.fixture
-def catalog() -> Catalog:
-    found = Catalog()
-    found.learn(ModelCard(MODEL, "t", "g", aliases=("nick",)))
+def catalog() -> ModelRegistry:
+    found = ModelRegistry()
+    found.learn(ModelRegistration(MODEL, "t", "g", aliases=("nick",)))
     return found
 
 
 @pytest.fixture
-def admission(catalog: Catalog, inbox: Inbox) -> Admission:
-    made = Admission(catalog, inbox, settings(MAX_QUEUE_DEPTH="10", TENANT_SOFT_QUEUE="3", TENANT_HARD_QUEUE="8").gateway)
+def admission(catalog: ModelRegistry, inbox: ReplyConsumer) -> Admission:
+    made = Admission(
+        catalog,
+        inbox,
+        settings(MAX_QUEUE_DEPTH="10", TENANT_SOFT_QUEUE="3", TENANT_HARD_QUEUE="8").gateway,
+    )
     made.unready, made.deployment = "", "here"
     return made
 
 
 @pytest.fixture
-def known(catalog: Catalog) -> Known:
+def known(catalog: ModelRegistry) -> ModelState:
     found = catalog.find(MODEL)
     assert found is not None
     return found
@@ -52,7 +74,9 @@ def refused(admission: Admission, kind: type[GatewayError], **members: Any) -> G
 
 
 def test_a_model_is_found_by_its_id_and_its_alias(admission, known):
-    assert admission.admit(submission()) == admission.admit(submission(model="nick")) == (known, False)
+    assert (
+        admission.admit(submission()) == admission.admit(submission(model="nick")) == (known, False)
+    )
 
 
 def test_a_model_that_nobody_knows_is_404_and_named_but_not_at_any_length(admission):
@@ -76,11 +100,11 @@ def test_what_has_been_here_before_is_a_loop(admission, hops):
     admission.admit(submission(hops="there,elsewhere,here2"))
 
 
-def serve(known: Known, capacity: int) -> None:
-    known.workers["w"] = WorkerBeat("w", MODEL, "t", "g", "r", 0, 1, capacity=capacity)
+def serve(known: ModelState, capacity: int) -> None:
+    known.workers["w"] = WorkerHeartbeat("w", MODEL, "t", "g", "r", 0, 1, capacity=capacity)
 
 
-def wait(inbox: Inbox, count: int, tenant: str = "t") -> list[Fed]:
+def wait(inbox: ReplyConsumer, count: int, tenant: str = "t") -> list[Fed]:
     """So many requests of the tenant that nobody has begun to answer."""
     feds = [Fed(tenant=tenant) for _ in range(count)]
     for fed in feds:
@@ -125,10 +149,16 @@ def test_calls_that_nobody_has_answered_count_as_soon_as_they_are_sent(admission
     admission.admit(submission(tenant="u"))
 
 
-def test_while_nothing_waits_nobody_is_a_crowd_but_who_is_to_give_way_always(admission, known, inbox):
+def test_while_nothing_waits_nobody_is_a_crowd_but_who_is_to_give_way_always(
+    admission, known, inbox
+):
     serve(known, 4)
     wait(inbox, 4)
-    assert [crowds(admission, priority=priority) for priority in ("low", "normal", "high")] == [True, False, False]
+    assert [crowds(admission, priority=priority) for priority in ("low", "normal", "high")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_whoever_has_most_of_what_waits_is_a_crowd_from_the_first(admission, known, inbox):
@@ -138,13 +168,19 @@ def test_whoever_has_most_of_what_waits_is_a_crowd_from_the_first(admission, kno
     assert not crowds(admission, tenant="other")
 
 
-def test_one_of_two_that_have_little_waiting_is_none_and_one_of_two_that_have_much_is(admission, known, inbox):
+def test_one_of_two_that_have_little_waiting_is_none_and_one_of_two_that_have_much_is(
+    admission, known, inbox
+):
     wait(inbox, 3, "one")
     wait(inbox, 3, "two")
     assert not crowds(admission, tenant="one")
     wait(inbox, 1, "one")
     wait(inbox, 2, "two")
-    assert [crowds(admission, tenant=tenant) for tenant in ("one", "two", "three")] == [True, True, False]
+    assert [crowds(admission, tenant=tenant) for tenant in ("one", "two", "three")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_what_other_gateways_have_waiting_makes_nobody_a_crowd_here(admission, known, inbox):
@@ -153,7 +189,9 @@ def test_what_other_gateways_have_waiting_makes_nobody_a_crowd_here(admission, k
     assert not crowds(admission)
 
 
-def test_of_the_slots_that_its_requests_may_run_in_a_gateway_counts_its_share(admission, catalog, known, inbox):
+def test_of_the_slots_that_its_requests_may_run_in_a_gateway_counts_its_share(
+    admission, catalog, known, inbox
+):
     serve(known, 8)
     known.queue_depth = 9
     wait(inbox, 8)
@@ -175,7 +213,9 @@ def test_many_with_little_each_are_refused_at_twice_a_full_queue(admission, know
     known.queue_depth = 19
     assert not crowds(admission, tenant="other")
     known.queue_depth, known.rate = 20, 0.5
-    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after == 2, "one of 20 has to go first"
+    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after == 2, (
+        "one of 20 has to go first"
+    )
 
 
 def test_what_is_to_give_way_is_refused_with_the_crowd(admission, known, inbox):
@@ -186,14 +226,18 @@ def test_what_is_to_give_way_is_refused_with_the_crowd(admission, known, inbox):
     refused(admission, QueueFull, priority="low", timeout=1000)
 
 
-def test_who_goes_first_is_never_a_crowd_and_yet_no_exception_from_the_limits(admission, known, inbox):
+def test_who_goes_first_is_never_a_crowd_and_yet_no_exception_from_the_limits(
+    admission, known, inbox
+):
     wait(inbox, 7)
     assert not crowds(admission, priority="high")
     wait(inbox, 1)
     refused(admission, TenantQueueFull, priority="high")
 
 
-def test_more_than_a_tenants_share_is_refused_with_the_time_until_there_is_room(admission, known, inbox):
+def test_more_than_a_tenants_share_is_refused_with_the_time_until_there_is_room(
+    admission, known, inbox
+):
     wait(inbox, 7)
     admission.admit(submission())
     wait(inbox, 2)

@@ -15,20 +15,20 @@ from starlette.routing import Router
 from app.config.api_keys_file import KeyEntry, hash_of
 from app.config.settings import load
 from app.errors import UpstreamUnreachable
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.access.concurrency_leases import HELD_SECONDS
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.async_accounting import AsyncAccounting
-from app.gateway.accounting.recent_requests import Recent
+from app.gateway.accounting.recent_requests import RecentRequests
 from app.gateway.gateway import Gateway
-from app.gateway.middleware import Edge, Entrance
+from app.gateway.middleware import FastPathRouter, RequestMiddleware
 from app.gateway.operator.dead_letters import DeadLetters
-from app.gateway.operator.live_requests import Activity
+from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.inference.async_requests import LEEWAY_SECONDS, AsyncRequests
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED, DATA, EXPIRED, FINAL
 from app.protocol.request_id import new_id
 from tests.unit.gateway.calls import JSON, Fed, kept_of
@@ -40,12 +40,17 @@ CHAT = "/v1/chat/completions"
 ASYNC = {"Prefer": "respond-async"}
 KEY = "sk-one"
 KEPT = 600  # bytes
-NOTES = (("worker", "w"), ("queue-ms", "7.0"), ("upstream-ms", "20.0"), ("usage", '{"prompt_tokens":3,"completion_tokens":2}'))
+NOTES = (
+    ("worker", "w"),
+    ("queue-ms", "7.0"),
+    ("upstream-ms", "20.0"),
+    ("usage", '{"prompt_tokens":3,"completion_tokens":2}'),
+)
 
 
-def keys_with(**limits: int) -> Keys:
+def keys_with(**limits: int) -> Authenticator:
     """One key with limits."""
-    keys = Keys(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
+    keys = Authenticator(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
     keys.replace([KeyEntry(id="one", tenant="t", hash=hash_of(KEY.encode()), **limits)])
     return keys
 
@@ -56,18 +61,24 @@ class Site:
     def __init__(self, at: House, gateway: Gateway, **limits: int) -> None:
         self.at, self.gateway = at, gateway
         self.told: list[Told] = []
-        self.access_log = AccessLog(lambda path, status, line: self.told.append((path, status, line)))
+        self.access_log = AccessLog(
+            lambda path, status, line: self.told.append((path, status, line))
+        )
         gateway.asynchronous.ended = AsyncAccounting(self.access_log).ended
-        keys = keys_with(**limits) if limits else Keys(load({}).gateway)
-        inference = Edge(Inference(gateway), keys, self.access_log)
-        routed = Edge(Router(Requests(gateway).routes()), keys, self.access_log)
-        transport = httpx2.ASGITransport(Entrance(routed, inference))
+        keys = keys_with(**limits) if limits else Authenticator(load({}).gateway)
+        inference = RequestMiddleware(Inference(gateway), keys, self.access_log)
+        routed = RequestMiddleware(Router(Requests(gateway).routes()), keys, self.access_log)
+        transport = httpx2.ASGITransport(FastPathRouter(routed, inference))
         head = {"authorization": f"Bearer {KEY}"}
-        self.client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=head)
+        self.client = httpx2.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=head
+        )
 
-    async def accepted(self, *, stream: bool = False, **headers: str) -> tuple[Request, str]:
+    async def accepted(self, *, stream: bool = False, **headers: str) -> tuple[RequestRecord, str]:
         """A request as it lies in the log, and the id that its client was told."""
-        told = await self.client.post(CHAT, content=body(stream=stream), headers={**ASYNC, **headers})
+        told = await self.client.post(
+            CHAT, content=body(stream=stream), headers={**ASYNC, **headers}
+        )
         assert told.status_code == 202
         await turns()
         return self.at.requests[-1], told.headers["x-request-id"]
@@ -78,8 +89,14 @@ class Site:
         assert len(self.told) == 1
         return self.told[0]
 
-    async def answer(self, asked: Request, seq: int = 0, **members: Any) -> None:
-        await self.at.write(asked, FINAL, seq, b"{}", **{"outcome": COMPLETED, "status": 200, "head": JSON, **members})
+    async def answer(self, asked: RequestRecord, seq: int = 0, **members: Any) -> None:
+        await self.at.write(
+            asked,
+            FINAL,
+            seq,
+            b"{}",
+            **{"outcome": COMPLETED, "status": 200, "head": JSON, **members},
+        )
 
 
 @asynccontextmanager
@@ -105,8 +122,20 @@ async def test_it_is_told_once_at_its_end_with_all_that_its_reply_says(site):
     assert (path, status) == (CHAT, 200)
     assert line.pop("total_ms") == pytest.approx(9000, abs=500)
     assert line == {
-        **{"model": MODEL, "tenant": "anonymous", "request_id": public_id, "client_request_id": "mine", "async": True},
-        **{"attempts": 1, "outcome": COMPLETED, "worker": "w", "queue_ms": 7.0, "upstream_ms": 20.0},
+        **{
+            "model": MODEL,
+            "tenant": "anonymous",
+            "request_id": public_id,
+            "client_request_id": "mine",
+            "async": True,
+        },
+        **{
+            "attempts": 1,
+            "outcome": COMPLETED,
+            "worker": "w",
+            "queue_ms": 7.0,
+            "upstream_ms": 20.0,
+        },
         **{"prompt_tokens": 3, "completion_tokens": 2},
     }
     await asyncio.sleep(100)
@@ -242,7 +271,9 @@ async def test_sent_again_with_its_key_it_is_the_same_request_and_ends_once(site
 
 async def test_a_client_that_waits_for_it_too_has_a_line_of_its_own(site):
     asked, public_id = await site.accepted(**{"Idempotency-Key": "k"})
-    waiting = asyncio.create_task(site.client.post(CHAT, content=body(stream=False), headers={"Idempotency-Key": "k"}))
+    waiting = asyncio.create_task(
+        site.client.post(CHAT, content=body(stream=False), headers={"Idempotency-Key": "k"})
+    )
     await until(lambda: bool(site.gateway.calls()))
     await site.answer(asked)
     assert (await waiting).headers["x-request-id"] == public_id
@@ -282,7 +313,7 @@ class Tokens:
         self.settled: list[tuple[dict[str, object], int]] = []
         self.answers = asyncio.Event()
 
-    def read(self, part: Reply) -> None:
+    def read(self, part: ReplyRecord) -> None:
         self.read_parts.append(part.value)
 
     async def settle(self, line: dict[str, object], status: int) -> None:
@@ -298,8 +329,8 @@ async def test_its_keys_tokens_are_settled_before_its_line_is_written():
     kept.ended = accounting.ended
     kept.take(asked.call, kept_of(asked.call, tokens))
     id_ = asked.call.id.encode()
-    kept.feed(id_, Reply(asked.call.id, "w", DATA, 1, b"behind"))
-    kept.feed(id_, Reply(asked.call.id, "w", FINAL, 2, outcome=COMPLETED))
+    kept.feed(id_, ReplyRecord(asked.call.id, "w", DATA, 1, b"behind"))
+    kept.feed(id_, ReplyRecord(asked.call.id, "w", FINAL, 2, outcome=COMPLETED))
     await turns()
     assert lines.told == []
     tokens.answers.set()
@@ -320,12 +351,23 @@ async def test_what_goes_on_when_the_gateway_ends_is_said(caplog):
 
 
 async def test_it_is_among_those_that_run_and_of_very_many_the_newest_are(site):
-    overview = Overview(site.gateway, Activity(site.gateway, Recent()), AccessLog(), DeadLetters(site.at.bus, TOPICS.dlq))
+    overview = Overview(
+        site.gateway,
+        LiveRequests(site.gateway, RecentRequests()),
+        AccessLog(),
+        DeadLetters(site.at.bus, TOPICS.dlq),
+    )
     asked, public_id = await site.accepted()
     (found,) = (await overview.described())["running"]
     assert abs(found.pop("created_at") - time.time()) < 1
     assert found == {
-        **{"id": public_id, "model": MODEL, "endpoint": "chat/completions", "tenant": "anonymous", "stream": False},
+        **{
+            "id": public_id,
+            "model": MODEL,
+            "endpoint": "chat/completions",
+            "tenant": "anonymous",
+            "stream": False,
+        },
         **{"state": "queued", "worker": "", "gateway": site.gateway.dispatcher.owner},
     }
     await site.at.write(asked, DATA, 0, b"{", status=200, head=JSON)
@@ -341,7 +383,9 @@ async def test_little_is_kept_of_each():
     tracemalloc.start()
     before, now = tracemalloc.get_traced_memory()[0], time.time()
     for number in range(count):
-        asked = Fed(request(now=now, id=new_id(), reply_offset=number, tenant="t", body=b"x" * 10_000))
+        asked = Fed(
+            request(now=now, id=new_id(), reply_offset=number, tenant="t", body=b"x" * 10_000)
+        )
         kept.take(asked.call, kept_of(asked.call))
         del asked
     each = (tracemalloc.get_traced_memory()[0] - before) / count

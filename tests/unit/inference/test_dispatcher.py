@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import BusUnavailable, NotDelivered, Unconfirmed
 from app.inference.dispatcher import Dispatcher
-from app.protocol.heartbeats import WorkerBeat
+from app.protocol.heartbeats import WorkerHeartbeat
 from app.protocol.reply_state import CANCELLED, EXPIRED
 from tests.unit.gateway.house import CARD, Client, house, submission
 from tests.unit.scene import LATE, LOST, MODEL, REQUESTS, TOPICS, turns, until
@@ -21,7 +21,9 @@ async def opened(dispatcher: Dispatcher) -> int:
 
 
 @pytest.mark.parametrize("fates", [[LOST], [LATE], [LATE, LOST, LATE]])
-async def test_what_was_not_confirmed_is_written_again_and_a_worker_is_told_that_it_may_be_there(fates: list[str]) -> None:
+async def test_what_was_not_confirmed_is_written_again_and_a_worker_is_told_that_it_may_be_there(
+    fates: list[str],
+) -> None:
     async with house(KAFKA_REQUEST_PARTITIONS="1") as at:
         at.bus.scripted, at.bus.error = REQUESTS, Unconfirmed
         at.bus.script.extend(fates)
@@ -48,8 +50,12 @@ async def test_what_was_refused_is_not_written_again_and_its_end_is() -> None:
         assert [control.kind for control in at.controls] == ["cancel"]
 
 
-async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_send_it_again() -> None:
-    """Seen in a chaos run: the gateway that wrote first was cut off, and the other one's client got `request_cancelled`."""
+async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_send_it_again() -> (
+    None
+):
+    """Seen in a chaos run: the gateway that wrote first was cut off, and the other one's client got
+    `request_cancelled`.
+    """
     async with house() as at:
         gateway, other = await at.gateway(), await at.gateway()
         at.bus.scripted, at.bus.error = REQUESTS, NotDelivered
@@ -57,20 +63,34 @@ async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_sen
         ticket = gateway.dispatcher.ticket()
         with pytest.raises(BusUnavailable):
             await gateway.dispatcher.open(submission(), ticket)
-        async with other.reader.reading(await other.dispatcher.write_again(submission(), ticket)) as joined:
+        async with other.reader.reading(
+            await other.dispatcher.write_again(submission(), ticket)
+        ) as joined:
             (final,) = await joined.whole(None) or []
         assert (final.status, final.outcome, final.code) == (503, CANCELLED, "bus_unavailable")
         assert dict(final.head)["retry-after"] == "1"
 
 
-@pytest.mark.parametrize(("runs", "said"), [(True, "its model's server"), (False, "a worker: no worker of it is running")])
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [(True, "its model's server"), (False, "a worker: no worker of it is running")],
+)
 async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -> None:
     async with house() as at:
         gateway = await at.gateway()
         client = Client(gateway.dispatcher.opened(submission(timeout=2)))
         call = await client.waits()
         if runs:
-            beat = WorkerBeat("w", MODEL, REQUESTS, CARD.group, TOPICS.replies, time.time(), 1.0, running=(call.id,))
+            beat = WorkerHeartbeat(
+                "w",
+                MODEL,
+                REQUESTS,
+                CARD.group,
+                TOPICS.replies,
+                time.time(),
+                1.0,
+                running=(call.id,),
+            )
             gateway.catalog.all()[0].workers["w"] = beat
         await until(lambda: call.fold.outcome == EXPIRED)
         assert said in (await call.whole(None) or [])[-1].value.decode()
@@ -91,7 +111,11 @@ async def test_one_that_expires_is_told_so_though_its_model_was_forgotten_meanwh
 async def test_what_expired_while_nobody_served_leaves_its_room_in_the_queue_to_others() -> None:
     async with house(MAX_QUEUE_DEPTH="3") as at:
         gateways = [await at.gateway(), await at.gateway()]
-        clients = [Client(gateway.dispatcher.opened(submission(timeout=1))) for gateway in gateways for _ in range(3)]
+        clients = [
+            Client(gateway.dispatcher.opened(submission(timeout=1)))
+            for gateway in gateways
+            for _ in range(3)
+        ]
         calls = [await client.waits() for client in clients]
         await until(lambda: all(call.fold.outcome == EXPIRED for call in calls))
         await asyncio.sleep(5)  # several measurements

@@ -1,4 +1,6 @@
-"""The same key again: joined while it runs, replayed when it has ended, run anew where that may help; one request in the log."""
+"""The same key again: joined while it runs, replayed when it has ended, run anew where that may
+help; one request in the log.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +21,7 @@ from app.errors import (
     UpstreamUnreachable,
     WorkerLost,
 )
-from app.inference.idempotency import Entry
+from app.inference.idempotency_entry import Entry
 from app.inference.submission import Ticket
 from app.openai_api.sse import DONE
 from app.protocol.reply_state import CANCELLED, FINAL
@@ -126,7 +128,9 @@ async def test_what_failed_in_a_way_that_may_pass_is_run_anew(at, error, anew):
 
 @pytest.mark.parametrize("shown", [False, True])
 @pytest.mark.parametrize("how", ["cancelled", "expired", "lost"])
-async def test_what_was_cancelled_expired_or_lost_is_run_anew_however_far_it_had_come(at, how, shown):
+async def test_what_was_cancelled_expired_or_lost_is_run_anew_however_far_it_had_come(
+    at, how, shown
+):
     one = keyed(at.gateways[0], timeout=20)
     asked = await at.arrived(1)
     if shown:
@@ -135,19 +139,34 @@ async def test_what_was_cancelled_expired_or_lost_is_run_anew_however_far_it_had
         at.gateways[0].dispatcher.end(await one.waits(), CANCELLED)
     elif how == "lost":
         error = WorkerLost("gone")
-        await at.write(asked, FINAL, int(shown), error.body(), outcome="failed", code="worker_lost", status=0 if shown else 502)
+        await at.write(
+            asked,
+            FINAL,
+            int(shown),
+            error.body(),
+            outcome="failed",
+            code="worker_lost",
+            status=0 if shown else 502,
+        )
     await one.reply()
     keyed(at.gateways[1])
     assert (await at.arrived(2)).id != asked.id
 
 
-async def test_when_the_first_gateway_died_before_it_wrote_the_request_it_is_written_under_the_same_id(at):
+async def test_a_request_that_its_first_gateway_never_wrote_is_written_under_the_same_id(
+    at,
+):
     ticket = Ticket(new_id(), 1, 0)
     await hold(at, ticket)
     one, two = keyed(at.gateways[0]), keyed(at.gateways[1])
     await until(lambda: at.requests)
     asked = at.requests[0]
-    assert (asked.id, asked.reply_partition, asked.reply_offset, asked.maybe_duplicate) == (ticket.id, 1, 0, True)
+    assert (asked.id, asked.reply_partition, asked.reply_offset, asked.maybe_duplicate) == (
+        ticket.id,
+        1,
+        0,
+        True,
+    )
     await at.begin(asked)
     await at.complete(asked)
     assert await one.reply() == await two.reply() == WHOLE
@@ -276,7 +295,12 @@ async def test_what_the_store_holds_of_a_key_does_not_grow_with_its_use(at):
 
 
 def test_an_entry_is_read_as_it_was_written():
-    entry = Entry.of(Ticket(new_id(), 3, 400), "digest").joined_by("a", "req_x").joined_by("b", "req_x").left_by("a")
+    entry = (
+        Entry.of(Ticket(new_id(), 3, 400), "digest")
+        .joined_by("a", "req_x")
+        .joined_by("b", "req_x")
+        .left_by("a")
+    )
     assert Entry.decode(entry.encode()) == entry
     assert (entry.readers, entry.left) == (("b",), "a")
     assert entry.ticket(maybe_duplicate=True) == Ticket(entry.id, 3, 400, True)

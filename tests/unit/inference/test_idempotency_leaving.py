@@ -1,4 +1,6 @@
-"""A client with a key that leaves: it may come back, another may wait for the same reply, and only then it is cancelled."""
+"""A client with a key that leaves: it may come back, another may wait for the same reply, and only
+then it is cancelled.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +10,7 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.openai_api.sse import DONE
-from app.protocol.records import Control
+from app.protocol.records import ControlRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED
 from tests.unit.gateway.house import House, house, keyed
 from tests.unit.scene import turns
@@ -25,7 +27,9 @@ async def at() -> AsyncIterator[House]:
 
 
 @pytest.mark.parametrize("gateway", [0, 1])
-async def test_a_client_that_stays_away_is_given_its_grace_and_then_the_request_is_cancelled(at, gateway):
+async def test_a_client_that_stays_away_is_given_its_grace_and_then_the_request_is_cancelled(
+    at, gateway
+):
     one = keyed(at.gateways[0])
     asked = await at.arrived(1)
     if gateway:
@@ -36,7 +40,9 @@ async def test_a_client_that_stays_away_is_given_its_grace_and_then_the_request_
     await asyncio.sleep(29)
     assert at.controls == []
     await asyncio.sleep(2)
-    assert [(control.kind, control.id) for control in at.controls] == [(Control.CANCEL, asked.id)]
+    assert [(control.kind, control.id) for control in at.controls] == [
+        (ControlRecord.CANCEL, asked.id)
+    ]
     found = await at.gateways[0].resources.find(one.public_id, "t")
     assert found.status == CANCELLED
 
@@ -90,7 +96,9 @@ async def test_what_completes_during_the_grace_is_completed(at):
     assert await keyed(at.gateways[1]).reply() == WHOLE
 
 
-async def test_when_the_store_does_not_say_whether_it_came_back_the_request_goes_on(at, monkeypatch):
+async def test_when_the_store_does_not_say_whether_it_came_back_the_request_goes_on(
+    at, monkeypatch
+):
     async def away(*_: Any) -> Any:
         raise StoreUnavailable("Redis: gone")
 

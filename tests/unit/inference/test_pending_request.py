@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BusUnavailable, ClientGone
-from app.inference.pending_request import Call
-from app.protocol.records import Reply
+from app.inference.pending_request import PendingRequest
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED, FINAL, Step
 from app.protocol.request_id import Address
 from tests.unit.gateway.calls import TOPIC, WORKER, Fed
 from tests.unit.scene import request, turns
 
 
-async def values(call: Call) -> list[bytes]:
+async def values(call: PendingRequest) -> list[bytes]:
     """What its reader gets, to the end."""
     found = []
     while True:
@@ -28,7 +28,7 @@ async def values(call: Call) -> list[bytes]:
 
 def test_once_it_is_in_the_log_a_call_has_an_address_and_no_body():
     asked = request(reply_partition=3, reply_offset=11)
-    call = Call(asked, "llm.requests.m", "m")
+    call = PendingRequest(asked, "llm.requests.m", "m")
     assert (call.public_id, call.request.body) == ("", asked.body)
     call.placed(2, 40)
     assert Address.decode(call.public_id) == Address(asked.id, TOPIC, 2, 40, 3, 11)
@@ -52,7 +52,10 @@ async def test_parts_come_in_order_whether_the_reader_or_the_log_is_ahead(ahead,
 async def test_what_does_not_count_is_not_handed_on():
     fed = Fed()
     fed.data(b"a")
-    assert fed.feed(Reply(fed.call.id, "zombie", FINAL, 1, b"no", outcome=COMPLETED)) is Step.IGNORED
+    assert (
+        fed.feed(ReplyRecord(fed.call.id, "zombie", FINAL, 1, b"no", outcome=COMPLETED))
+        is Step.IGNORED
+    )
     assert fed.claim("new") is Step.CLAIMED
     assert fed.data(b"late", owner=WORKER) is Step.IGNORED
     fed.data(b"b", owner="new")
@@ -122,7 +125,7 @@ async def test_what_had_come_before_the_client_left_is_still_handed_on():
 async def test_broken_off_a_call_ends_for_its_reader_and_not_in_the_log():
     fed = Fed()
     fed.data(b"a")
-    fed.call.break_off(Reply(fed.call.id, "g", FINAL, value=b"away", outcome="failed"))
+    fed.call.break_off(ReplyRecord(fed.call.id, "g", FINAL, value=b"away", outcome="failed"))
     assert await values(fed.call) == [b"a", b"away"]
     assert fed.call.fold.outcome == ""
 
@@ -135,7 +138,7 @@ class Log:
         self.reads: list[int] = []
         self.away = 0  # so many times
 
-    async def refill(self, call: Call) -> None:
+    async def refill(self, call: PendingRequest) -> None:
         if self.away:
             self.away -= 1
             raise BusUnavailable("away")
@@ -144,7 +147,10 @@ class Log:
         for offset in range(call.next_offset, len(self.values)):
             last = offset == len(self.values) - 1
             kind, outcome = (FINAL, COMPLETED) if last else ("data", "")
-            call.feed(Reply(call.id, WORKER, kind, offset, self.values[offset], outcome=outcome), offset)
+            call.feed(
+                ReplyRecord(call.id, WORKER, kind, offset, self.values[offset], outcome=outcome),
+                offset,
+            )
             if call.behind:
                 return
 
@@ -155,7 +161,7 @@ async def test_for_a_slow_client_what_is_much_stays_in_the_log():
     held = 0
     for offset, value in enumerate(log.values[:-1]):
         if not fed.call.from_log:
-            fed.call.feed(Reply(fed.call.id, WORKER, "data", offset, value), offset)
+            fed.call.feed(ReplyRecord(fed.call.id, WORKER, "data", offset, value), offset)
             held += len(value)
     assert held < 600_000
     assert fed.call.behind
@@ -167,7 +173,7 @@ async def test_while_the_log_is_away_a_slow_client_waits_and_then_goes_on():
     fed, log = Fed(), Log([b"%d" % (number % 10) * 100_000 for number in range(10)])
     fed.call.refill = log.refill
     for offset, value in enumerate(log.values[:-1]):
-        fed.call.feed(Reply(fed.call.id, WORKER, "data", offset, value), offset)
+        fed.call.feed(ReplyRecord(fed.call.id, WORKER, "data", offset, value), offset)
     log.away = 3
     parts = [await fed.call.next(60) for _ in range(10 + log.away)]
     assert [part.value for part in parts if part] == log.values

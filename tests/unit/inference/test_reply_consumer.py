@@ -7,8 +7,8 @@ import time
 import pytest
 
 from app.errors import BusError
-from app.inference.reply_consumer import Inbox
-from app.protocol.records import Reply
+from app.inference.reply_consumer import ReplyConsumer
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_batch import join
 from app.protocol.reply_state import CANCELLED, COMPLETED, DATA, FINAL
 from tests.unit.gateway.calls import Fed, kept_of
@@ -21,19 +21,19 @@ async def bus() -> ScriptedBus:
 
 
 @pytest.fixture
-async def inbox(bus: ScriptedBus) -> Inbox:
-    found = Inbox(bus, TOPICS.replies)
+async def inbox(bus: ScriptedBus) -> ReplyConsumer:
+    found = ReplyConsumer(bus, TOPICS.replies)
     await found.start([1])
     assert found.partition == 0
     return found
 
 
 async def end(bus: ScriptedBus, id_: str, **members: object) -> None:
-    await send_reply(bus, Reply(id_, "w", FINAL, **{"outcome": COMPLETED, **members}))  # type: ignore[arg-type]
+    await send_reply(bus, ReplyRecord(id_, "w", FINAL, **{"outcome": COMPLETED, **members}))  # type: ignore[arg-type]
     await turns()
 
 
-def detached(inbox: Inbox, fed: Fed) -> None:
+def detached(inbox: ReplyConsumer, fed: Fed) -> None:
     """A request that waits here, and whose client has its 202."""
     inbox.expect(fed.call)
     inbox.detach(fed.call, kept_of(fed.call))
@@ -41,7 +41,7 @@ def detached(inbox: Inbox, fed: Fed) -> None:
 
 
 async def taken(bus: ScriptedBus, used: list[int]) -> int:
-    inbox = Inbox(bus, TOPICS.replies)
+    inbox = ReplyConsumer(bus, TOPICS.replies)
     await inbox.start(used)
     return inbox.partition
 
@@ -53,23 +53,24 @@ async def test_the_least_used_partition_is_taken():
 
 async def test_of_partitions_that_are_used_the_same_any_one_is_taken():
     bus = await started_bus(KAFKA_RESPONSE_PARTITIONS="2")
-    ones = [await taken(bus, [0, 1]) for _ in range(100)]  # twenty draws of four missed one of them once in CI
+    # twenty draws of four missed one of them once in CI
+    ones = [await taken(bus, [0, 1]) for _ in range(100)]
     assert set(ones) == {0, 1}
 
 
 async def test_a_topic_that_is_not_made_yet_is_waited_for_like_a_log_that_is_away(bus):
     with pytest.raises(BusError):
-        await Inbox(bus, "llm.other").start([])
+        await ReplyConsumer(bus, "llm.other").start([])
 
 
 async def test_what_was_there_before_is_nobodys_and_what_comes_is_at_its_position(bus):
     for number in range(5):
-        await send_reply(bus, Reply(f"{number:032x}", "w", DATA), 0)
-    inbox = Inbox(bus, TOPICS.replies)
+        await send_reply(bus, ReplyRecord(f"{number:032x}", "w", DATA), 0)
+    inbox = ReplyConsumer(bus, TOPICS.replies)
     assert inbox.position == 0
     await inbox.start([1])
     assert inbox.position == 5
-    await send_reply(bus, Reply("f" * 32, "w", DATA))
+    await send_reply(bus, ReplyRecord("f" * 32, "w", DATA))
     await turns()
     assert inbox.position == 6
 
@@ -80,8 +81,8 @@ async def test_each_call_gets_its_own_records_and_no_others(bus, inbox):
         inbox.expect(fed.call)
     for seq in range(2):
         for fed in feds[1:]:
-            await send_reply(bus, Reply(fed.call.id, "w", DATA, seq, fed.call.id.encode()))
-    await send_reply(bus, Reply("f" * 32, "w", DATA, 0, b"nobody's"))
+            await send_reply(bus, ReplyRecord(fed.call.id, "w", DATA, seq, fed.call.id.encode()))
+    await send_reply(bus, ReplyRecord("f" * 32, "w", DATA, 0, b"nobody's"))
     await turns()
     assert [fed.call.fold.next_seq for fed in feds] == [0, 2, 2]
     part = await feds[1].call.next(None)
@@ -97,13 +98,15 @@ async def test_a_call_that_has_ended_is_expected_no_more(bus, inbox):
     assert (len(inbox), fed.call.fold.outcome, inbox.unanswered[MODEL]) == (0, COMPLETED, 0)
 
 
-@pytest.mark.parametrize("how", ["answered", "cancelled by a gateway", "dropped", "answered and dropped"])
+@pytest.mark.parametrize(
+    "how", ["answered", "cancelled by a gateway", "dropped", "answered and dropped"]
+)
 async def test_calls_that_wait_for_a_worker_are_counted_each_once(bus, inbox, how):
     fed, other = Fed(), Fed()
     inbox.expect(fed.call)
     inbox.expect(other.call)
     if "answered" in how:
-        await send_reply(bus, Reply(fed.call.id, "w", DATA))
+        await send_reply(bus, ReplyRecord(fed.call.id, "w", DATA))
         await turns()
         assert inbox.unanswered[MODEL] == 1
     if "cancelled" in how:
@@ -118,19 +121,23 @@ async def test_they_are_counted_by_tenant_too(bus, inbox):
     for fed in feds:
         inbox.expect(fed.call)
     assert (inbox.of_tenants[MODEL, "a"], inbox.of_tenants[MODEL, "b"]) == (2, 1)
-    await send_reply(bus, Reply(feds[0].call.id, "w", DATA))
+    await send_reply(bus, ReplyRecord(feds[0].call.id, "w", DATA))
     await turns()
     inbox.drop(feds[2].call)
     assert (inbox.of_tenants[MODEL, "a"], inbox.of_tenants[MODEL, "b"]) == (1, 0)
 
 
 @pytest.mark.parametrize("kind", [DATA, FINAL])
-async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_answer_it(bus, inbox, kind):
+async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_answer_it(
+    bus, inbox, kind
+):
     asked = request(now=time.time(), seconds=60, tenant="a")
     detached(inbox, Fed(asked))
     assert (len(inbox), inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 1, 1)
     for seq in range(2):
-        await send_reply(bus, Reply(asked.id, "w", kind, seq, outcome=COMPLETED if kind == FINAL else ""))
+        await send_reply(
+            bus, ReplyRecord(asked.id, "w", kind, seq, outcome=COMPLETED if kind == FINAL else "")
+        )
         await turns()
         assert (inbox.unanswered[MODEL], inbox.of_tenants[MODEL, "a"]) == (0, 0)
     await asyncio.sleep(100)
@@ -140,7 +147,7 @@ async def test_what_belongs_to_no_connection_counts_until_a_worker_begins_to_ans
 async def test_what_a_worker_has_begun_before_its_client_is_let_go_counts_no_more(bus, inbox):
     fed = Fed(request(now=time.time(), seconds=60))
     inbox.expect(fed.call)
-    await send_reply(bus, Reply(fed.call.id, "w", DATA))
+    await send_reply(bus, ReplyRecord(fed.call.id, "w", DATA))
     await turns()
     inbox.detach(fed.call, kept_of(fed.call))
     await end(bus, fed.call.id, seq=1)
@@ -151,7 +158,9 @@ async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_o
     waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
     inbox.expect(waiting.call)
     detached(inbox, let_go)
-    headers, value = join([Reply(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)])
+    headers, value = join(
+        [ReplyRecord(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)]
+    )
     await bus.send(TOPICS.replies, value, key=b"k", headers=headers, partition=0)
     await turns()
     assert (inbox.unanswered[MODEL], waiting.call.answered) == (0, True)
@@ -192,7 +201,9 @@ async def test_an_undecodable_record_is_said_and_passed_by(bus, inbox, caplog):
     await bus.send(TOPICS.replies, b"", key=b"k", headers=headers, partition=0)
     await end(bus, fed.call.id)
     assert fed.call.fold.outcome == COMPLETED
-    assert [record.levelno for record in caplog.records if "undecodable" in record.message] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records if "undecodable" in record.message] == [
+        logging.WARNING
+    ]
 
 
 async def test_waiting_for_the_last_call_ends_when_it_ends_or_the_time_is_up(bus, inbox):
@@ -215,4 +226,4 @@ async def test_closed_it_reads_nothing_more(bus, inbox):
     await inbox.close()
     await end(bus, fed.call.id)
     assert fed.call.fold.outcome == ""
-    await Inbox(bus, TOPICS.replies).close()
+    await ReplyConsumer(bus, TOPICS.replies).close()

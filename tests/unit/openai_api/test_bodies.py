@@ -10,12 +10,29 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import BadRequest, InvalidBody
-from app.openai_api.bodies import ANY, CHAT, CHECKS, COMPLETIONS, EMBEDDINGS, Body, check_body, is_text, rename_model, with_model
+from app.openai_api.bodies import (
+    ANY,
+    CHAT,
+    CHECKS,
+    COMPLETIONS,
+    EMBEDDINGS,
+    Body,
+    check_body,
+    is_text,
+)
+from app.openai_api.model_member import rename_model, with_model
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is not UTF-8
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["model", 'a"model', "role"]) | TEXT, inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["model", 'a"model', "role"]) | TEXT, inner)
+    ),
     max_leaves=8,
 )
 SMALLEST = {
@@ -52,7 +69,9 @@ def test_speech_as_events_is_a_stream():
     assert not check_body(CHAT, encoded(SMALLEST[CHAT] | {"stream_format": "sse"})).stream
 
 
-@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/vnd.api+json", ""])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/plain; charset=utf-8", "application/vnd.api+json", ""]
+)
 def test_what_is_json_or_text_is_text(kind):
     assert is_text(kind)
     assert not is_text("audio/mpeg")
@@ -84,7 +103,12 @@ def test_stream_is_read(more, stream):
         ("/rerank", {"model": ""}, "model", "model: expected a string that is not empty."),
         (CHAT, {"stream": "yes"}, "stream", "stream: expected a boolean, got a string."),
         (CHAT, {"stream": 1}, "stream", "stream: expected a boolean, got a number."),
-        (CHAT, {"stream_options": []}, "stream_options", "stream_options: expected an object, got an array."),
+        (
+            CHAT,
+            {"stream_options": []},
+            "stream_options",
+            "stream_options: expected an object, got an array.",
+        ),
         (
             CHAT,
             {"stream_options": {"include_usage": 1.5}},
@@ -94,17 +118,54 @@ def test_stream_is_read(more, stream):
         (CHAT, {"messages": ...}, "messages", "messages is missing: expected an array."),
         (CHAT, {"messages": []}, "messages", "messages: expected an array that is not empty."),
         (CHAT, {"messages": "hi"}, "messages", "messages: expected an array, got a string."),
-        (CHAT, {"messages": [{"role": "user"}, "hi"]}, "messages[1]", "messages[1]: expected an object, got a string."),
-        (CHAT, {"messages": [{}]}, "messages[0].role", "messages[0].role is missing: expected a string."),
-        (CHAT, {"messages": [{"role": {}}]}, "messages[0].role", "messages[0].role: expected a string, got an object."),
-        (COMPLETIONS, {"prompt": ...}, "prompt", "prompt is missing: expected a string or an array."),
-        (COMPLETIONS, {"prompt": None}, "prompt", "prompt: expected a string or an array, got null."),
-        (EMBEDDINGS, {"input": {}}, "input", "input: expected a string or an array, got an object."),
-        (EMBEDDINGS, {"": 1, "input": ...}, "input", "input is missing: expected a string or an array."),
+        (
+            CHAT,
+            {"messages": [{"role": "user"}, "hi"]},
+            "messages[1]",
+            "messages[1]: expected an object, got a string.",
+        ),
+        (
+            CHAT,
+            {"messages": [{}]},
+            "messages[0].role",
+            "messages[0].role is missing: expected a string.",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": {}}]},
+            "messages[0].role",
+            "messages[0].role: expected a string, got an object.",
+        ),
+        (
+            COMPLETIONS,
+            {"prompt": ...},
+            "prompt",
+            "prompt is missing: expected a string or an array.",
+        ),
+        (
+            COMPLETIONS,
+            {"prompt": None},
+            "prompt",
+            "prompt: expected a string or an array, got null.",
+        ),
+        (
+            EMBEDDINGS,
+            {"input": {}},
+            "input",
+            "input: expected a string or an array, got an object.",
+        ),
+        (
+            EMBEDDINGS,
+            {"": 1, "input": ...},
+            "input",
+            "input is missing: expected a string or an array.",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_by_its_place_and_kind(path, change, param, message):
-    document = {name: value for name, value in (SMALLEST[path] | change).items() if value is not ...}
+    document = {
+        name: value for name, value in (SMALLEST[path] | change).items() if value is not ...
+    }
     with pytest.raises(BadRequest) as raised:
         check_body(path, encoded(document))
     assert (raised.value.status, raised.value.param, raised.value.message) == (400, param, message)
@@ -113,14 +174,31 @@ def test_a_wrong_field_is_named_by_its_place_and_kind(path, change, param, messa
 
 def test_a_field_that_stands_in_for_another_spares_the_check():
     assert check_body(COMPLETIONS, encoded({"model": "m", "prompt_embeds": "AAAA"})).model == "m"
-    assert check_body(COMPLETIONS, encoded({"model": "m", "prompt": None, "prompt_embeds": "AAAA"})).model == "m"
-    assert check_body(EMBEDDINGS, encoded({"model": "m", "messages": [{"role": "user"}]})).model == "m"
+    assert (
+        check_body(
+            COMPLETIONS, encoded({"model": "m", "prompt": None, "prompt_embeds": "AAAA"})
+        ).model
+        == "m"
+    )
+    assert (
+        check_body(EMBEDDINGS, encoded({"model": "m", "messages": [{"role": "user"}]})).model == "m"
+    )
 
 
 def test_what_an_upstream_refuses_better_is_left_to_it():
-    odd = {"temperature": "hot", "n": -1, "tools": 3, "messages": [{"role": "nobody", "content": 5}]}
+    odd = {
+        "temperature": "hot",
+        "n": -1,
+        "tools": 3,
+        "messages": [{"role": "nobody", "content": 5}],
+    }
     assert check_body(CHAT, encoded({"model": "m"} | odd)).model == "m"
-    assert check_body("/responses", encoded({"model": "m", "messages": 1, "prompt": 2, "input": 3})).model == "m"
+    assert (
+        check_body(
+            "/responses", encoded({"model": "m", "messages": 1, "prompt": 2, "input": 3})
+        ).model
+        == "m"
+    )
 
 
 def test_every_check_says_its_reason_and_its_path_is_looked_at():
@@ -180,9 +258,15 @@ def test_a_truncated_body_is_invalid_json(seed, data):
         (b'{"x":{"model":"a"},"\\u006dodel":"a"}', b'{"x":{"model":"a"},"\\u006dodel":"b"}'),
         (b'{"model":"\\u0061","x":[{"model":"a"}]}', b'{"model":"b","x":[{"model":"a"}]}'),
         (b'{"model":"a","model":"a"}', b'{"model":"b","model":"b"}'),
-        (b'{"x":"\\\\","model":"a","y":"\\"model\\":\\"a\\""}', b'{"x":"\\\\","model":"b","y":"\\"model\\":\\"a\\""}'),
+        (
+            b'{"x":"\\\\","model":"a","y":"\\"model\\":\\"a\\""}',
+            b'{"x":"\\\\","model":"b","y":"\\"model\\":\\"a\\""}',
+        ),
         (b'{"y\\"model":"a","model":"a"}', b'{"y\\"model":"a","model":"b"}'),
-        (b'{"y":"model","model":"a","n":123456789012345678901}', b'{"y":"model","model":"b","n":123456789012345678901}'),
+        (
+            b'{"y":"model","model":"a","n":123456789012345678901}',
+            b'{"y":"model","model":"b","n":123456789012345678901}',
+        ),
         (b'{"model":"c"}', b'{"model":"c"}'),
     ],
 )
@@ -191,7 +275,9 @@ def test_only_the_top_level_model_changes(body, expected):
     assert with_model(body, "a", "longer") == expected.replace(b'"b"', b'"longer"')
 
 
-@given(st.dictionaries(TEXT, JSON), TEXT.filter(bool), TEXT, st.booleans(), st.sampled_from([None, 2]))
+@given(
+    st.dictionaries(TEXT, JSON), TEXT.filter(bool), TEXT, st.booleans(), st.sampled_from([None, 2])
+)
 @example({"x": {"model": "a"}, 'x"model': "a"}, "a", "b", False, None)
 def test_with_model_is_what_parsing_and_encoding_again_would_give(more, old, new, plain, indent):
     document = more | {"model": old}
@@ -201,14 +287,27 @@ def test_with_model_is_what_parsing_and_encoding_again_would_give(more, old, new
     assert with_model(changed, new, old) == with_model(body, old, old)
 
 
-SPELLINGS = (b'"model"', b'"Model"', b'"MODEL"', b'"mOdel"', rb'"\u006dodel"', rb'"m\u006Fdel"', rb'"mode\u004C"')
+SPELLINGS = (
+    b'"model"',
+    b'"Model"',
+    b'"MODEL"',
+    b'"mOdel"',
+    rb'"\u006dodel"',
+    rb'"m\u006Fdel"',
+    rb'"mode\u004C"',
+)
 
 
 @pytest.mark.parametrize("second", SPELLINGS)
 @pytest.mark.parametrize("first", SPELLINGS)
 def test_a_model_named_twice_in_any_spelling_is_refused_by_its_name(first, second):
     for space in (b"", b" \t\r\n"):
-        body = b'{"messages":[{"role":"user"}],%b%b:"m","n":{"model":1},%b%b:"other"}' % (first, space, second, space)
+        body = b'{"messages":[{"role":"user"}],%b%b:"m","n":{"model":1},%b%b:"other"}' % (
+            first,
+            space,
+            second,
+            space,
+        )
         with pytest.raises(BadRequest) as refused:
             check_body(CHAT, body)
         assert (refused.value.status, refused.value.param) == (400, "model")
@@ -251,7 +350,9 @@ class Copied(bytes):
 
 @pytest.mark.parametrize("repeated", [1, 100, 10_000])
 def test_a_model_repeated_often_is_copied_once(repeated):
-    body = Copied(b'{"x":[' + b'{"model":"a"},' * repeated + b"1]," + b'"model":"a",' * repeated + b'"y":1}')
+    body = Copied(
+        b'{"x":[' + b'{"model":"a"},' * repeated + b"1]," + b'"model":"a",' * repeated + b'"y":1}'
+    )
     Copied.count_of_bytes = 0
     changed = with_model(body, "a", "b")
     assert (changed.count(b'"a"'), changed.count(b'"b"')) == (repeated, repeated)
@@ -259,7 +360,13 @@ def test_a_model_repeated_often_is_copied_once(repeated):
 
 
 def test_a_full_body_of_repetitions_is_refused_after_the_second():
-    body = b'{"messages":[{"role":"user"}],' + b'"model":"a",' * 290_000 + b'"x":"' + b"a" * 13_000_000 + b'"}'
+    body = (
+        b'{"messages":[{"role":"user"}],'
+        + b'"model":"a",' * 290_000
+        + b'"x":"'
+        + b"a" * 13_000_000
+        + b'"}'
+    )
     called = []
     before = sys.getprofile()
     sys.setprofile(lambda frame, event, argument: called.append(event))
@@ -272,12 +379,16 @@ def test_a_full_body_of_repetitions_is_refused_after_the_second():
 
 
 def test_a_model_with_slashes_escaped_by_the_client_is_found():
-    assert with_model(rb'{"model":"org\/m","x":{"model":1}}', "org/m", "b") == b'{"model":"b","x":{"model":1}}'
+    assert (
+        with_model(rb'{"model":"org\/m","x":{"model":1}}', "org/m", "b")
+        == b'{"model":"b","x":{"model":1}}'
+    )
 
 
 def test_the_model_is_renamed_in_every_event_of_a_block_and_at_every_depth():
     block = (
-        b'event: response.created\ndata: {"type":"response.created","response":{"model":"up/a","n":1.0}}\n\n'
+        b"event: response.created\ndata: "
+        b'{"type":"response.created","response":{"model":"up/a","n":1.0}}\n\n'
         b'data: {"id":"1", "model": "up/a", "choices": []}\n\n: keep-alive\n\ndata: [DONE]\n\n'
     )
     assert rename_model(block, "up/a", "b") == block.replace(b'"up/a"', b'"b"')
@@ -285,7 +396,9 @@ def test_the_model_is_renamed_in_every_event_of_a_block_and_at_every_depth():
 
 def test_text_that_a_model_wrote_is_not_renamed():
     text = '{"model":"a"} or {"model": "a"}'
-    reply = encoded({"model": "a", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+    reply = encoded(
+        {"model": "a", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    )
     renamed = json.loads(rename_model(reply, "a", "b"))
     assert renamed["model"] == "b"
     assert renamed["choices"][0]["message"]["content"] == text
@@ -296,13 +409,23 @@ def test_a_name_that_only_begins_like_the_model_is_left_alone():
     assert rename_model(reply, "a", "b") == reply
 
 
-@given(st.dictionaries(TEXT.filter(lambda name: '"' not in name), TEXT), TEXT, TEXT, st.booleans(), st.booleans())
+@given(
+    st.dictionaries(TEXT.filter(lambda name: '"' not in name), TEXT),
+    TEXT,
+    TEXT,
+    st.booleans(),
+    st.booleans(),
+)
 def test_a_renamed_reply_differs_in_its_model_only(more, old, new, plain, tight):
     reply = more | {"model": old}
-    block = json.dumps(reply, ensure_ascii=not plain, separators=(",", ":") if tight else None).encode()
+    block = json.dumps(
+        reply, ensure_ascii=not plain, separators=(",", ":") if tight else None
+    ).encode()
     assert json.loads(rename_model(block, old, new)) == reply | {"model": new}
 
 
 def test_numbers_keep_their_text_on_the_way_through():
-    body = b'{"model":"a","temperature":0.70000000000000000001,"seed":1e2,"x":[-0.0,1E+3],"y":"model"}'
+    body = (
+        b'{"model":"a","temperature":0.70000000000000000001,"seed":1e2,"x":[-0.0,1E+3],"y":"model"}'
+    )
     assert with_model(body, "a", "b") == body.replace(b'"a"', b'"b"')

@@ -31,7 +31,10 @@ def chat(index: int = 0, finish: str | None = None, **delta: object) -> bytes:
     ("path", "block"),
     [
         ("/chat/completions", chat(finish="stop")),
-        ("/chat/completions?a=b", chat(finish="stop") + event(choices=[], usage={"total_tokens": 1})),
+        (
+            "/chat/completions?a=b",
+            chat(finish="stop") + event(choices=[], usage={"total_tokens": 1}),
+        ),
         ("/chat/completions", chat(0, "stop") + chat(1, "length")),
         ("/chat/completions", event(model="x") + DONE),
         ("/chat/completions", b"data:[DONE]\r\n\r\n"),
@@ -57,9 +60,15 @@ def test_the_last_event_of_an_endpoint_completes_its_stream(path, block):
         ("/chat/completions", chat(0, "stop") + chat(1, content="still running")),
         ("/chat/completions", event(type="response.completed")),
         ("/chat/completions", event(choices=[], metadata={"finish_reason": "stop"})),
-        ("/chat/completions", b"data: no JSON\n\ndata: [1]\n\n" + event(choices=None) + event(choices=[None])),
+        (
+            "/chat/completions",
+            b"data: no JSON\n\ndata: [1]\n\n" + event(choices=None) + event(choices=[None]),
+        ),
         ("/messages", event(type="message_delta", delta={"stop_reason": "end_turn"})),
-        ("/responses", event(type="response.output_text.done", item={"type": "response.completed"})),
+        (
+            "/responses",
+            event(type="response.output_text.done", item={"type": "response.completed"}),
+        ),
         ("/embeddings", chat(finish="stop")),
     ],
 )
@@ -101,6 +110,8 @@ def test_errors_of_every_shape_are_found(block):
     assert error_in(block) is not None
 
 
-@pytest.mark.parametrize("block", [event(error=None, choices=[]), b": event: error\n\n", b"", b"{}", event(code="error")])
+@pytest.mark.parametrize(
+    "block", [event(error=None, choices=[]), b": event: error\n\n", b"", b"{}", event(code="error")]
+)
 def test_what_is_no_error_is_not_found(block):
     assert error_in(block) is None

@@ -17,7 +17,11 @@ TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
 def part(name: str, value: bytes, filename: str = "") -> bytes:
     said = f'name="{name}"' + (f'; filename="{filename}"' if filename else "")
-    return b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (BOUNDARY.encode(), said.encode(), value)
+    return b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (
+        BOUNDARY.encode(),
+        said.encode(),
+        value,
+    )
 
 
 def form(*parts: bytes) -> bytes:
@@ -29,7 +33,15 @@ MODEL, FILE = part("model", b"whisper"), part("file", b"\r\n--b0un\r\n--\0\xff" 
 
 @pytest.mark.parametrize("parts", [(MODEL, FILE), (FILE, MODEL)])
 @pytest.mark.parametrize(
-    ("said", "stream"), [(b"true", True), (b"True", True), (b"1", True), (b"false", False), (b"0", False), (b"", False)]
+    ("said", "stream"),
+    [
+        (b"true", True),
+        (b"True", True),
+        (b"1", True),
+        (b"false", False),
+        (b"0", False),
+        (b"", False),
+    ],
 )
 def test_model_and_stream_are_read_wherever_they_stand(parts, said, stream):
     assert check_form(PATH, TYPE, form(*parts)) == Body("whisper", False)
@@ -38,8 +50,13 @@ def test_model_and_stream_are_read_wherever_they_stand(parts, said, stream):
 
 
 def test_a_quoted_boundary_and_a_names_letters_are_read():
-    found = form(part("model", "größe/ü".encode())).replace(b"Content-Disposition", b"content-disposition")
-    assert check_form(PATH, f'multipart/form-data; charset=utf-8; boundary="{BOUNDARY}"', found).model == "größe/ü"
+    found = form(part("model", "größe/ü".encode())).replace(
+        b"Content-Disposition", b"content-disposition"
+    )
+    assert (
+        check_form(PATH, f'multipart/form-data; charset=utf-8; boundary="{BOUNDARY}"', found).model
+        == "größe/ü"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,15 +182,23 @@ def test_where_openai_takes_json_a_form_is_refused(path):
         check_form(path, TYPE, form(MODEL))
 
 
-NAME = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8).filter(lambda name: name != "model")
+NAME = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8).filter(
+    lambda name: name != "model"
+)
 
 
-@given(st.lists(st.tuples(NAME, st.binary(max_size=40))), st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+@given(
+    st.lists(st.tuples(NAME, st.binary(max_size=40))),
+    st.text(min_size=1, max_size=20),
+    st.text(min_size=1, max_size=20),
+)
 def test_the_model_is_renamed_and_nothing_else(others, old, new):
     others = [(name, value) for name, value in others if BOUNDARY.encode() not in value]
     for place in {0, len(others)}:
         parts = [part(name, value) for name, value in others]
-        before, after = ([*parts[:place], part("model", name.encode()), *parts[place:]] for name in (old, new))
+        before, after = (
+            [*parts[:place], part("model", name.encode()), *parts[place:]] for name in (old, new)
+        )
         if BOUNDARY not in old:
             assert form_with_model(TYPE, form(*before), new) == form(*after)
 
@@ -181,14 +206,21 @@ def test_the_model_is_renamed_and_nothing_else(others, old, new):
 @given(st.binary(max_size=200), st.text(st.characters(codec="latin-1"), max_size=20))
 def test_whatever_comes_is_read_or_refused(body, boundary):
     for content_type in (TYPE, f"multipart/form-data; boundary={boundary}"):
-        for each in (body, form(MODEL, part("file", body)), form(MODEL) + body, form(MODEL)[: len(body)]):
+        for each in (
+            body,
+            form(MODEL, part("file", body)),
+            form(MODEL) + body,
+            form(MODEL)[: len(body)],
+        ):
             with suppress(BadRequest, InvalidForm):
                 check_form(PATH, content_type, each)
 
 
 def test_the_same_form_with_another_boundary_is_the_same():
     other = form(MODEL, FILE).replace(BOUNDARY.encode(), b"another")
-    assert without_boundary(TYPE, form(MODEL, FILE)) == without_boundary("multipart/form-data; boundary=another", other)
+    assert without_boundary(TYPE, form(MODEL, FILE)) == without_boundary(
+        "multipart/form-data; boundary=another", other
+    )
     assert without_boundary(TYPE, form(MODEL, FILE)) != without_boundary(TYPE, form(MODEL))
 
 

@@ -1,4 +1,6 @@
-"""Server-sent events as bytes: cut anywhere they are the same events, and no byte is lost or added."""
+"""Server-sent events as bytes: cut anywhere they are the same events, and no byte is lost or
+added.
+"""
 
 import re
 from itertools import pairwise
@@ -70,10 +72,26 @@ def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 # Anything that a stream can be made of, with line ends of all kinds side by side.
 RAW = st.lists(
-    st.sampled_from([b"data: a", b"data:b", b"data", b"datax: c", b": d", b"id: 1", b"\n", b"\r\n", b"\r", b"\n\n", b"x"]),
+    st.sampled_from(
+        [
+            b"data: a",
+            b"data:b",
+            b"data",
+            b"datax: c",
+            b": d",
+            b"id: 1",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b"\n\n",
+            b"x",
+        ]
+    ),
     max_size=25,
 ).map(b"".join)
-STREAMS = RAW | st.builds(joined, st.lists(st.sampled_from(STREAM), max_size=8), st.sampled_from(ENDS))
+STREAMS = RAW | st.builds(
+    joined, st.lists(st.sampled_from(STREAM), max_size=8), st.sampled_from(ENDS)
+)
 CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 
 
@@ -119,9 +137,9 @@ def test_a_carriage_return_at_the_cut_may_be_half_of_a_line_end():
 def test_any_stream_cut_anywhere_gives_whole_events_and_all_bytes(stream, cuts):
     blocks, rest = fed(pieces_of(stream, cuts))
     assert b"".join(blocks) + rest == stream
-    assert [data for block in blocks for _, data in parsed(block)] + [d for _, d in parsed(rest)] == [
-        d for _, d in parsed(stream)
-    ]
+    assert [data for block in blocks for _, data in parsed(block)] + [
+        d for _, d in parsed(rest)
+    ] == [d for _, d in parsed(stream)]
     assert len(parsed(rest)) <= 1, "no more than what a last carriage return leaves open waits"
 
 
@@ -135,7 +153,9 @@ def test_the_events_of_a_block_are_the_block_and_each_is_one_event(block):
     assert b"".join(events) == block
     assert all(events), "no empty event"
     assert all(len(parsed(event)) <= 1 for event in events)
-    assert [data for event in events for _, data in parsed(event)] == [data for _, data in parsed(block)]
+    assert [data for event in events for _, data in parsed(event)] == [
+        data for _, data in parsed(block)
+    ]
 
 
 def whole_events(stream: bytes) -> bytes:
@@ -145,7 +165,9 @@ def whole_events(stream: bytes) -> bytes:
 @given(STREAMS.map(whole_events))
 def test_events_with_data_are_those_a_client_sees(block):
     assert count_events(block) == len(parsed(block))
-    assert [data_of(event) for event in split_events(block) if has_data(event)] == [data for _, data in parsed(block)]
+    assert [data_of(event) for event in split_events(block) if has_data(event)] == [
+        data for _, data in parsed(block)
+    ]
 
 
 @given(STREAMS.map(whole_events), st.integers(0, 1000))
@@ -156,12 +178,20 @@ def test_ids_count_the_data_events_and_change_none_of_them(block, first):
     with_them = with_ids(block, first)
     if b"id: " not in block:
         assert with_them.count(b"id: ") == count_events(block)
-        numbered = [(b"%d" % (first + place), data) for place, (_, data) in enumerate(parsed(block))]
+        numbered = [
+            (b"%d" % (first + place), data) for place, (_, data) in enumerate(parsed(block))
+        ]
         assert parsed(with_them) == numbered
-        assert not re.search(rb"id: \d+\n[\r\n]", with_them), "an id that stands alone is an event to some clients"
+        assert not re.search(rb"id: \d+\n[\r\n]", with_them), (
+            "an id that stands alone is an event to some clients"
+        )
     assert [data for _, data in parsed(with_them)] == [data for _, data in parsed(block)]
-    assert all(has_data(event) for event in split_events(with_them)[:-1]), "each blank line ends an event with data"
-    assert not re.search(rb"(?>\r\n|\n|\r){3}", with_them), "a further blank line is an empty event to the openai SDK"
+    assert all(has_data(event) for event in split_events(with_them)[:-1]), (
+        "each blank line ends an event with data"
+    )
+    assert not re.search(rb"(?>\r\n|\n|\r){3}", with_them), (
+        "a further blank line is an empty event to the openai SDK"
+    )
 
 
 @given(STREAMS.map(whole_events), st.integers(1, 5), st.integers(0, 12))
@@ -184,7 +214,10 @@ def test_done_is_an_event_like_any_other():
     assert (count_events(DONE), data_of(DONE)) == (1, b"[DONE]")
 
 
-@pytest.mark.parametrize("block", [b"", b": ping\n\n", b"event: x\n\n", b"database: x\n\n", b"x-data: y\n\n", b" data: y\n\n"])
+@pytest.mark.parametrize(
+    "block",
+    [b"", b": ping\n\n", b"event: x\n\n", b"database: x\n\n", b"x-data: y\n\n", b" data: y\n\n"],
+)
 def test_what_has_no_data_does_not_count(block):
     assert count_events(block) == 0
 
@@ -230,7 +263,10 @@ def test_an_event_larger_than_allowed_is_refused_before_it_is_whole():
     ("head", "found"),
     [
         *((mark + b" x", True) for mark in (b"data:", b"event:", b"id:", b"retry:", b":")),
-        *((mark, None) for mark in (b"", b"d", b"dat", b"event", b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"re")),
+        *(
+            (mark, None)
+            for mark in (b"", b"d", b"dat", b"event", b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"re")
+        ),
         *((mark, False) for mark in (b"{", b"database", b"<", b"i ", b"dat a", b" data:")),
     ],
 )

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UndecodableRecord
-from app.protocol.heartbeats import GatewayBeat, ModelCard, WorkerBeat, decode_beat, decode_card, encode
+from app.protocol.heartbeats import (
+    GatewayHeartbeat,
+    ModelRegistration,
+    WorkerHeartbeat,
+    decode_beat,
+    decode_card,
+    encode,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 COUNTS = st.integers(0, 2**31)
@@ -16,7 +23,7 @@ SECONDS = st.floats(0, 1e12)
 TEXTS = st.lists(TEXT, max_size=4).map(tuple)
 NUMBERS = st.lists(COUNTS, max_size=4).map(tuple)
 WORKERS = st.builds(
-    WorkerBeat,
+    WorkerHeartbeat,
     worker=TEXT,
     model=TEXT,
     topic=TEXT,
@@ -39,7 +46,7 @@ WORKERS = st.builds(
     reads=NUMBERS,
 )
 GATEWAYS = st.builds(
-    GatewayBeat,
+    GatewayHeartbeat,
     gateway=TEXT,
     replies=TEXT,
     partition=COUNTS,
@@ -50,14 +57,24 @@ GATEWAYS = st.builds(
     version=TEXT,
     reads=NUMBERS,
 )
-NAMES = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable() and name == name.strip())
+NAMES = st.text(min_size=1, max_size=20).filter(
+    lambda name: name.isprintable() and name == name.strip()
+)
 NAME_LISTS = st.lists(NAMES, max_size=4).map(tuple)
 TOPIC_NAMES = st.from_regex(r"[a-z][A-Za-z0-9._-]{0,20}", fullmatch=True)
-CARDS = st.builds(ModelCard, model=NAMES, topic=TOPIC_NAMES, group=TEXT, aliases=NAME_LISTS, owned_by=TEXT, created=COUNTS)
+CARDS = st.builds(
+    ModelRegistration,
+    model=NAMES,
+    topic=TOPIC_NAMES,
+    group=TEXT,
+    aliases=NAME_LISTS,
+    owned_by=TEXT,
+    created=COUNTS,
+)
 
-WORKER = WorkerBeat("w1", "m", "llm.requests.m", "llm.m", "llm.replies", 1.5, 1.0)
-GATEWAY = GatewayBeat("g1", "llm.replies", 3, 1.5, 1.0)
-CARD = ModelCard("m", "llm.requests.m", "llm.m")
+WORKER = WorkerHeartbeat("w1", "m", "llm.requests.m", "llm.m", "llm.replies", 1.5, 1.0)
+GATEWAY = GatewayHeartbeat("g1", "llm.replies", 3, 1.5, 1.0)
+CARD = ModelRegistration("m", "llm.requests.m", "llm.m")
 
 
 @given(WORKERS | GATEWAYS)
@@ -70,7 +87,9 @@ def test_a_models_card_goes_there_and_back(card):
     assert decode_card(encode(card)) == card
 
 
-@pytest.mark.parametrize(("sent", "decode"), [(WORKER, decode_beat), (GATEWAY, decode_beat), (CARD, decode_card)])
+@pytest.mark.parametrize(
+    ("sent", "decode"), [(WORKER, decode_beat), (GATEWAY, decode_beat), (CARD, decode_card)]
+)
 def test_members_that_we_do_not_know_are_ignored(sent, decode):
     newer = {**orjson.loads(encode(sent)), "from_the_future": {"a": [1]}}
     assert decode(orjson.dumps(newer)) == sent
@@ -92,7 +111,10 @@ def test_an_older_process_may_leave_out_what_has_a_default_and_nothing_else(sent
             decode(orjson.dumps({**{other: members[other] for other in required if other != name}}))
 
 
-@given(st.binary(max_size=30) | st.sampled_from([b"null", b"[]", b"{}", b'"x"', b"NaN", encode(CARD), b'{"worker": 1}']))
+@given(
+    st.binary(max_size=30)
+    | st.sampled_from([b"null", b"[]", b"{}", b'"x"', b"NaN", encode(CARD), b'{"worker": 1}'])
+)
 def test_anything_else_is_no_heartbeat(value):
     with pytest.raises(UndecodableRecord, match="not a heartbeat"):
         decode_beat(value)
@@ -105,13 +127,20 @@ def test_anything_else_is_no_card(value):
 
 
 def test_a_member_of_the_wrong_type_is_refused():
-    for name, wrong in (("time", "soon"), ("partitions", 3), ("positions", [1]), ("ready", "perhaps"), ("worker", None)):
+    for name, wrong in (
+        ("time", "soon"),
+        ("partitions", 3),
+        ("positions", [1]),
+        ("ready", "perhaps"),
+        ("worker", None),
+    ):
         with pytest.raises(UndecodableRecord):
             decode_beat(orjson.dumps({**orjson.loads(encode(WORKER)), name: wrong}))
 
 
 @pytest.mark.parametrize(
-    "positions", [{"x": 1}, {"": 1}, {"-1": 1}, {"1.5": 1}, {"\u0663": 1}, {"1": -1}, {"1": 2**63}, {"1": "x"}]
+    "positions",
+    [{"x": 1}, {"": 1}, {"-1": 1}, {"1.5": 1}, {"\u0663": 1}, {"1": -1}, {"1": 2**63}, {"1": "x"}],
 )
 def test_positions_are_of_numbered_partitions_and_offsets(positions):
     said = orjson.loads(encode(WORKER))

@@ -1,11 +1,21 @@
-"""Records: there and back, and whatever else lies on the log is refused by name, never by a crash."""
+"""Records: there and back, and whatever else lies on the log is refused by name, never by a
+crash.
+"""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import UndecodableRecord
-from app.protocol.records import READS, VERSION, Control, Reply, Request, header_map, record_id
+from app.protocol.records import (
+    READS,
+    VERSION,
+    ControlRecord,
+    ReplyRecord,
+    RequestRecord,
+    header_map,
+    record_id,
+)
 from app.protocol.reply_state import CLAIM, DATA, FINAL, OUTCOMES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -13,7 +23,7 @@ IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=4).map(tuple)
 NUMBERS = st.integers(0, 2**53)
 REQUESTS = st.builds(
-    Request,
+    RequestRecord,
     id=IDS,
     model=TEXT,
     path=TEXT,
@@ -29,14 +39,20 @@ REQUESTS = st.builds(
     traceparent=TEXT,
     maybe_duplicate=st.booleans(),
 )
-COMMON = {"id": IDS, "owner": TEXT, "seq": NUMBERS, "event": NUMBERS, "value": st.binary(max_size=50)}
+COMMON = {
+    "id": IDS,
+    "owner": TEXT,
+    "seq": NUMBERS,
+    "event": NUMBERS,
+    "value": st.binary(max_size=50),
+}
 FIRST = {"status": st.integers(100, 599), "head": PAIRS}
 REPLIES = (
-    st.builds(Reply, kind=st.just(DATA), **COMMON)
-    | st.builds(Reply, kind=st.just(DATA), **COMMON, **FIRST)
-    | st.builds(Reply, kind=st.just(CLAIM), supersedes=TEXT, **COMMON)
+    st.builds(ReplyRecord, kind=st.just(DATA), **COMMON)
+    | st.builds(ReplyRecord, kind=st.just(DATA), **COMMON, **FIRST)
+    | st.builds(ReplyRecord, kind=st.just(CLAIM), supersedes=TEXT, **COMMON)
     | st.builds(
-        Reply,
+        ReplyRecord,
         kind=st.just(FINAL),
         outcome=st.sampled_from(sorted(OUTCOMES)),
         code=TEXT,
@@ -46,11 +62,17 @@ REPLIES = (
         **FIRST,
     )
 )
-CONTROLS = st.builds(Control, id=IDS, kind=st.sampled_from([Control.CANCEL, Control.CLAIM]), owner=TEXT, supersedes=TEXT)
+CONTROLS = st.builds(
+    ControlRecord,
+    id=IDS,
+    kind=st.sampled_from([ControlRecord.CANCEL, ControlRecord.CLAIM]),
+    owner=TEXT,
+    supersedes=TEXT,
+)
 
-REQUEST = Request("ab" * 16, "m", "/chat/completions", b"{}", True, 1, 2, 3, 4)
-REPLY = Reply("ab" * 16, "w", DATA, 0, b"data: x\n\n", status=200)
-CONTROL = Control("ab" * 16, Control.CANCEL)
+REQUEST = RequestRecord("ab" * 16, "m", "/chat/completions", b"{}", True, 1, 2, 3, 4)
+REPLY = ReplyRecord("ab" * 16, "w", DATA, 0, b"data: x\n\n", status=200)
+CONTROL = ControlRecord("ab" * 16, ControlRecord.CANCEL)
 
 
 def without(headers, name):
@@ -63,17 +85,17 @@ def replaced(headers, name, value):
 
 @given(REQUESTS)
 def test_a_request_goes_there_and_back(request_):
-    assert Request.decode(request_.headers(), request_.body) == request_
+    assert RequestRecord.decode(request_.headers(), request_.body) == request_
 
 
 @given(REPLIES)
 def test_a_reply_goes_there_and_back(reply):
-    assert Reply.decode(reply.headers(), reply.value) == reply
+    assert ReplyRecord.decode(reply.headers(), reply.value) == reply
 
 
 @given(CONTROLS)
 def test_a_control_goes_there_and_back(control):
-    assert Control.decode(control.headers()) == control
+    assert ControlRecord.decode(control.headers()) == control
 
 
 @given(REQUESTS | REPLIES | CONTROLS)
@@ -86,32 +108,39 @@ def test_headers_are_utf8_and_the_id_is_found_without_decoding(record):
 
 def test_unknown_headers_are_ignored():
     more = [("from-the-future", b"1"), ("x", b"")]
-    assert Request.decode(REQUEST.headers() + more, REQUEST.body) == REQUEST
-    assert Reply.decode(REPLY.headers() + more, REPLY.value) == REPLY
-    assert Control.decode(CONTROL.headers() + more) == CONTROL
+    assert RequestRecord.decode(REQUEST.headers() + more, REQUEST.body) == REQUEST
+    assert ReplyRecord.decode(REPLY.headers() + more, REPLY.value) == REPLY
+    assert ControlRecord.decode(CONTROL.headers() + more) == CONTROL
 
 
-@pytest.mark.parametrize("name", ["id", "model", "path", "stream", "reply-partition", "reply-offset", "created", "deadline"])
+@pytest.mark.parametrize(
+    "name",
+    ["id", "model", "path", "stream", "reply-partition", "reply-offset", "created", "deadline"],
+)
 def test_a_request_without_one_of_its_headers_is_refused_by_name(name):
     with pytest.raises(UndecodableRecord, match=f"'{name}' is missing"):
-        Request.decode(without(REQUEST.headers(), name), b"")
+        RequestRecord.decode(without(REQUEST.headers(), name), b"")
 
 
 @pytest.mark.parametrize("name", ["id", "owner", "kind", "seq", "event"])
 def test_a_reply_without_one_of_its_headers_is_refused_by_name(name):
     with pytest.raises(UndecodableRecord, match=f"'{name}' is missing"):
-        Reply.decode(without(REPLY.headers(), name), b"")
+        ReplyRecord.decode(without(REPLY.headers(), name), b"")
 
 
 @pytest.mark.parametrize("name", ["id", "kind"])
 def test_a_control_without_one_of_its_headers_is_refused_by_name(name):
     with pytest.raises(UndecodableRecord, match=f"'{name}' is missing"):
-        Control.decode(without(CONTROL.headers(), name))
+        ControlRecord.decode(without(CONTROL.headers(), name))
 
 
 @pytest.mark.parametrize("headers", [None, [], [("v", b"2")], [("v", b"")], [("V", VERSION)]])
 def test_a_version_that_we_do_not_read_is_refused(headers):
-    for decode in (lambda: Request.decode(headers, b""), lambda: Reply.decode(headers, b""), lambda: Control.decode(headers)):
+    for decode in (
+        lambda: RequestRecord.decode(headers, b""),
+        lambda: ReplyRecord.decode(headers, b""),
+        lambda: ControlRecord.decode(headers),
+    ):
         with pytest.raises(UndecodableRecord, match="version"):
             decode()
 
@@ -138,7 +167,7 @@ def test_what_we_write_is_among_what_we_read():
 )
 def test_a_request_with_a_header_of_the_wrong_form_is_refused(name, value):
     with pytest.raises(UndecodableRecord):
-        Request.decode(replaced(REQUEST.headers(), name, value), b"")
+        RequestRecord.decode(replaced(REQUEST.headers(), name, value), b"")
 
 
 @pytest.mark.parametrize(
@@ -157,25 +186,32 @@ def test_a_request_with_a_header_of_the_wrong_form_is_refused(name, value):
 )
 def test_a_reply_with_a_header_of_the_wrong_form_is_refused(name, value):
     with pytest.raises(UndecodableRecord):
-        Reply.decode(replaced(REPLY.headers(), name, value), b"")
+        ReplyRecord.decode(replaced(REPLY.headers(), name, value), b"")
 
 
 def test_a_final_record_with_an_unknown_outcome_is_refused():
     headers = replaced(replaced(REPLY.headers(), "kind", FINAL.encode()), "outcome", b"exploded")
     with pytest.raises(UndecodableRecord, match="exploded"):
-        Reply.decode(headers, b"")
+        ReplyRecord.decode(headers, b"")
 
 
-NAMES = st.sampled_from([name for name, _ in REQUEST.headers() + REPLY.headers()] + ["head", "notes", "outcome", "supersedes"])
+NAMES = st.sampled_from(
+    [name for name, _ in REQUEST.headers() + REPLY.headers()]
+    + ["head", "notes", "outcome", "supersedes"]
+)
 VALUES = (
-    st.none() | st.binary(max_size=8) | st.sampled_from([b"1", b"data", b"final", b"completed", b"[]", b"[[1,2]]", b"{}", b"5"])
+    st.none()
+    | st.binary(max_size=8)
+    | st.sampled_from([b"1", b"data", b"final", b"completed", b"[]", b"[[1,2]]", b"{}", b"5"])
 )
 
 
-@given(st.none() | st.lists(st.tuples(NAMES, VALUES), max_size=3), st.none() | st.binary(max_size=8))
+@given(
+    st.none() | st.lists(st.tuples(NAMES, VALUES), max_size=3), st.none() | st.binary(max_size=8)
+)
 @example([("head", b"5")], None)
 def test_no_record_makes_decoding_fail_otherwise(changes, value):
-    for record, decode in ((REQUEST, Request.decode), (REPLY, Reply.decode)):
+    for record, decode in ((REQUEST, RequestRecord.decode), (REPLY, ReplyRecord.decode)):
         headers = record.headers()
         for name, changed in changes or ():
             headers = replaced(headers, name, changed)

@@ -1,4 +1,6 @@
-"""Replies of several requests in one record: each reader gets of it what it wants, and nothing of a record that is not whole."""
+"""Replies of several requests in one record: each reader gets of it what it wants, and nothing of a
+record that is not whole.
+"""
 
 from contextlib import suppress
 
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UndecodableRecord
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_batch import ids_of, join, replies_of
 from app.protocol.reply_state import DATA, FINAL, OUTCOMES
 from tests.unit.protocol.test_records import IDS, NUMBERS, PAIRS, TEXT
@@ -15,17 +17,24 @@ from tests.unit.protocol.test_records import IDS, NUMBERS, PAIRS, TEXT
 VALUES = st.binary(max_size=50)
 HEADS = st.just({}) | st.fixed_dictionaries({"status": st.integers(100, 599), "head": PAIRS})
 ENDS = st.just({"kind": DATA}) | st.fixed_dictionaries(
-    {"kind": st.just(FINAL), "outcome": st.sampled_from(sorted(OUTCOMES)), "code": TEXT, "notes": PAIRS}
+    {
+        "kind": st.just(FINAL),
+        "outcome": st.sampled_from(sorted(OUTCOMES)),
+        "code": TEXT,
+        "notes": PAIRS,
+    }
 )
 PARTS = st.builds(
-    lambda id_, seq, event, value, head, end: Reply(id=id_, owner="w", seq=seq, event=event, value=value, **head, **end),
+    lambda id_, seq, event, value, head, end: ReplyRecord(
+        id=id_, owner="w", seq=seq, event=event, value=value, **head, **end
+    ),
     IDS, NUMBERS, NUMBERS, VALUES, HEADS, ENDS,
 )  # fmt: skip
 JOINED = st.lists(PARTS, min_size=1, max_size=6, unique_by=lambda reply: reply.id)
 
 ONE, TWO = (
-    Reply("ab" * 16, "w", DATA, 3, b"data: x\n\n", 4),
-    Reply("cd" * 16, "w", FINAL, 0, b"{}", status=200, outcome="completed"),
+    ReplyRecord("ab" * 16, "w", DATA, 3, b"data: x\n\n", 4),
+    ReplyRecord("cd" * 16, "w", FINAL, 0, b"{}", status=200, outcome="completed"),
 )
 
 
@@ -34,7 +43,9 @@ def test_what_was_joined_is_told_to_whoever_wants_it(parts, data):
     headers, value = join(parts)
     wanted = data.draw(st.sets(st.sampled_from([part.id for part in parts])))
     assert list(ids_of(headers)) == [part.id.encode() for part in parts]
-    assert replies_of(headers, value, {id_.encode() for id_ in wanted}) == [part for part in parts if part.id in wanted]
+    assert replies_of(headers, value, {id_.encode() for id_ in wanted}) == [
+        part for part in parts if part.id in wanted
+    ]
 
 
 @given(PARTS)
@@ -77,7 +88,9 @@ def test_a_person_can_read_it():
 )
 def test_what_is_garbled_is_refused_by_name(name, text, why):
     headers, value = join([ONE, TWO])
-    garbled = [pair for pair in headers if pair[0] != name] + ([(name, text)] if text is not None else [])
+    garbled = [pair for pair in headers if pair[0] != name] + (
+        [(name, text)] if text is not None else []
+    )
     with pytest.raises(UndecodableRecord, match=why):
         replies_of(garbled, value, (b"ab", b"cd"))
 

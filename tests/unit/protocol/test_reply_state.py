@@ -1,4 +1,6 @@
-"""Who writes a reply: whatever is written by whom, every reader sees one writer at a time, one text, one outcome."""
+"""Who writes a reply: whatever is written by whom, every reader sees one writer at a time, one
+text, one outcome.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, EXPIRED, FAILED, FINAL, OUTCOMES, Fold, Step
+from app.protocol.reply_state import (
+    CANCELLED,
+    CLAIM,
+    COMPLETED,
+    DATA,
+    EXPIRED,
+    FAILED,
+    FINAL,
+    OUTCOMES,
+    ReplyState,
+    Step,
+)
 
 
 class Written(NamedTuple):
@@ -20,11 +33,19 @@ class Written(NamedTuple):
     by_gateway: bool = False
 
 
-def read(log: list[Written], fold: Fold | None = None) -> tuple[Fold, list[Step]]:
+def read(log: list[Written], fold: ReplyState | None = None) -> tuple[ReplyState, list[Step]]:
     """What a reader makes of a log, from a state it had before."""
-    fold = fold or Fold()
+    fold = fold or ReplyState()
     return fold, [
-        fold.apply(r.kind, r.owner, r.seq, outcome=r.outcome, supersedes=r.supersedes, by_gateway=r.by_gateway) for r in log
+        fold.apply(
+            r.kind,
+            r.owner,
+            r.seq,
+            outcome=r.outcome,
+            supersedes=r.supersedes,
+            by_gateway=r.by_gateway,
+        )
+        for r in log
     ]
 
 
@@ -33,7 +54,9 @@ SEQS = st.integers(0, 4)
 ANYTHING = st.lists(
     st.builds(Written, st.just(DATA), OWNERS, SEQS)
     | st.builds(Written, st.just(FINAL), OWNERS, SEQS, st.sampled_from(sorted(OUTCOMES)))
-    | st.builds(Written, st.just(CLAIM), OWNERS, SEQS, supersedes=st.sampled_from(["", "a", "b", "c"]))
+    | st.builds(
+        Written, st.just(CLAIM), OWNERS, SEQS, supersedes=st.sampled_from(["", "a", "b", "c"])
+    )
     | st.builds(
         Written,
         st.sampled_from([DATA, FINAL, CLAIM]),
@@ -58,7 +81,9 @@ def check(log: list[Written]) -> None:
     writer, seq = "", 0
     for record, step in zip(log, steps, strict=True):
         if step is Step.CLAIMED:
-            assert record.supersedes == writer, "a claim counts only against the writer of its place"
+            assert record.supersedes == writer, (
+                "a claim counts only against the writer of its place"
+            )
             writer = record.owner
         elif step is not Step.IGNORED and not record.by_gateway:
             writer = writer or record.owner
@@ -86,7 +111,9 @@ def test_all_readers_agree_whatever_prefix_they_started_to_share(log, cut):
 
 @dataclass
 class Worker:
-    """Follows the protocol, and never hears that it has lost: a zombie. Values are the sequence numbers they stand for."""
+    """Follows the protocol, and never hears that it has lost: a zombie. Values are the sequence
+    numbers they stand for.
+    """
 
     name: str
     log: list[Written]
@@ -131,7 +158,9 @@ class Worker:
 
 
 def played(moves: list[tuple[str, str]]) -> list[Written]:
-    """The log after these moves of these actors, with a taker at the end who finds nobody else at work."""
+    """The log after these moves of these actors, with a taker at the end who finds nobody else at
+    work.
+    """
     log: list[Written] = []
     actors = {name: Worker(name, log) for name in "abcg"}
     for name, move in moves:
@@ -147,8 +176,14 @@ def check_played(log: list[Written]) -> None:
     assert fold.outcome, "a lone taker always brings it to an end"
     claims = [place for place, step in enumerate(steps) if step is Step.CLAIMED]
     for begin, end in zip(claims, [*claims, len(log)][1:], strict=True):
-        seen = [log[place].owner for place in range(begin, end) if steps[place] in (Step.PART, Step.ENDED)]
-        assert set(seen) <= {log[begin].owner, "gateway"}, "a zombie is not there after a claim that counted"
+        seen = [
+            log[place].owner
+            for place in range(begin, end)
+            if steps[place] in (Step.PART, Step.ENDED)
+        ]
+        assert set(seen) <= {log[begin].owner, "gateway"}, (
+            "a zombie is not there after a claim that counted"
+        )
 
 
 def interleaved(scripts: dict[str, list[str]]) -> Iterator[list[tuple[str, str]]]:
@@ -180,7 +215,10 @@ def test_every_interleaving_of_two_workers_claims_and_cancels_ends_once(scripts)
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from(["run", "look", "claim", "check", "write", "write", "finish", "fail"]))
+        st.tuples(
+            st.sampled_from("abc"),
+            st.sampled_from(["run", "look", "claim", "check", "write", "write", "finish", "fail"]),
+        )
         | st.just(("g", "cancel")),
         max_size=40,
     )
@@ -190,7 +228,12 @@ def test_any_play_of_three_workers_and_a_gateway_ends_once(moves):
 
 
 def test_a_zombie_writes_into_the_void():
-    log = [Written(DATA, "a", 0), Written(CLAIM, "b", supersedes="a"), Written(DATA, "a", 1), Written(DATA, "b", 1)]
+    log = [
+        Written(DATA, "a", 0),
+        Written(CLAIM, "b", supersedes="a"),
+        Written(DATA, "a", 1),
+        Written(DATA, "b", 1),
+    ]
     log += [Written(FINAL, "a", 2, FAILED), Written(FINAL, "b", 2, COMPLETED)]
     fold, steps = read(log)
     assert steps == [Step.PART, Step.CLAIMED, Step.IGNORED, Step.PART, Step.IGNORED, Step.ENDED]
@@ -198,7 +241,11 @@ def test_a_zombie_writes_into_the_void():
 
 
 def test_of_two_claims_on_one_writer_the_first_counts():
-    log = [Written(DATA, "a", 0), Written(CLAIM, "b", supersedes="a"), Written(CLAIM, "c", supersedes="a")]
+    log = [
+        Written(DATA, "a", 0),
+        Written(CLAIM, "b", supersedes="a"),
+        Written(CLAIM, "c", supersedes="a"),
+    ]
     fold, steps = read(log)
     assert steps == [Step.PART, Step.CLAIMED, Step.IGNORED]
     assert fold.writer == "b"
@@ -217,5 +264,7 @@ def test_a_claim_after_the_end_does_not_count():
 def test_a_gateway_may_cancel_and_expire_and_nothing_else():
     for outcome in OUTCOMES:
         ends = outcome in {CANCELLED, EXPIRED}
-        assert read([Written(FINAL, "g", 0, outcome, by_gateway=True)])[1] == [Step.ENDED if ends else Step.IGNORED]
+        assert read([Written(FINAL, "g", 0, outcome, by_gateway=True)])[1] == [
+            Step.ENDED if ends else Step.IGNORED
+        ]
     assert read([Written(DATA, "g", 0, by_gateway=True)])[1] == [Step.IGNORED]

@@ -49,11 +49,16 @@ def test_a_tampered_id_is_none_of_ours_or_another_address(address, place, charac
 @example(PREFIX + "A" * 48 + "====")
 @example("A" * 48)
 def test_any_other_text_is_none_of_ours(text):
-    assume(not re.fullmatch(r"req_[A-Za-z0-9_-]{48}", text))  # hypothesis also tries the strings that stand in our code
+    # hypothesis also tries the strings that stand in our code
+    assume(not re.fullmatch(r"req_[A-Za-z0-9_-]{48}", text))
     assert Address.decode(text) is None
 
 
-@given(st.text(string.ascii_letters + string.digits + "-_+/=", min_size=48, max_size=48).map(PREFIX.__add__))
+@given(
+    st.text(string.ascii_letters + string.digits + "-_+/=", min_size=48, max_size=48).map(
+        PREFIX.__add__
+    )
+)
 def test_each_address_has_one_text(text):
     address = Address.decode(text)
     assert address is None or address.encode() == text
@@ -72,4 +77,8 @@ def test_new_ids_are_128_bits_and_differ():
 
 def test_fingerprints_tell_topics_apart():
     assert len(fingerprint("llm.requests.a")) == 4
-    assert fingerprint("llm.requests.a") == fingerprint("llm.requests.a") != fingerprint("llm.requests.b")
+    assert (
+        fingerprint("llm.requests.a")
+        == fingerprint("llm.requests.a")
+        != fingerprint("llm.requests.b")
+    )

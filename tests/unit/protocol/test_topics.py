@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from app.protocol.topics import Topics, request_group, request_topic, slug
 
-MODELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400) | st.text("aA0-._/: ", max_size=12)
+MODELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400) | st.text(
+    "aA0-._/: ", max_size=12
+)
 LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -35,7 +37,9 @@ def test_a_topics_name_is_legal_for_kafka(model):
 @example("Model", "model")
 def test_two_models_never_share_a_topic(one, other):
     assume(one != other)
-    assert as_kafka_compares(request_topic("llm", one)) != as_kafka_compares(request_topic("llm", other))
+    assert as_kafka_compares(request_topic("llm", one)) != as_kafka_compares(
+        request_topic("llm", other)
+    )
     assert request_group("llm", one) != request_group("llm", other)
 
 
@@ -73,5 +77,11 @@ def test_the_names_stay_the_same_from_release_to_release(model, expected):
 
 
 def test_the_shared_topics_are_named_by_the_prefix_and_the_reply_topic_may_be_given():
-    assert astuple(Topics.named("x")) == ("x.replies", "x.control", "x.workers", "x.models", "x.dlq")
+    assert astuple(Topics.named("x")) == (
+        "x.replies",
+        "x.control",
+        "x.workers",
+        "x.models",
+        "x.dlq",
+    )
     assert astuple(Topics.named("x", "answers"))[:2] == ("answers", "x.control")

@@ -1,4 +1,6 @@
-"""A log of replies whose readers are slow, counted and seen to close, and clients that follow it."""
+"""A log of replies whose readers are slow, counted and seen to close, and clients that follow
+it.
+"""
 
 import asyncio
 from collections import Counter
@@ -8,7 +10,7 @@ from itertools import cycle
 from app.bus.base import From, LogReader, OnRecords, Record
 from app.bus.topic_configs import shared_specs
 from app.errors import BusError
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.reply_log.reply_feed import Follower, ReplyFollowers
 from tests.unit.scene import TOPICS, ScriptedBus, send_reply, settings
 
@@ -19,7 +21,8 @@ IDS = [f"{number:032x}" for number in range(6)]
 
 
 class CountingBus(ScriptedBus):
-    """Knows its readers that are open, how many there were, the most at once, and how many records they were handed.
+    """Knows its readers that are open, how many there were, the most at once, and how many records
+    they were handed.
 
     Each reader lags behind the log by the next of `lags`, seconds.
     """
@@ -30,7 +33,9 @@ class CountingBus(ScriptedBus):
         self.refuses = False
         self._lags = cycle(lags or (0.0,))
 
-    async def log_reader(self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords) -> LogReader:
+    async def log_reader(
+        self, topic: str, partitions: Sequence[int], begin: From, on_records: OnRecords
+    ) -> LogReader:
         lag, closed = next(self._lags), False
 
         def handed(records: Sequence[Record]) -> None:
@@ -74,7 +79,7 @@ class Log:
         for _ in range(count):
             number = self._counts[id_]
             self._counts[id_] += 1
-            await send_reply(self.bus, Reply(id_, "w", "data", number), partition)
+            await send_reply(self.bus, ReplyRecord(id_, "w", "data", number), partition)
             self.written.append((id_, number))
 
     def reader(self, id_: str, begin: int = 0, most: int = 10**6, partition: int = 0) -> "Reader":
@@ -90,10 +95,12 @@ class Reader:
     def __init__(self, log: Log, id_: str, begin: int, most: int, partition: int) -> None:
         self.got: list[int] = []
         self.log, self.id, self.begin, self.most, self.partition = log, id_, begin, most, partition
-        self.task: asyncio.Task[Follower] = asyncio.create_task(log.followers.follow(partition, begin, id_, self._feed))
+        self.task: asyncio.Task[Follower] = asyncio.create_task(
+            log.followers.follow(partition, begin, id_, self._feed)
+        )
 
     def _feed(self, record: Record) -> bool:
-        self.got.append(Reply.decode(record.headers, record.value).seq)
+        self.got.append(ReplyRecord.decode(record.headers, record.value).seq)
         return len(self.got) < self.most
 
     async def leave(self) -> None:

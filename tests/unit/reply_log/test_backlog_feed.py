@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from app.bus.base import LogReader, OnRecords
 from app.bus.topic_configs import shared_specs
 from app.errors import BusError
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, DATA, FINAL
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.reply_log import backlog_feed as reply_tail
 from app.reply_log.backlog_feed import ReplyTails
-from app.reply_log.record_scanner import Scanner
+from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 from tests.unit.scene import TOPICS, ScriptedBus, request, send_reply, settings, turns
 
@@ -31,11 +31,15 @@ class CountingBus(ScriptedBus):
         self.opened = self.open = 0
         self.fails = self.late = False
 
-    async def log_reader(self, topic: str, partitions: Any, begin: Any, on_records: OnRecords) -> LogReader:
+    async def log_reader(
+        self, topic: str, partitions: Any, begin: Any, on_records: OnRecords
+    ) -> LogReader:
         self.opened += 1
         if self.fails:
             raise BusError("away")
-        reader = await super().log_reader(topic, partitions, begin, (lambda _: None) if self.late else on_records)
+        reader = await super().log_reader(
+            topic, partitions, begin, (lambda _: None) if self.late else on_records
+        )
         self.open += 1
         close = reader.close
 
@@ -50,13 +54,18 @@ class CountingBus(ScriptedBus):
 class Log:
     def __init__(self, bus: CountingBus) -> None:
         self.bus = bus
-        self.lookup = ReplyLookup(Scanner(bus), TOPICS.replies)
+        self.lookup = ReplyLookup(RecordScanner(bus), TOPICS.replies)
         self.tails = ReplyTails(bus, TOPICS.replies, self.lookup)
 
     async def write(self, id_: str, kind: str = DATA, seq: int = 0, **members: Any) -> int:
-        return (await send_reply(self.bus, Reply(id_, members.pop("owner", "a"), kind, seq, b"data: x\n\n", **members))).offset
+        return (
+            await send_reply(
+                self.bus,
+                ReplyRecord(id_, members.pop("owner", "a"), kind, seq, b"data: x\n\n", **members),
+            )
+        ).offset
 
-    def asked(self, id_: str, hint: int = 0) -> Request:
+    def asked(self, id_: str, hint: int = 0) -> RequestRecord:
         return request(id=id_, reply_offset=hint)
 
 
@@ -72,14 +81,16 @@ async def started() -> Log:
     return Log(bus)
 
 
-def told(seen: Seen) -> Any:
+def told(seen: ReplyView) -> Any:
     return seen.fold, seen.parts, seen.deaths, seen.progressed, seen.truncated
 
 
 async def test_a_backlog_of_which_nothing_is_there_costs_one_reader(log):
     for _ in range(700):
         await log.write(IDS[4])
-    found = await asyncio.gather(*(log.tails.look(log.asked(f"{number:032x}", hint=number)) for number in range(100, 2100)))
+    found = await asyncio.gather(
+        *(log.tails.look(log.asked(f"{number:032x}", hint=number)) for number in range(100, 2100))
+    )
     assert [seen for seen in found if seen.parts or seen.fold.writer or seen.truncated] == []
     assert log.bus.opened == 1
 
@@ -95,7 +106,9 @@ async def test_a_tail_that_is_asked_on_and_on_holds_no_more_than_so_many_ids(log
     (tail,) = log.tails._tails.values()
     assert len(tail.ids) + len(tail.watched) <= 101
     offset = await log.write(waiting.id, CLAIM, owner="b", supersedes="")
-    assert (await log.tails.look_past(waiting, offset)).fold.writer == "b", "who asked of the one before is told all the same"
+    assert (await log.tails.look_past(waiting, offset)).fold.writer == "b", (
+        "who asked of the one before is told all the same"
+    )
 
 
 async def test_one_that_began_with_many_is_not_begun_anew_for_each_who_asks(log, monkeypatch):
@@ -169,14 +182,14 @@ async def test_after_a_failure_to_begin_anew_everybody_is_served_again(log):
 async def test_one_that_cannot_be_read_holds_up_nobody_else(log, monkeypatch):
     for id_ in IDS[:2]:
         await log.tails.look(log.asked(id_))
-    read = Seen.read
+    read = ReplyView.read
 
-    def faulty(seen: Seen, headers: Any, value: Any, id_: bytes, timestamp: int) -> None:
+    def faulty(seen: ReplyView, headers: Any, value: Any, id_: bytes, timestamp: int) -> None:
         if id_ == IDS[0].encode():
             raise ValueError("of ours")
         read(seen, headers, value, id_, timestamp)
 
-    monkeypatch.setattr(Seen, "read", faulty)
+    monkeypatch.setattr(ReplyView, "read", faulty)
     waiting = [asyncio.create_task(log.tails.look_past(log.asked(id_), 1)) for id_ in IDS[:2]]
     await turns()
     await log.write(IDS[0], CLAIM, owner="a")
@@ -210,14 +223,20 @@ async def test_a_tail_that_nobody_asks_ends_and_begins_anew_when_somebody_does(l
 
 async def test_a_beginning_that_is_no_longer_kept_is_told(log):
     for number in range(200):
-        await send_reply(log.bus, Reply(f"{number:032x}", "x", DATA, 0, bytes(500_000)))
+        await send_reply(log.bus, ReplyRecord(f"{number:032x}", "x", DATA, 0, bytes(500_000)))
     assert (await log.tails.look(log.asked("f" * 32, hint=3))).truncated
     (_, high) = (await log.bus.ends(TOPICS.replies)).values()
     assert not (await log.tails.look(log.asked("e" * 32, hint=high or 199))).truncated
 
 
 MOVES = st.lists(
-    st.tuples(st.just("write"), st.sampled_from(IDS), st.sampled_from([DATA, CLAIM]), st.sampled_from("ab"), st.integers(0, 2))
+    st.tuples(
+        st.just("write"),
+        st.sampled_from(IDS),
+        st.sampled_from([DATA, CLAIM]),
+        st.sampled_from("ab"),
+        st.integers(0, 2),
+    )
     | st.tuples(st.just("look"), st.sampled_from(IDS))
     | st.tuples(st.just("past"), st.sampled_from(IDS))
     | st.tuples(st.just("sleep"), st.sampled_from([0, 0.02, 15])),
@@ -242,6 +261,8 @@ async def test_whatever_happens_it_says_what_a_look_up_says(moves, hints):
             await turns()
             ends = (await log.bus.ends(TOPICS.replies))[0]
             one = asked[arguments[0]]
-            found = await (log.tails.look(one) if name == "look" else log.tails.look_past(one, ends - 1))
+            found = await (
+                log.tails.look(one) if name == "look" else log.tails.look_past(one, ends - 1)
+            )
             assert told(found) == told(await log.lookup.look(one))
     await log.tails.close()

@@ -1,4 +1,6 @@
-"""Looking for single ids in long partitions: one pass serves all who wait, each sees its own stretch, and nobody is forgotten."""
+"""Looking for single ids in long partitions: one pass serves all who wait, each sees its own
+stretch, and nobody is forgotten.
+"""
 
 import asyncio
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.bus.base import Record
 from app.reply_log import record_scanner as scan
-from app.reply_log.record_scanner import Scanner, read_stretch
+from app.reply_log.record_scanner import RecordScanner, read_stretch
 from tests.unit.reply_log.scanned import IDS, CountingBus, Looked, started
 from tests.unit.scene import TOPICS, turns
 
@@ -23,7 +25,7 @@ async def bus() -> CountingBus:
 
 async def test_each_record_of_the_id_from_its_beginning_to_the_end_is_shown(bus):
     await bus.write(*"aabacab")
-    looked = Looked(Scanner(bus), "a", begin=1)
+    looked = Looked(RecordScanner(bus), "a", begin=1)
     assert await looked.task == 0
     assert looked.offsets == [1, 3, 5]
 
@@ -31,21 +33,21 @@ async def test_each_record_of_the_id_from_its_beginning_to_the_end_is_shown(bus)
 async def test_before_until_and_no_further(bus):
     await bus.write(*"aaaa")
     for until, offsets in ((0, []), (2, [0, 1]), (4, [0, 1, 2, 3]), (99, [0, 1, 2, 3])):
-        looked = Looked(Scanner(bus), "a", until=until)
+        looked = Looked(RecordScanner(bus), "a", until=until)
         await looked.task
         assert looked.offsets == offsets
 
 
 async def test_of_an_empty_partition_or_one_that_ends_before_nothing_is_shown(bus):
     for begin in (0, 7):
-        looked = Looked(Scanner(bus), "a", begin=begin)
+        looked = Looked(RecordScanner(bus), "a", begin=begin)
         assert await looked.task == 0
         assert looked.offsets == []
 
 
 async def test_the_first_offset_that_is_still_kept_is_told(bus):
     await bus.write(*["a"] * 200, size=500_000)
-    looked = Looked(Scanner(bus), "a", begin=3)
+    looked = Looked(RecordScanner(bus), "a", begin=3)
     low = await looked.task
     assert low > 3
     assert looked.offsets == list(range(low, 200))
@@ -53,7 +55,7 @@ async def test_the_first_offset_that_is_still_kept_is_told(bus):
 
 async def test_all_who_ask_during_a_pass_share_the_next(bus):
     await bus.write(*"abcd" * 300)
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     first = Looked(scanner, "a")
     await asyncio.sleep(0.005)
     others = [Looked(scanner, IDS[number % 4], begin=number) for number in range(1000)]
@@ -66,8 +68,11 @@ async def test_all_who_ask_during_a_pass_share_the_next(bus):
 @pytest.mark.parametrize("count", [10, 100])
 async def test_one_who_asks_for_many_places_delays_another_by_two_passes_and_not_by_all(bus, count):
     await bus.write(*["x"] * 200 * count)
-    scanner = Scanner(bus)
-    many = [Looked(scanner, "x", number * 200, number * 200 + 1, owner="many") for number in range(count)]
+    scanner = RecordScanner(bus)
+    many = [
+        Looked(scanner, "x", number * 200, number * 200 + 1, owner="many")
+        for number in range(count)
+    ]
     await turns()
     one = Looked(scanner, "x", 199 * count, 199 * count + 1, owner="one")
     await one.task
@@ -78,7 +83,7 @@ async def test_one_who_asks_for_many_places_delays_another_by_two_passes_and_not
 
 async def test_what_is_written_before_it_asks_is_seen_even_if_a_pass_is_under_way(bus):
     await bus.write("a")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     first = Looked(scanner, "a")
     await asyncio.sleep(0.005)
     await bus.write("b")
@@ -89,8 +94,12 @@ async def test_what_is_written_before_it_asks_is_seen_even_if_a_pass_is_under_wa
 
 async def test_one_that_begins_earlier_or_ends_later_shows_the_others_nothing_more(bus):
     await bus.write(*"ababab")
-    scanner = Scanner(bus)
-    narrow, wide, early = Looked(scanner, "a", 2, 3), Looked(scanner, "a"), Looked(scanner, "b", 0, 2)
+    scanner = RecordScanner(bus)
+    narrow, wide, early = (
+        Looked(scanner, "a", 2, 3),
+        Looked(scanner, "a"),
+        Looked(scanner, "b", 0, 2),
+    )
     await asyncio.gather(narrow.task, wide.task, early.task)
     assert (narrow.offsets, wide.offsets, early.offsets) == ([2], [0, 2, 4], [1])
     assert bus.opened == 1
@@ -98,7 +107,7 @@ async def test_one_that_begins_earlier_or_ends_later_shows_the_others_nothing_mo
 
 async def test_what_lies_between_two_that_are_far_apart_is_not_read(bus):
     await bus.write("a", *["x"] * 20_000, "b", "c", *["x"] * 20_000, "d")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     asked = [("a", 0, 1), ("b", 20_001, 20_002), ("c", 20_002, 20_003), ("d", 40_003, None)]
     looks = [Looked(scanner, id_, begin, until) for id_, begin, until in asked]
     await asyncio.gather(*(one.task for one in looks))
@@ -109,8 +118,12 @@ async def test_what_lies_between_two_that_are_far_apart_is_not_read(bus):
 
 async def test_a_stretch_inside_a_long_one_is_read_with_it_whatever_lies_between(bus):
     await bus.write(*["x"] * 5000, "a", *["x"] * 5000, "b")
-    scanner = Scanner(bus)
-    looks = [Looked(scanner, "a", 0), Looked(scanner, "x", 0, 1), Looked(scanner, "b", 10_001, 10_002)]
+    scanner = RecordScanner(bus)
+    looks = [
+        Looked(scanner, "a", 0),
+        Looked(scanner, "x", 0, 1),
+        Looked(scanner, "b", 10_001, 10_002),
+    ]
     await asyncio.gather(*(one.task for one in looks))
     assert ([one.offsets for one in looks], bus.opened) == ([[5000], [0], [10_001]], 1)
 
@@ -118,7 +131,7 @@ async def test_a_stretch_inside_a_long_one_is_read_with_it_whatever_lies_between
 async def test_partitions_are_read_beside_each_other(bus):
     await bus.write("a", partition=0)
     await bus.write("x", "a", partition=1)
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     here, there = Looked(scanner, "a"), Looked(scanner, "a", partition=1)
     await asyncio.gather(here.task, there.task)
     assert (here.offsets, there.offsets) == ([0], [1])
@@ -143,7 +156,12 @@ async def test_a_stretch_ends_at_the_end_of_the_moment_it_began(bus):
 @given(
     written=st.lists(st.sampled_from(IDS), max_size=30),
     asked=st.lists(
-        st.tuples(st.sampled_from(IDS), st.integers(0, 30), st.none() | st.integers(0, 30), st.sampled_from([0, 0.004, 0.02])),
+        st.tuples(
+            st.sampled_from(IDS),
+            st.integers(0, 30),
+            st.none() | st.integers(0, 30),
+            st.sampled_from([0, 0.004, 0.02]),
+        ),
         max_size=12,
     ),
     near=st.sampled_from([0, 3, 100]),
@@ -156,7 +174,7 @@ async def test_whoever_asks_whenever_sees_exactly_its_own(written, asked, near):
 async def _each_sees_its_own(written, asked):
     bus = await started()
     await bus.write(*written)
-    scanner, looks = Scanner(bus), []
+    scanner, looks = RecordScanner(bus), []
     for id_, begin, until, pause in asked:
         looks.append((Looked(scanner, id_, begin, until), id_, begin, until))
         await asyncio.sleep(pause)
@@ -169,7 +187,7 @@ async def _each_sees_its_own(written, asked):
 
 async def test_a_pass_ends_when_all_who_wait_have_what_they_want(bus):
     await bus.write(*["a", "a", "b"], *["c"] * 5000)
-    scanner, seen = Scanner(bus), []
+    scanner, seen = RecordScanner(bus), []
 
     def visit(record: Record) -> bool:
         seen.append(record.offset)
@@ -182,6 +200,8 @@ async def test_a_pass_ends_when_all_who_wait_have_what_they_want(bus):
 async def test_a_stretch_is_read_no_further_than_its_reader_wants(bus):
     await bus.write(*["a"] * 5000)
     batches: list[int] = []
-    await read_stretch(bus, TOPICS.replies, 0, 0, None, lambda records: batches.append(len(records)) or True)
+    await read_stretch(
+        bus, TOPICS.replies, 0, 0, None, lambda records: batches.append(len(records)) or True
+    )
     assert len(batches) == 1
     assert batches[0] < 5000

@@ -7,7 +7,7 @@ import pytest
 
 from app.bus.base import LogReader, Record
 from app.errors import BusError
-from app.reply_log.record_scanner import Scanner, read_stretch
+from app.reply_log.record_scanner import RecordScanner, read_stretch
 from tests.unit.reply_log.scanned import CountingBus, Looked, started
 from tests.unit.scene import TOPICS, turns
 
@@ -19,7 +19,7 @@ async def bus() -> CountingBus:
 
 async def test_a_log_that_cannot_be_read_at_one_place_is_told_to_those_who_asked_there(bus):
     await bus.write("a", *["x"] * 5000, "b")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     first, second = Looked(scanner, "a", 0, 1), Looked(scanner, "b", 5001, 5002)
     bus.refuses = True
     await asyncio.sleep(0.015)
@@ -30,7 +30,7 @@ async def test_a_log_that_cannot_be_read_at_one_place_is_told_to_those_who_asked
 
 async def test_a_log_that_cannot_be_read_is_told_to_all_who_wait_and_to_nobody_after(bus):
     await bus.write("a")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     bus.refuses = True
     first = [Looked(scanner, "a") for _ in range(3)]
     await asyncio.sleep(0.005)
@@ -44,7 +44,7 @@ async def test_a_log_that_cannot_be_read_is_told_to_all_who_wait_and_to_nobody_a
 
 async def test_a_reader_that_raises_is_told_and_those_beside_it_and_after_it_are_served(bus):
     await bus.write(*"abab")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
 
     def fault(_: Record) -> None:
         raise ValueError("of ours")
@@ -58,9 +58,11 @@ async def test_a_reader_that_raises_is_told_and_those_beside_it_and_after_it_are
     assert (beside.offsets, after.offsets, bus.open) == ([1, 3], [0, 2], 0)
 
 
-async def test_a_fault_of_the_bus_that_nobody_has_thought_of_is_told_and_who_asks_after_it_is_served(bus, monkeypatch):
+async def test_an_unexpected_fault_of_the_bus_is_raised_and_later_calls_are_served(
+    bus, monkeypatch
+):
     await bus.write("a")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
 
     async def fault(*_: Any) -> LogReader:
         raise ValueError("of ours")
@@ -83,7 +85,7 @@ async def test_whoever_reads_a_stretch_hears_of_its_own_fault(bus):
 
 async def test_one_who_gives_up_waiting_holds_up_nobody(bus):
     await bus.write("a")
-    scanner = Scanner(bus)
+    scanner = RecordScanner(bus)
     gone, stays = Looked(scanner, "a"), Looked(scanner, "a")
     await turns(1)
     gone.task.cancel()

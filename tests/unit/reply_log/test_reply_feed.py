@@ -1,4 +1,6 @@
-"""Replies read from the log by many at once: few readers, and each follower gets each record of its own once, in order."""
+"""Replies read from the log by many at once: few readers, and each follower gets each record of its
+own once, in order.
+"""
 
 import asyncio
 
@@ -148,7 +150,9 @@ MOVES = st.lists(
 @pytest.mark.parametrize("backlog", [0, 600])
 @example_settings(max_examples=40)
 @given(moves=MOVES, lags=st.lists(st.sampled_from([0, 0.005, 0.05]), max_size=4))
-async def test_whoever_comes_and_goes_whenever_nobody_is_fed_twice_or_out_of_order_or_too_little(backlog, moves, lags):
+async def test_whoever_comes_and_goes_whenever_nobody_is_fed_twice_or_out_of_order_or_too_little(
+    backlog, moves, lags
+):
     log = await started(*lags)
     await log.write(IDS[5], backlog)  # more than one batch
     readers: list[Reader] = []

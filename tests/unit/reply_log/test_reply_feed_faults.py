@@ -47,7 +47,9 @@ async def test_one_that_raises_live_is_fed_no_more_and_said(caplog):
     await log.write(IDS[0], 2)
     await turns()
     assert beside.got == [0, 1]
-    assert [line.getMessage() for line in caplog.records] == [f"a reply cannot be read at {TOPICS.replies}[0]@0"]
+    assert [line.getMessage() for line in caplog.records] == [
+        f"a reply cannot be read at {TOPICS.replies}[0]@0"
+    ]
 
 
 async def test_a_fault_that_nobody_has_thought_of_is_told_and_the_next_is_served(monkeypatch):

@@ -1,4 +1,6 @@
-"""Leases: however many processes take in advance, together they use no more than the limit, and little less."""
+"""Leases: however many processes take in advance, together they use no more than the limit, and
+little less.
+"""
 
 import asyncio
 from collections.abc import Coroutine
@@ -84,7 +86,9 @@ def test_while_the_counters_are_away_what_is_held_is_served() -> None:
         leases = Leases(redis)
         await leases.take("t", 1, 1, 1000)
         redis.away = True
-        assert [await leases.take("t", 1, 1, 1000) for _ in range(10)] == [(True, used) for used in range(2, 12)]
+        assert [await leases.take("t", 1, 1, 1000) for _ in range(10)] == [
+            (True, used) for used in range(2, 12)
+        ]
         with pytest.raises(StoreUnavailable):
             await leases.take("t", 1, 1, 1000)
 
@@ -94,11 +98,16 @@ def test_while_the_counters_are_away_what_is_held_is_served() -> None:
 STEP = st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(-60, 0))
 
 
-@given(st.sampled_from([10, 99, 100, 500, 2000]), st.lists(st.lists(STEP, min_size=1, max_size=4), max_size=60))
+@given(
+    st.sampled_from([10, 99, 100, 500, 2000]),
+    st.lists(st.lists(STEP, min_size=1, max_size=4), max_size=60),
+)
 def test_no_more_is_used_than_the_limit_and_none_is_refused_while_more_is_left_than_the_others_hold(
     limit: int, rounds: list[list[tuple[int, int, int]]]
 ) -> None:
-    """Each round's steps at once: one of three processes takes an amount (0: only looks), and gives some of it back."""
+    """Each round's steps at once: one of three processes takes an amount (0: only looks), and gives
+    some of it back.
+    """
     redis = Redis()
     processes = [Leases(redis) for _ in range(3)]
     used = 0
@@ -120,7 +129,9 @@ def test_no_more_is_used_than_the_limit_and_none_is_refused_while_more_is_left_t
             assert used <= limit
             held = 2 * 3 * (limit // 100)
             for (_, amount, _), (taken, _) in zip(steps, found, strict=True):
-                at_most = before + sum(each[1] for each in steps) + held + 3 * len(steps) * (limit // 100)
+                at_most = (
+                    before + sum(each[1] for each in steps) + held + 3 * len(steps) * (limit // 100)
+                )
                 assert taken or not amount or at_most > limit, amount
 
     asyncio.run(run())

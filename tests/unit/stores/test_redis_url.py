@@ -12,7 +12,9 @@ def test_without_one_all_is_in_the_process() -> None:
     assert type(make_store(load({}))) is MemoryStore
 
 
-@pytest.mark.parametrize("url", ["localhost:6379", "redis://localhost:notaport/0", "http://localhost"])
+@pytest.mark.parametrize(
+    "url", ["localhost:6379", "redis://localhost:notaport/0", "http://localhost"]
+)
 def test_one_that_is_none_is_refused_as_every_setting_is(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^REDIS_URL: .*for example"):
         make_store(load({"REDIS_URL": url, "BOOTSTRAP_SERVERS": "127.0.0.1:1"}))

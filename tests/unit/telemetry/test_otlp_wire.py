@@ -1,4 +1,6 @@
-"""Spans in OTLP's bytes are what the official classes read, and what the SDK's own encoder writes."""
+"""Spans in OTLP's bytes are what the official classes read, and what the SDK's own encoder
+writes.
+"""
 
 import pytest
 from hypothesis import example, given
@@ -17,14 +19,23 @@ from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL, PRODUCER, SERVER, 
 TRACE, ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "b7ad6b7169203331"
 KINDS = (SERVER, PRODUCER, CONSUMER, CLIENT, INTERNAL)
 BEGAN, ENDED = 1_700_000_000_000_000_001, 1_700_000_000_000_000_007
-RESOURCE, SCOPE = Resource({"service.name": "ours", "process.pid": 7}, "https://schema.example"), InstrumentationScope("s", "1.2")
+RESOURCE, SCOPE = (
+    Resource({"service.name": "ours", "process.pid": 7}, "https://schema.example"),
+    InstrumentationScope("s", "1.2"),
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 whole = st.integers(-(2**63), 2**63 - 1)
 values = texts | st.booleans() | whole | st.floats(allow_nan=False) | st.lists(texts).map(tuple)
 
 
-def ours(attributes: Attributes, kind: str = SERVER, parent: str = PARENT, name: str = "POST /", failed: bool = False) -> bytes:
+def ours(
+    attributes: Attributes,
+    kind: str = SERVER,
+    parent: str = PARENT,
+    name: str = "POST /",
+    failed: bool = False,
+) -> bytes:
     span = Span(TRACE, ID, parent, 1, BEGAN)
     return otlp_wire.span_field(span, kind, name, attributes, failed, ENDED)
 
@@ -35,7 +46,11 @@ def said(field: bytes) -> trace_pb2.Span:
 
 
 def by_sdk(
-    attributes: Attributes, kind: str = SERVER, parent: str = PARENT, name: str = "POST /", failed: bool = False
+    attributes: Attributes,
+    kind: str = SERVER,
+    parent: str = PARENT,
+    name: str = "POST /",
+    failed: bool = False,
 ) -> ExportTraceServiceRequest:
     """The request of a batch of one, as the SDK makes it of such a span."""
     remote = kind in (SERVER, CONSUMER)
@@ -62,7 +77,9 @@ def sdks(*span: object, **more: object) -> trace_pb2.Span:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parent", [PARENT, ""])
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_span_has_the_very_bytes_of_the_sdks_encoder(kind: str, parent: str, failed: bool) -> None:
+def test_a_span_has_the_very_bytes_of_the_sdks_encoder(
+    kind: str, parent: str, failed: bool
+) -> None:
     attributes: Attributes = {
         "http.route": "/",
         "takeover": False,
@@ -77,14 +94,19 @@ def test_a_span_has_the_very_bytes_of_the_sdks_encoder(kind: str, parent: str, f
 
 
 @given(st.dictionaries(texts.filter(bool), values, max_size=6), texts)
-@example({"low": -(2**63), "high": 2**63 - 1, "minus": -1, "none": 0, "zero": 0.0, "far": float("-inf")}, "")
+@example(
+    {"low": -(2**63), "high": 2**63 - 1, "minus": -1, "none": 0, "zero": 0.0, "far": float("-inf")},
+    "",
+)
 @example({"empty": "", "nobody": (), "blank": ("",), "long": "ü" * 70_000}, "n" * 200)
 @example({"same": True}, "")
 @example({"same": 1}, "")
 @example({"same": 1.0}, "")
 @example({"same": "1"}, "")
 @example({"same": ("1",)}, "")
-def test_values_of_all_types_are_said_as_the_sdk_says_them(attributes: Attributes, name: str) -> None:
+def test_values_of_all_types_are_said_as_the_sdk_says_them(
+    attributes: Attributes, name: str
+) -> None:
     for _ in range(2):  # the second time from what was kept
         assert said(ours(attributes, name=name)) == sdks(attributes, name=name)
 
@@ -98,7 +120,9 @@ def test_an_integer_beyond_64_bits_is_left_out_as_the_sdk_leaves_it_out(number: 
 
 @pytest.mark.parametrize("time", [-1, 2**64, 10**30])
 def test_a_time_that_is_none_costs_nobody_the_span(time: int) -> None:
-    made = said(otlp_wire.span_field(Span(TRACE, ID, "", 1, time), SERVER, "POST /", {"a": 1}, False, time))
+    made = said(
+        otlp_wire.span_field(Span(TRACE, ID, "", 1, time), SERVER, "POST /", {"a": 1}, False, time)
+    )
     assert (made.name, made.start_time_unix_nano) == ("POST /", made.end_time_unix_nano)
 
 
@@ -118,7 +142,9 @@ def test_a_batch_has_its_resource_and_scope_around_it(count: int) -> None:
     (around,) = theirs.resource_spans
     scope = trace_pb2.ScopeSpans(scope=around.scope_spans[0].scope)
     resource = trace_pb2.ResourceSpans(resource=around.resource, schema_url=around.schema_url)
-    made = otlp_wire.request(resource.SerializeToString(), scope.SerializeToString(), [ours({"http.route": "/"})] * count)
+    made = otlp_wire.request(
+        resource.SerializeToString(), scope.SerializeToString(), [ours({"http.route": "/"})] * count
+    )
     (span,) = around.scope_spans[0].spans
     around.scope_spans[0].ClearField("spans")
     around.scope_spans[0].spans.extend([span] * count)

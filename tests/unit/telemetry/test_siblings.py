@@ -23,7 +23,9 @@ def registry(count: float) -> CollectorRegistry:
 def test_each_metric_is_there_once_and_each_sample_by_its_process():
     text = merged({"11": generate_latest(registry(2)), "12": generate_latest(registry(7))}).decode()
     assert text.count("# TYPE answered_total counter") == 1
-    samples = [line for line in text.splitlines() if not line.startswith("#") and "_created" not in line]
+    samples = [
+        line for line in text.splitlines() if not line.startswith("#") and "_created" not in line
+    ]
     assert 'answered_total{model="a \\"quoted\\" one\\n",pid="11"} 2.0' in samples
     assert 'answered_total{model="a \\"quoted\\" one\\n",pid="12"} 7.0' in samples
     assert [line for line in samples if "wait" in line and '"12"' in line] == [
@@ -43,7 +45,9 @@ def directory(monkeypatch) -> Iterator[Path]:
         yield Path(short) / f"llm-gateway-{os.getuid()}-{os.getppid()}"
 
 
-async def test_all_that_answer_are_told_of_and_one_that_was_killed_is_left_out(directory, monkeypatch):
+async def test_all_that_answer_are_told_of_and_one_that_was_killed_is_left_out(
+    directory, monkeypatch
+):
     asked = Siblings(registry(2))
     async with AsyncExitStack() as stack:
         with monkeypatch.context() as other:

@@ -37,8 +37,13 @@ def test_a_trace_that_the_client_does_not_keep_is_not_kept() -> None:
     assert span.traceparent == f"00-{TRACE}-{span.id}-00"
 
 
-@pytest.mark.parametrize(("header", "ignored"), [(UNSAMPLED, True), (SAMPLED, False), ("", False), (f"00-{TRACE}-x-00", False)])
-def test_what_a_client_does_not_keep_is_ignored_unless_the_sampler_asks_nobody(header: str, ignored: bool) -> None:
+@pytest.mark.parametrize(
+    ("header", "ignored"),
+    [(UNSAMPLED, True), (SAMPLED, False), ("", False), (f"00-{TRACE}-x-00", False)],
+)
+def test_what_a_client_does_not_keep_is_ignored_unless_the_sampler_asks_nobody(
+    header: str, ignored: bool
+) -> None:
     assert tracer().ignores(header) is ignored
     assert not tracer(OTEL_TRACES_SAMPLER="traceidratio").ignores(header)
 
@@ -54,8 +59,19 @@ def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        *("", "nonsense", f"ff-{TRACE}-{PARENT}-01", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{'0' * 16}-01"),
-        *(SAMPLED.upper().replace("-01", "-0g"), f"00-{TRACE}-{PARENT}", f" {SAMPLED}", f"{SAMPLED}\n"),
+        *(
+            "",
+            "nonsense",
+            f"ff-{TRACE}-{PARENT}-01",
+            f"00-{'0' * 32}-{PARENT}-01",
+            f"00-{TRACE}-{'0' * 16}-01",
+        ),
+        *(
+            SAMPLED.upper().replace("-01", "-0g"),
+            f"00-{TRACE}-{PARENT}",
+            f" {SAMPLED}",
+            f"{SAMPLED}\n",
+        ),
     ],
 )
 def test_a_header_that_names_nothing_begins_a_trace(header: str) -> None:
@@ -65,7 +81,9 @@ def test_a_header_that_names_nothing_begins_a_trace(header: str) -> None:
     assert len({tracer().begin(header).trace for _ in range(100)}) == 100
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [("0", 0, 0), ("1", 1000, 1000), ("0.3", 200, 400)])
+@pytest.mark.parametrize(
+    ("share", "least", "most"), [("0", 0, 0), ("1", 1000, 1000), ("0.3", 200, 400)]
+)
 def test_a_share_of_the_traces_that_begin_here_is_kept(share: str, least: int, most: int) -> None:
     sampling = tracer(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG=share)
     assert least <= sum(sampling.begin("").sampled for _ in range(1000)) <= most
@@ -74,9 +92,15 @@ def test_a_share_of_the_traces_that_begin_here_is_kept(share: str, least: int, m
 
 @pytest.mark.parametrize(
     ("sampler", "client_keeps", "client_does_not"),
-    [("parentbased_always_off", True, False), ("always_on", True, True), ("always_off", False, False)],
+    [
+        ("parentbased_always_off", True, False),
+        ("always_on", True, True),
+        ("always_off", False, False),
+    ],
 )
-def test_whether_the_client_is_asked_is_the_samplers_name(sampler: str, client_keeps: bool, client_does_not: bool) -> None:
+def test_whether_the_client_is_asked_is_the_samplers_name(
+    sampler: str, client_keeps: bool, client_does_not: bool
+) -> None:
     sampling = tracer(OTEL_TRACES_SAMPLER=sampler)
     assert sampling.begin(SAMPLED).sampled is client_keeps
     assert sampling.begin(UNSAMPLED).sampled is client_does_not
@@ -99,7 +123,12 @@ async def test_what_is_kept_is_exported_without_what_has_no_value() -> None:
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("/v1/chat/completions", "chat"), ("/completions?x=1", "text_completion"), ("/embeddings", "embeddings"), ("/rerank", "")],
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/completions?x=1", "text_completion"),
+        ("/embeddings", "embeddings"),
+        ("/rerank", ""),
+    ],
 )
 def test_operations_have_the_names_of_the_conventions(path: str, name: str) -> None:
     assert operation(path) == name

@@ -12,8 +12,10 @@ from app.errors import ReplyTooLarge, UpstreamInvalidReply
 
 PASSED_ON = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry"})
 PASSED_ON_PREFIXES = ("x-ratelimit-", "openai-")
-OF_THE_ACCOUNT = frozenset({"openai-organization", "openai-project"})  # the operator's, not the client's
-MOST_PASSED_LINES, MOST_PASSED_BYTES = 50, 8 * 1024  # of an upstream's limits and versions, for one client
+# the operator's, not the client's
+OF_THE_ACCOUNT = frozenset({"openai-organization", "openai-project"})
+# of an upstream's limits and versions, for one client
+MOST_PASSED_LINES, MOST_PASSED_BYTES = 50, 8 * 1024
 MOST_VALUE_BYTES = 1024  # of each other header for the client
 MOST_KEPT = 256 * 1024  # bytes that wait for a reader before the upstream has to
 TURN_BYTES = 256 * 1024  # unpacked before other requests of this process have their turn
@@ -32,11 +34,14 @@ class Source(Protocol):
 
 
 class HttpAnswer:
-    """A reply whose head is known. Its connection may be in the pool again before the body is read."""
+    """A reply whose head is known. Its connection may be in the pool again before the body is
+    read.
+    """
 
     __slots__ = (
-        "_ended", "_error", "_failure", "_kept", "_kept_bytes", "_most_kept", "_pause", "_source", "_take", "_unpacker",
-        "_waiter", "headers", "is_framed", "is_stream", "status",
+        "_ended", "_error", "_failure", "_kept", "_kept_bytes", "_most_kept",
+        "_pause", "_source", "_take", "_unpacker", "_waiter",
+        "headers", "is_framed", "is_stream", "status",
     )  # fmt: skip
 
     def __init__(self, source: Source, status: int, fields: Fields) -> None:
@@ -57,7 +62,9 @@ class HttpAnswer:
         self._waiter: asyncio.Future[None] | None = None
 
     def _passed_on(self, fields: Fields) -> tuple[tuple[str, str], ...]:
-        """Return the headers for the client, the first of each name, in bounds; note what the others say of the body."""
+        """Return the headers for the client, the first of each name, in bounds; note what the
+        others say of the body.
+        """
         passed: dict[str, str] = {}
         lines, room = 0, MOST_PASSED_BYTES
         for raw_name, raw_value in fields:
@@ -79,7 +86,8 @@ class HttpAnswer:
 
     def _read_framing(self, name: str, value: str) -> None:
         if name == "content-encoding":
-            # A value that names no coding ("none", "utf-8") is about nothing: the bytes are as they are.
+            # A value that names no coding ("none", "utf-8") is about nothing: the bytes are as they
+            # are.
             codings = list(map(str.strip, value.split(",")))
             known = [coding for coding in codings if coding in CODINGS]
             if len(known) + (self._unpacker is not None) > 1 or not UNSUPPORTED.isdisjoint(codings):
@@ -91,7 +99,9 @@ class HttpAnswer:
             self.is_framed = value != "identity"
 
     def feed(self, data: bytes) -> bool:
-        """The connection's: the next bytes of the body. True: no more for now, please, until `resume`."""
+        """The connection's: the next bytes of the body. True: no more for now, please, until
+        `resume`.
+        """
         take = self._take
         if take is None:
             return self._keep(data)
@@ -177,7 +187,9 @@ class HttpAnswer:
         yield from (data,) if self._unpacker is None else self._unpacker.feed(data)
 
     async def _more(self, take: Take | None = None) -> None:
-        """Waits for the end; or until `take` is done with what it has got, or, without `take`, something came to be unpacked."""
+        """Waits for the end; or until `take` is done with what it has got, or, without `take`,
+        something came to be unpacked.
+        """
         self._take = take
         if self._source is not None:
             self._source.resume()
@@ -241,4 +253,6 @@ def _wanted(raw: bytes) -> str:
     name = raw.decode("latin-1").lower()
     if name in OF_THE_ACCOUNT:
         return ""
-    return name if name in _FRAMING or name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES) else ""
+    return (
+        name if name in _FRAMING or name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES) else ""
+    )

@@ -7,7 +7,15 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from app.agent.engines.http.answer import HttpAnswer
-from app.agent.engines.http.errors import CUT_SHORT, NO_REPLY, Stale, TooLarge, Unreadable, UpstreamError, reason
+from app.agent.engines.http.errors import (
+    CUT_SHORT,
+    NO_REPLY,
+    Stale,
+    TooLarge,
+    Unreadable,
+    UpstreamError,
+    reason,
+)
 
 HEAD_BYTES = 64 * 1024  # of a reply's status line and headers
 
@@ -25,7 +33,9 @@ class Home(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """It serves the request of `ask` until the answer's last byte, and is back in the pool before anybody hears of that."""
+    """It serves the request of `ask` until the answer's last byte, and is back in the pool before
+    anybody hears of that.
+    """
 
     def __init__(self, home: Home) -> None:
         self.quiet = 0  # looks of the pool since the last byte
@@ -40,10 +50,13 @@ class Connection(asyncio.Protocol):
         self._framing_bytes = 0  # since the last byte of the body
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []  # of the body, in what just came
-        self.on_body = self._pieces.append  # the parser's callback, without a frame of ours per piece
+        # the parser's callback, without a frame of ours per piece
+        self.on_body = self._pieces.append
         self._parser = HttpResponseParser(self)
         # What many a plain server sends, and every client takes.
-        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._parse = self._parser.feed_data
 
     @property
@@ -51,7 +64,9 @@ class Connection(asyncio.Protocol):
         return self._waiter is None and self._answer is None
 
     def has_unread(self) -> bool:
-        """Return whether the system has bytes for an idle connection: a reply too many, or the end."""
+        """Return whether the system has bytes for an idle connection: a reply too many, or the
+        end.
+        """
         return bool(self._unread.poll(0))
 
     @property
@@ -75,7 +90,9 @@ class Connection(asyncio.Protocol):
         return cast(HttpAnswer, outcome)
 
     def _abandon(self, waiter: "asyncio.Future[Outcome]") -> None:
-        """Its caller is gone. The head may have come meanwhile, and the connection be another request's already."""
+        """Its caller is gone. The head may have come meanwhile, and the connection be another
+        request's already.
+        """
         if self._waiter is waiter:
             self.abort()
         elif not waiter.cancelled() and isinstance(answer := waiter.result(), HttpAnswer):
@@ -124,7 +141,9 @@ class Connection(asyncio.Protocol):
         if not self._pieces and self._answer is not None and not self._is_whole:
             self._framing_bytes += len(data)  # of chunks and trailers
             if self._framing_bytes > HEAD_BYTES:
-                fault = fault or TooLarge(f"its reply has more than {HEAD_BYTES} bytes of chunk extensions or trailers")
+                fault = fault or TooLarge(
+                    f"its reply has more than {HEAD_BYTES} bytes of chunk extensions or trailers"
+                )
         if self._pieces and self._answer is not None:
             self._framing_bytes = 0
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -166,7 +185,10 @@ class Connection(asyncio.Protocol):
             return
         if not 200 <= status <= 599:  # RFC 9110 section 15
             raise Unreadable(f"its reply has the status {status}, which is none of HTTP")
-        if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
+        if (
+            self._head_bytes > HEAD_BYTES
+            and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES
+        ):
             raise TooLarge(_HEAD_TOO_LARGE)
         answer, waiter = HttpAnswer(self, status, fields), self._waiter
         if waiter is None or waiter.done():
@@ -179,12 +201,19 @@ class Connection(asyncio.Protocol):
             self._is_whole, self._keep_alive = True, self._parser.should_keep_alive()
 
     def _finish(self, *, clean: bool) -> None:
-        """The body is whole. What the upstream answered before it had heard all of the request is no state to go on from."""
+        """The body is whole. What the upstream answered before it had heard all of the request is
+        no state to go on from.
+        """
         answer, self._answer, self._is_whole = self._answer, None, False
         if answer is None:  # closed by its reader, in the middle of the last piece
             return
         self.resume()
-        if clean and self._keep_alive and self.is_open and not self._transport.get_write_buffer_size():
+        if (
+            clean
+            and self._keep_alive
+            and self.is_open
+            and not self._transport.get_write_buffer_size()
+        ):
             self._used = True
             self._home.put(self)
         else:

@@ -1,4 +1,6 @@
-"""OpenAI-compatible upstreams over HTTP. Bytes pass through; a request is sent again only before a reply's first byte."""
+"""OpenAI-compatible upstreams over HTTP. Bytes pass through; a request is sent again only before a
+reply's first byte.
+"""
 
 import asyncio
 import time
@@ -9,7 +11,14 @@ import orjson
 
 from app.agent.engines.base import EngineBroken, EngineUnreachable, Job
 from app.agent.engines.http.answer import HttpAnswer
-from app.agent.engines.http.errors import NO_BYTE, Silent, Stale, TooLarge, Unreadable, UpstreamError
+from app.agent.engines.http.errors import (
+    NO_BYTE,
+    Silent,
+    Stale,
+    TooLarge,
+    Unreadable,
+    UpstreamError,
+)
 from app.agent.engines.http.pool import Pool
 from app.agent.engines.http.proxy import proxy_for
 from app.agent.engines.http.request import Address, common_head, own_head, request_line
@@ -19,21 +28,38 @@ from app.config.settings import WorkerSettings
 from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from app.telemetry.metrics import UPSTREAM_RETRIES
 
-# What lives beside /v1 on vLLM, llama.cpp or text-embeddings-inference. OpenAI has none of these, so /v1 is tried first.
+# What lives beside /v1 on vLLM, llama.cpp or text-embeddings-inference. OpenAI has none of these,
+# so /v1 is tried first.
 ROOT_PATHS = frozenset(
-    {"/tokenize", "/detokenize", "/apply-template", "/rerank", "/score", "/pooling", "/classify", "/embed", "/infill"}
+    {
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/rerank",
+        "/score",
+        "/pooling",
+        "/classify",
+        "/embed",
+        "/infill",
+    }
 )
 CHECK_SECONDS = 5
 LIST_BYTES = 4 * 1024 * 1024  # of an upstream's list of models that are read
-_OF_A_PROXY = frozenset({407, 502, 504})  # what a proxy says itself where it cannot or will not reach the upstream
-_DEADLINE_LEEWAY = 10.0  # seconds beyond a request's own deadline, so that the deadline is what ends it
+# what a proxy says itself where it cannot or will not reach the upstream
+_OF_A_PROXY = frozenset({407, 502, 504})
+# seconds beyond a request's own deadline, so that the deadline is what ends it
+_DEADLINE_LEEWAY = 10.0
 
 
 class HttpEngine:
     """One upstream and its pool of connections."""
 
     def __init__(
-        self, entry: ModelEntry, settings: WorkerSettings, *, pause: Callable[[float], Awaitable[object]] = asyncio.sleep
+        self,
+        entry: ModelEntry,
+        settings: WorkerSettings,
+        *,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._entry = entry
         self._retries = settings.upstream_retries
@@ -73,9 +99,11 @@ class HttpEngine:
         return self._check_status(answer.status)
 
     def _check_status(self, status: int) -> str:
-        """Return why the upstream serves nothing; empty where any answer of HTTP shows that it is there.
+        """Return why the upstream serves nothing; empty where any answer of HTTP shows that it is
+        there.
 
-        The list of models is optional: servers exist that answer 400, 403, 404 or 501 there, and serve well.
+        The list of models is optional: servers exist that answer 400, 403, 404 or 501 there, and
+        serve well.
         """
         if status == 401:
             verb = "refuses the" if self._entry.token.get_secret_value() else "wants a"
@@ -97,10 +125,14 @@ class HttpEngine:
             return False
 
     async def _models(self) -> HttpAnswer:
-        return await self._ask(request_line("GET", self._base, "/models", self._query) + self._head + b"\r\n")
+        return await self._ask(
+            request_line("GET", self._base, "/models", self._query) + self._head + b"\r\n"
+        )
 
     async def call(self, job: Job) -> HttpAnswer:
-        """The reply's head. No retry is begun that would end past the job's deadline; ending a call there is the caller's."""
+        """The reply's head. No retry is begun that would end past the job's deadline; ending a call
+        there is the caller's.
+        """
         path = job.path.partition("?")[0]
         if path not in ROOT_PATHS:
             return await self._with_retries(self._base, job)
@@ -131,7 +163,9 @@ class HttpEngine:
                 answer = await self._ask(head, job.body)
             except Unreadable as error:
                 kind = ReplyTooLarge if isinstance(error, TooLarge) else UpstreamInvalidReply
-                raise kind(f"the server of model {self._entry.id!r} sent what cannot be passed on: {error}") from error
+                raise kind(
+                    f"the server of model {self._entry.id!r} sent what cannot be passed on: {error}"
+                ) from error
             except UpstreamError as error:
                 wait = None if isinstance(error, Silent) else self._wait(done, job)
                 if wait is None:
@@ -157,7 +191,9 @@ class HttpEngine:
         return wait_before_retry(done, self._retries, self._longest_wait, left, asked)
 
     async def _ask(self, *parts: bytes) -> HttpAnswer:
-        """Sends once; again, at once, on another connection where the upstream had closed a kept-alive one."""
+        """Sends once; again, at once, on another connection where the upstream had closed a
+        kept-alive one.
+        """
         while True:
             connection = self._pool.take() or await self._pool.connect()
             try:

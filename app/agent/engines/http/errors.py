@@ -18,7 +18,9 @@ class Silent(UpstreamError):
 
 
 class Unreadable(UpstreamError):
-    """A reply came that cannot be passed on. It is not asked for again: the upstream has done its work."""
+    """A reply came that cannot be passed on. It is not asked for again: the upstream has done its
+    work.
+    """
 
 
 class TooLarge(Unreadable):

@@ -1,4 +1,6 @@
-"""The connections to one upstream: made when there is none to be had, kept while they are good for another request."""
+"""The connections to one upstream: made when there is none to be had, kept while they are good for
+another request.
+"""
 
 import asyncio
 import socket
@@ -9,28 +11,46 @@ from typing import Any
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from app.agent.engines.http.connection import Connection
-from app.agent.engines.http.errors import NO_BYTE, NO_CONNECTION, Silent, UpstreamError, no_tls, reason
+from app.agent.engines.http.errors import (
+    NO_BYTE,
+    NO_CONNECTION,
+    Silent,
+    UpstreamError,
+    no_tls,
+    reason,
+)
 from app.agent.engines.http.proxy import Proxy
 from app.agent.engines.http.request import Address
 
-KEEP_ALIVE_SECONDS = 60  # a TLS handshake costs more than an idle socket; what the upstream closes meanwhile is noticed
+# a TLS handshake costs more than an idle socket; what the upstream closes meanwhile is noticed
+KEEP_ALIVE_SECONDS = 60
 _LOOKS = 4  # in the shorter of the two times that are watched
 _NAME_SECONDS = 10.0  # a looked-up name is good for so long
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, 5: the delay before the next address is tried as well
 
 
 class Pool:
-    """One timer looks now and then at all connections: one per connection, set anew for each byte, is dearer than the bytes."""
+    """One timer looks now and then at all connections: one per connection, set anew for each byte,
+    is dearer than the bytes.
+    """
 
-    def __init__(self, address: Address, connect_timeout: float, read_timeout: float, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout: float,
+        read_timeout: float,
+        proxy: Proxy | None = None,
+    ) -> None:
         self._address = address
         self._proxy = proxy
         self._names = Names(proxy.address if proxy else address)
         self._connect_timeout = connect_timeout
         self._interval = min(read_timeout, KEEP_ALIVE_SECONDS) / _LOOKS  # seconds
-        self._quiet_at_most = ceil(read_timeout / self._interval)  # looks; so it is that time, or one look longer
+        # looks; so it is that time, or one look longer
+        self._quiet_at_most = ceil(read_timeout / self._interval)
         self._idle_at_most = int(KEEP_ALIVE_SECONDS / self._interval) - 1  # or one look shorter
-        self._idle: list[Connection] = []  # the last used is the first to be used: the others may end
+        # the last used is the first to be used: the others may end
+        self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._empty = asyncio.Event()  # looked at when all are being closed
         self._tls: ssl.SSLContext | None = None
@@ -53,7 +73,9 @@ class Pool:
             await self._empty.wait()
 
     def take(self) -> Connection | None:
-        """Return an idle connection; None if there is none. One with unread bytes is no use for another request."""
+        """Return an idle connection; None if there is none. One with unread bytes is no use for
+        another request.
+        """
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open and not connection.has_unread():
@@ -76,11 +98,17 @@ class Pool:
 
     async def _connected(self) -> Connection:
         try:
-            sock = await start_connection(await self._names.addresses(), happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1)
+            sock = await start_connection(
+                await self._names.addresses(),
+                happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,
+                interleave=1,
+            )
         except TimeoutError:
             raise
         except OSError as error:
-            raise UpstreamError(f"its proxy: {reason(error)}" if self._proxy else reason(error)) from error
+            raise UpstreamError(
+                f"its proxy: {reason(error)}" if self._proxy else reason(error)
+            ) from error
         try:
             return await self._opened(sock)
         except BaseException:
@@ -95,7 +123,11 @@ class Pool:
             return (await loop.create_connection(lambda: Connection(self), sock=sock))[1]
         name = self._address.host.rstrip(".")
         try:
-            return (await loop.create_connection(lambda: Connection(self), sock=sock, ssl=self._tls, server_hostname=name))[1]
+            return (
+                await loop.create_connection(
+                    lambda: Connection(self), sock=sock, ssl=self._tls, server_hostname=name
+                )
+            )[1]
         except TimeoutError:
             raise
         except OSError as error:
@@ -133,8 +165,12 @@ class Names:
     async def addresses(self) -> list[AddrInfoType]:
         """Raises OSError."""
         loop = asyncio.get_running_loop()
-        if self._lookup is None or (self._lookup.done() and (loop.time() >= self._until or self._lookup.exception())):
-            looking = loop.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
+        if self._lookup is None or (
+            self._lookup.done() and (loop.time() >= self._until or self._lookup.exception())
+        ):
+            looking = loop.getaddrinfo(
+                self._address.host, self._address.port, type=socket.SOCK_STREAM
+            )
             self._lookup = asyncio.ensure_future(looking)
             self._until = loop.time() + _NAME_SECONDS
         return await asyncio.shield(self._lookup)

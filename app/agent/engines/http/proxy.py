@@ -1,6 +1,7 @@
 """The proxy between a worker and an upstream, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY name it.
 
-There is no standard for these variables; curl and Go agree on what is here. Upstreams on this machine are never asked by a proxy.
+There is no standard for these variables; curl and Go agree on what is here. Upstreams on this
+machine are never asked by a proxy.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ class Proxy:
         return f"Proxy({self.address.name})"
 
     async def connect(self, sock: socket.socket, target: Address) -> None:
-        """Make a connected socket a tunnel to the target (RFC 9110 section 9.3.6). Raises UpstreamError, TimeoutError."""
+        """Make a connected socket a tunnel to the target (RFC 9110 section 9.3.6). Raises
+        UpstreamError, TimeoutError.
+        """
         try:
             await self._connect(sock, target)
         except TimeoutError:
@@ -36,10 +39,15 @@ class Proxy:
     async def _connect(self, sock: socket.socket, target: Address) -> None:
         loop = asyncio.get_running_loop()
         authority = target.name.encode()
-        await loop.sock_sendall(sock, b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (authority, authority, self.authorization))
+        await loop.sock_sendall(
+            sock,
+            b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n"
+            % (authority, authority, self.authorization),
+        )
         head = b""
         while b"\r\n\r\n" not in head:
-            # Nothing of the upstream's can be read here: in TLS it speaks only after us (RFC 8446 section 2).
+            # Nothing of the upstream's can be read here: in TLS it speaks only after us (RFC 8446
+            # section 2).
             piece = await loop.sock_recv(sock, 4096)
             head += piece
             if not piece or len(head) > _HEAD_BYTES:
@@ -57,7 +65,9 @@ def proxy_for(target: Address, http_proxy: str, https_proxy: str, no_proxy: str)
         return None
     address = Address.of(url if "://" in url else f"http://{url}")
     credentials = basic_credentials(address.credentials)
-    return Proxy(address, f"Proxy-Authorization: {credentials}\r\n".encode() if credentials else b"")
+    return Proxy(
+        address, f"Proxy-Authorization: {credentials}\r\n".encode() if credentials else b""
+    )
 
 
 def _is_local(host: str) -> bool:
@@ -69,13 +79,17 @@ def _is_local(host: str) -> bool:
 
 def _is_excluded(target: Address, no_proxy: str) -> bool:
     host = target.host.lower().rstrip(".")
-    return any(entry == "*" or _excludes(entry, host, target.port) for entry in no_proxy.lower().replace(",", " ").split())
+    return any(
+        entry == "*" or _excludes(entry, host, target.port)
+        for entry in no_proxy.lower().replace(",", " ").split()
+    )
 
 
 def _excludes(entry: str, host: str, port: int) -> bool:
     """Return whether one entry names the host.
 
-    It is a network; or a name, which stands for all names below it too, or an address, each with a port or without.
+    It is a network; or a name, which stands for all names below it too, or an address, each with a
+    port or without.
     """
     if "/" in entry:
         return _is_in_network(host, entry)

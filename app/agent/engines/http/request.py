@@ -14,7 +14,17 @@ from app.errors import BadRequest
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 # What says where a request ends or what the connection is for is ours to say.
 _OURS = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+    }
 )
 
 
@@ -26,7 +36,8 @@ class Address:
     port: int
     tls: bool
     path: str  # where the API begins, encoded, without a slash at its end
-    query: str = field(repr=False)  # that every request has, as Azure's `api-version=...`; encoded. It may hold a key
+    # that every request has, as Azure's `api-version=...`; encoded. It may hold a key
+    query: str = field(repr=False)
     credentials: str = field(repr=False)  # user:password
 
     @classmethod
@@ -37,12 +48,16 @@ class Address:
             raise ValueError("an upstream's address needs a host")
         tls = parts.scheme == "https"
         return cls(
-            host=parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode(),
+            host=parts.hostname
+            if parts.hostname.isascii()
+            else parts.hostname.encode("idna").decode(),
             port=parts.port or (443 if tls else 80),
             tls=tls,
             path=quote(parts.path, safe="/%:@!$&'()*+,;=~").rstrip("/") or "/v1",
             query=quote(parts.query, safe=string.punctuation),
-            credentials=f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else "",
+            credentials=f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            if parts.username
+            else "",
         )
 
     @property
@@ -60,7 +75,9 @@ class Address:
 
 
 def common_head(address: Address, token: str) -> bytes:
-    """The header lines that all requests to an upstream have. A token wins over credentials in the address."""
+    """The header lines that all requests to an upstream have. A token wins over credentials in the
+    address.
+    """
     head = [("Host", address.authority), ("User-Agent", "llm-gateway")]
     head.append(("Accept-Encoding", "identity"))
     if token:
@@ -77,10 +94,14 @@ def basic_credentials(credentials: str) -> str:
 
 
 def own_head(id_: str, content_type: str, head: Iterable[tuple[str, str]]) -> bytes:
-    """The header lines of one request. Raises BadRequest where a name or a value would be more than one line of a head."""
+    """The header lines of one request. Raises BadRequest where a name or a value would be more than
+    one line of a head.
+    """
     try:
         own = (("X-Request-Id", id_), ("Content-Type", content_type))
-        lines = [f"{name}: {value}\r\n" for name, value in own] + [f"{_name(name)}: {value}\r\n" for name, value in head]
+        lines = [f"{name}: {value}\r\n" for name, value in own] + [
+            f"{_name(name)}: {value}\r\n" for name, value in head
+        ]
         return _checked("".join(lines), len(lines)).encode("latin-1")
     except ValueError as error:
         raise BadRequest(f"a header cannot be passed on: {error}") from None
@@ -103,8 +124,8 @@ def _name(name: str) -> str:
 def request_line(method: str, base: str, target: str, query: str = "") -> bytes:
     """Return the first line of a request.
 
-    `query` is the configured one. Behind a `?` of the target is the client's, which is encoded already; it cannot name
-    a parameter of the configured one once more.
+    `query` is the configured one. Behind a `?` of the target is the client's, which is encoded
+    already; it cannot name a parameter of the configured one once more.
     """
     path, _, asked = target.partition("?")
     if query:

@@ -1,4 +1,6 @@
-"""A reply's body decompressed as it comes: some upstreams compress although nobody asked them to."""
+"""A reply's body decompressed as it comes: some upstreams compress although nobody asked them
+to.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -7,13 +9,18 @@ from app.agent.engines.http.errors import CUT_SHORT, Unreadable, UpstreamError
 from app.errors import ReplyTooLarge
 
 STEP_BYTES = 64 * 1024  # given out at once: a few bytes may unpack to a thousand times as many
-WINDOW_BYTES = 16 * 1024  # taken in at once: zlib copies what is left of them for each of gzip's members
+# taken in at once: zlib copies what is left of them for each of gzip's members
+WINDOW_BYTES = 16 * 1024
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
-MOST_RATIO = 200  # of the unpacked bytes to the packed ones; JSON has up to 50, and gzip can reach 1,000
+# of the unpacked bytes to the packed ones; JSON has up to 50, and gzip can reach 1,000
+MOST_RATIO = 200
 _FREE_BYTES = 1024 * 1024  # unpacked before the ratio counts
-_ZLIB_OR_GZIP, _RAW = 47, -15  # zlib's window bits: the header says which of the two, or there is none
-_ZLIB_METHOD = 8  # the low half of a zlib stream's first byte; of a raw one it would be a stored block with wrong padding
+# zlib's window bits: the header says which of the two, or there is none
+_ZLIB_OR_GZIP, _RAW = 47, -15
+# the low half of a zlib stream's first byte; of a raw one it would be a stored block with wrong
+# padding
+_ZLIB_METHOD = 8
 
 
 class Unpacker:
@@ -35,7 +42,8 @@ class Unpacker:
 
     def _unpack(self, data: bytes) -> Iterator[bytes]:
         piece, is_silent = b"", True
-        while data or len(piece) == STEP_BYTES:  # a full step may have left some of its output inside
+        # a full step may have left some of its output inside
+        while data or len(piece) == STEP_BYTES:
             if self._zlib is None or (self._zlib.eof and data):  # gzip may have several members
                 self._zlib = zlib.decompressobj(self._window_bits(data))
             try:
@@ -44,7 +52,9 @@ class Unpacker:
                 raise Unreadable("its reply is not what its content-encoding says") from None
             self._unpacked += len(piece)
             if self._unpacked > _FREE_BYTES and self._unpacked > MOST_RATIO * self._packed:
-                raise ReplyTooLarge(f"the model's reply unpacks to more than {MOST_RATIO} times its bytes")
+                raise ReplyTooLarge(
+                    f"the model's reply unpacks to more than {MOST_RATIO} times its bytes"
+                )
             if piece:
                 is_silent = False
                 yield piece

@@ -1,4 +1,6 @@
-"""Slots: never more than there are, a suspect alone, first come first served, nothing lost to those who give up waiting."""
+"""Slots: never more than there are, a suspect alone, first come first served, nothing lost to those
+who give up waiting.
+"""
 
 import asyncio
 
@@ -6,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.agent.consume.concurrency_limiter import Slots
+from app.agent.consume.concurrency_limiter import ConcurrencyLimiter
 from tests.unit.scene import turns
 
 
@@ -14,7 +16,7 @@ class Room:
     """Slots, who holds one, and who waits for one."""
 
     def __init__(self, count: int) -> None:
-        self.slots = Slots(count)
+        self.slots = ConcurrencyLimiter(count)
         self.tasks: list[asyncio.Task[None]] = []
         self.alone: dict[int, bool] = {}  # by number of the task
         self.crowd: dict[int, bool] = {}
@@ -130,7 +132,7 @@ class Newcomers:
 @pytest.mark.parametrize(("crowd", "begun"), [(True, [1, 1, 2, 2, 2]), (False, [0, 0, 0, 0, 0])])
 async def test_a_newcomer_passes_a_waiting_crowd_every_other_time_and_nobody_else(crowd, begun):
     newcomers, room = Newcomers(2), Room(1)
-    room.slots = Slots(1, newcomers.begin)
+    room.slots = ConcurrencyLimiter(1, newcomers.begin)
     room.slots.try_take()
     for _ in range(5):
         room.take(alone=False, crowd=crowd)
@@ -146,7 +148,7 @@ async def test_a_newcomer_passes_a_waiting_crowd_every_other_time_and_nobody_els
 
 async def test_no_newcomer_passes_a_suspect():
     newcomers, room = Newcomers(1), Room(2)
-    room.slots = Slots(2, newcomers.begin)
+    room.slots = ConcurrencyLimiter(2, newcomers.begin)
     room.slots.try_take()
     room.slots.try_take()
     room.take(alone=True, crowd=True)
@@ -159,7 +161,7 @@ async def test_no_newcomer_passes_a_suspect():
 
 @pytest.mark.parametrize("count", [1, 3])
 async def test_as_many_run_as_there_are_slots_and_no_more(count):
-    slots = Slots(count)
+    slots = ConcurrencyLimiter(count)
     assert [slots.try_take() for _ in range(count + 1)] == [True] * count + [False]
     slots.give()
     assert slots.try_take()

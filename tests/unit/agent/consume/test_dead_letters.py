@@ -1,4 +1,6 @@
-"""A dead letter comes into its topic whatever the topic's limits are, and nobody waits for it in silence."""
+"""A dead letter comes into its topic whatever the topic's limits are, and nobody waits for it in
+silence.
+"""
 
 from asyncio import Future
 
@@ -20,14 +22,22 @@ class SmallBus(ScriptedBus):
     most = 1000
 
     def send(
-        self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
     ) -> "Future[Place]":
         if len(value or b"") + sum(len(name) + len(said) for name, said in headers) > self.most:
             raise RecordTooLarge(f"more than {self.most} bytes")
         return super().send(topic, value, key=key, headers=headers, partition=partition)
 
 
-async def buried(bus: ScriptedBus, value: bytes | None, headers: Headers) -> tuple[bytes | None, dict[str, bytes]]:
+async def buried(
+    bus: ScriptedBus, value: bytes | None, headers: Headers
+) -> tuple[bytes | None, dict[str, bytes]]:
     """What lies in the topic then."""
     await dead_letter(bus, TOPICS.dlq, ORIGIN, headers, value, "it died")
     (letter,) = await log_of(bus, TOPICS.dlq)
@@ -39,7 +49,10 @@ async def test_each_try_that_the_log_does_not_take_is_in_our_own_log(caplog):
     bus.scripted = TOPICS.dlq
     bus.script.extend([LOST, FULL])
     value, headers = await buried(bus, b"body", [("id", b"1")])
-    assert (value, headers) == (b"body", {"dlq-origin": b"llm.requests.m/0/7", "dlq-reason": b"it died", "id": b"1"})
+    assert (value, headers) == (
+        b"body",
+        {"dlq-origin": b"llm.requests.m/0/7", "dlq-reason": b"it died", "id": b"1"},
+    )
     assert "dead letter from llm.requests.m/0/7: not done yet: as scripted" in caplog.text
 
 
@@ -51,7 +64,9 @@ async def small():
     return bus
 
 
-async def test_one_that_is_too_large_keeps_its_headers_and_the_beginning_of_its_value(small, caplog):
+async def test_one_that_is_too_large_keeps_its_headers_and_the_beginning_of_its_value(
+    small, caplog
+):
     body = b"".join(b"%d," % number for number in range(2000))
     value, headers = await buried(small, body, [("id", b"1")])
     assert value
@@ -63,7 +78,12 @@ async def test_one_that_is_too_large_keeps_its_headers_and_the_beginning_of_its_
 
 async def test_where_its_headers_alone_are_too_large_they_are_left_out(small):
     value, headers = await buried(small, b"body", [("odd", bytes(2000))])
-    assert (value, headers["dlq-cut"], headers["dlq-reason"], "odd" in headers) == (b"", b"4", b"it died", False)
+    assert (value, headers["dlq-cut"], headers["dlq-reason"], "odd" in headers) == (
+        b"",
+        b"4",
+        b"it died",
+        False,
+    )
 
 
 async def test_a_topic_that_takes_nothing_at_all_is_an_error(small):

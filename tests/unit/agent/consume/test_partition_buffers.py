@@ -1,4 +1,6 @@
-"""What a worker was handed and has not started: turns between partitions, and what a revoked partition still means."""
+"""What a worker was handed and has not started: turns between partitions, and what a revoked
+partition still means.
+"""
 
 from collections import Counter
 from itertools import pairwise
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.consume.partition_buffers import Intake, Taken
+from app.agent.consume.partition_buffers import PartitionBuffers, Taken
 from app.bus.base import Assignment, Record
 from app.protocol.lanes import halves
 
@@ -34,7 +36,7 @@ class Desk:
     def __init__(self, *assigned: tuple[int, int, int]) -> None:
         self.changes = self.pumps = 0
         self.reader = Reader()
-        self.intake = Intake(self._changed, self._pumped)
+        self.intake = PartitionBuffers(self._changed, self._pumped)
         self.intake.attach(self.reader)
         self.assign(*assigned)
 
@@ -48,7 +50,9 @@ class Desk:
         self.intake.on_assigned([Assignment(*one) for one in assigned])
 
     def bring(self, partition: int, *offsets: int) -> None:
-        self.intake.on_records([Record("t", partition, offset, 0, None, b"", []) for offset in offsets])
+        self.intake.on_records(
+            [Record("t", partition, offset, 0, None, b"", []) for offset in offsets]
+        )
 
     def take(self) -> Taken:
         taken = self.intake.take()
@@ -93,11 +97,17 @@ def test_a_long_partition_holds_up_no_other(counts):
     for partition, count in counts.items():
         own = [place for place, (other, _) in enumerate(found) if other == partition]
         half = QUIET if partition in QUIET else CROWD
-        assert [found[place][1] for place in own] == list(range(count)), "in order within a partition"
+        assert [found[place][1] for place in own] == list(range(count)), (
+            "in order within a partition"
+        )
         for earlier, later in pairwise(own):
             between = Counter(other for other, _ in found[earlier + 1 : later] if other in half)
-            assert all(times == 1 for times in between.values()), "each other partition of the half at most once in between"
-    assert desk.reader.taken == Counter({partition: count for partition, count in counts.items() if count})
+            assert all(times == 1 for times in between.values()), (
+                "each other partition of the half at most once in between"
+            )
+    assert desk.reader.taken == Counter(
+        {partition: count for partition, count in counts.items() if count}
+    )
 
 
 @given(st.lists(st.integers(1, 30), min_size=8, max_size=8), st.integers(0, 40))
@@ -135,7 +145,11 @@ def test_the_halves_are_divided_anew_when_partitions_move():
     desk.assign((QUIET[0], 0, 0))
     desk.bring(QUIET[0], 0)
     found = desk.take_all()
-    assert {taken.record.partition: taken.crowd for taken in found} == {CROWD[0]: True, CROWD[1]: True, QUIET[0]: False}
+    assert {taken.record.partition: taken.crowd for taken in found} == {
+        CROWD[0]: True,
+        CROWD[1]: True,
+        QUIET[0]: False,
+    }
     assert len(found) == 5
     desk.bring(CROWD[0], 2)
     desk.intake.on_revoked([QUIET[0], CROWD[1]])
@@ -143,7 +157,7 @@ def test_the_halves_are_divided_anew_when_partitions_move():
 
 
 def test_without_a_reader_nothing_is_taken():
-    intake = Intake(lambda: None, lambda: None)
+    intake = PartitionBuffers(lambda: None, lambda: None)
     intake.on_assigned([Assignment(0, 0, 0)])
     intake.on_records([Record("t", 0, 0, 0, None, b"", [])])
     assert intake.take() is None

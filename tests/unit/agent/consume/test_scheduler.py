@@ -1,23 +1,43 @@
-"""What becomes of the records a worker takes: run, passed over, cancelled, lost to another, handed back."""
+"""What becomes of the records a worker takes: run, passed over, cancelled, lost to another, handed
+back.
+"""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from app.protocol.records import Control, Reply, Request
+from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, EXPIRED, FINAL
 from tests.numbered import tokens
 from tests.unit.agent.counted import counted
-from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, hold_of, reached, slow
+from tests.unit.agent.scripted_engine import (
+    Hold,
+    ScriptedAnswer,
+    ScriptedEngine,
+    hold_of,
+    reached,
+    slow,
+)
 from tests.unit.agent.workshop import Workshop
-from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, log_of, replies, send_reply, send_request, text_of, until
+from tests.unit.scene import (
+    MODEL,
+    REQUESTS,
+    TOPICS,
+    body,
+    log_of,
+    replies,
+    send_reply,
+    send_request,
+    text_of,
+    until,
+)
 
 PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
 LIMITED = body(stream=True, max_tokens=5)
 
 
-async def kinds(shop: Workshop, asked: Request) -> list[str]:
+async def kinds(shop: Workshop, asked: RequestRecord) -> list[str]:
     return [reply.kind for reply in await replies(shop.bus) if reply.id == asked.id]
 
 
@@ -54,12 +74,18 @@ async def test_another_models_request_on_a_shared_topic_is_passed_over(shop):
 async def test_what_cannot_be_decoded_is_a_dead_letter_and_the_partition_goes_on(shop):
     letters = counted("dead_letters")
     await shop.worker(ScriptedEngine())
-    await shop.bus.send(REQUESTS, b"\xff\x00", key=b"k", headers=[("v", b"9"), ("odd", b"\xff")], partition=0)
+    await shop.bus.send(
+        REQUESTS, b"\xff\x00", key=b"k", headers=[("v", b"9"), ("odd", b"\xff")], partition=0
+    )
     assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
     await shop.committed(2)
     (letter,) = await log_of(shop.bus, TOPICS.dlq)
     headers = dict(letter.headers)
-    assert (letter.value, headers["dlq-origin"], headers["odd"]) == (b"\xff\x00", b"llm.requests.m/0/0", b"\xff")
+    assert (letter.value, headers["dlq-origin"], headers["odd"]) == (
+        b"\xff\x00",
+        b"llm.requests.m/0/0",
+        b"\xff",
+    )
     assert b"not UTF-8" in headers["dlq-reason"]
     assert counted("dead_letters") == letters + 1
 
@@ -75,11 +101,11 @@ async def test_a_dead_letter_that_the_log_does_not_take_is_sent_again(shop):
 
 async def test_what_was_cancelled_before_anybody_saw_it_is_never_run(shop):
     asked = await shop.ask()
-    await shop.signal(Control(asked.id, Control.CANCEL, "g"))
+    await shop.signal(ControlRecord(asked.id, ControlRecord.CANCEL, "g"))
     engine = ScriptedEngine()
     await shop.worker(engine)
     later = await shop.ask(partition=1)
-    await shop.signal(Control(later.id, Control.CANCEL, "g"))
+    await shop.signal(ControlRecord(later.id, ControlRecord.CANCEL, "g"))
     await shop.committed(1)
     assert asked.id not in [job.id for job in engine.jobs]
 
@@ -91,7 +117,7 @@ async def test_what_expired_in_the_queue_is_never_run_though_no_cancel_has_come_
     await reached(engine)
     late = await shop.ask(seconds=1)
     await asyncio.sleep(1.5)  # within the leeway for clocks that differ
-    await send_reply(shop.bus, Reply(late.id, "g", FINAL, outcome=EXPIRED, by_gateway=True))
+    await send_reply(shop.bus, ReplyRecord(late.id, "g", FINAL, outcome=EXPIRED, by_gateway=True))
     hold_of(engine.given[0]).released.set()
     await shop.ended(first)
     await shop.committed(2)
@@ -103,8 +129,11 @@ async def test_a_cancel_ends_the_upstreams_work_and_frees_the_slot(shop):
     await shop.worker(engine, concurrency=1)
     asked, behind = await shop.ask(), await shop.ask()
     await reached(engine)
-    await send_reply(shop.bus, Reply(asked.id, "g", FINAL, 0, b"{}", status=409, outcome=CANCELLED, by_gateway=True))
-    await shop.signal(Control(asked.id, Control.CANCEL, "g"))
+    await send_reply(
+        shop.bus,
+        ReplyRecord(asked.id, "g", FINAL, 0, b"{}", status=409, outcome=CANCELLED, by_gateway=True),
+    )
+    await shop.signal(ControlRecord(asked.id, ControlRecord.CANCEL, "g"))
     assert (await shop.ended(behind)).fold.outcome == COMPLETED
     assert engine.given[0].closed
     await shop.committed(2)
@@ -116,7 +145,7 @@ async def test_a_cancel_of_something_else_changes_nothing(shop):
     await shop.worker(engine)
     asked = await shop.ask()
     await reached(engine)
-    await shop.signal(Control("f" * 32, Control.CANCEL, "g"))
+    await shop.signal(ControlRecord("f" * 32, ControlRecord.CANCEL, "g"))
     await shop.bus.send(TOPICS.control, b"", key=b"k", headers=[("v", b"1")])
     await asyncio.sleep(1)
     hold_of(engine.given[0]).released.set()
@@ -134,7 +163,12 @@ async def test_whoever_is_superseded_drops_its_upstream_and_leaves_the_rest_to_t
     await until(lambda: engine.given[0].closed)
     await asyncio.sleep(20)
     assert len(engine.jobs) == 1, "it waits for the other"
-    await send_reply(shop.bus, Reply(asked.id, "other", FINAL, (await shop.seen(asked)).fold.next_seq, b"", outcome=COMPLETED))
+    await send_reply(
+        shop.bus,
+        ReplyRecord(
+            asked.id, "other", FINAL, (await shop.seen(asked)).fold.next_seq, b"", outcome=COMPLETED
+        ),
+    )
     await other.says(running=())
     await shop.committed(1)
     assert (await shop.seen(asked)).fold.writer == "other"
@@ -151,7 +185,11 @@ async def test_whoever_is_superseded_takes_over_again_when_the_other_falls_silen
     await until(lambda: engine.given[0].closed)
     await other.falls_silent()
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text), seen.fold.writer) == (COMPLETED, tokens(5), worker.owner)
+    assert (seen.fold.outcome, text_of(seen.text), seen.fold.writer) == (
+        COMPLETED,
+        tokens(5),
+        worker.owner,
+    )
 
 
 async def test_a_claim_that_does_not_count_stops_nobody(shop):
@@ -191,7 +229,12 @@ async def test_what_is_handed_back_is_continued_by_the_next_and_is_no_death(shop
     assert engine.given[0].closed
     await shop.worker(next_engine)
     seen = await shop.ended(asked, seconds=5)
-    assert (seen.fold.outcome, text_of(seen.text), seen.deaths, seen.fold.attempts) == (COMPLETED, tokens(5), 0, 2)
+    assert (seen.fold.outcome, text_of(seen.text), seen.deaths, seen.fold.attempts) == (
+        COMPLETED,
+        tokens(5),
+        0,
+        2,
+    )
     assert (await shop.ended(waiting)).fold.outcome == COMPLETED
 
 
@@ -206,7 +249,9 @@ async def test_one_that_let_go_before_it_wrote_anything_has_not_died_of_it(shop)
     assert (seen.fold.outcome, seen.deaths, seen.fold.attempts) == (COMPLETED, 0, 2)
 
 
-async def test_a_record_that_was_not_taken_when_its_worker_let_go_does_not_come_back_from_the_dead(shop):
+async def test_a_record_that_was_not_taken_when_its_worker_let_go_does_not_come_back_from_the_dead(
+    shop,
+):
     engine, next_engine = ScriptedEngine(slow()), ScriptedEngine()
     worker = await shop.worker(engine)
     asked = await shop.ask(body=LIMITED)

@@ -33,7 +33,9 @@ class Slow(ScriptedEngine):
 
 
 async def behind_a_backlog(shop):
-    """An engine with one slot, whose worker has found so many requests in the crowd's partition, one of which runs."""
+    """An engine with one slot, whose worker has found so many requests in the crowd's partition,
+    one of which runs.
+    """
     for _ in range(MANY):
         await shop.ask(partition=CROWD)
     engine = Slow()
@@ -62,7 +64,9 @@ async def test_those_of_the_crowd_that_wait_are_not_passed_twice_in_a_row(shop):
 
 
 @pytest.mark.parametrize("crowded_first", [True, False])
-async def test_a_request_of_the_quiet_half_that_came_with_the_backlog_is_among_the_first(shop, crowded_first):
+async def test_a_request_of_the_quiet_half_that_came_with_the_backlog_is_among_the_first(
+    shop, crowded_first
+):
     asked = None if crowded_first else await shop.ask(partition=QUIET)
     for _ in range(MANY):
         await shop.ask(partition=CROWD)

@@ -1,11 +1,13 @@
-"""A worker beside others: what they run is left to them, and blocks nothing; what it claims itself they see."""
+"""A worker beside others: what they run is left to them, and blocks nothing; what it claims itself
+they see.
+"""
 
 import asyncio
 
 import pytest
 
-from app.protocol.heartbeats import WorkerBeat, decode_beat
-from app.protocol.records import Control, Reply
+from app.protocol.heartbeats import WorkerHeartbeat, decode_beat
+from app.protocol.records import ControlRecord, ReplyRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, FAILED
 from tests.unit.agent.scripted_engine import ScriptedEngine, hold_of, reached, slow
 from tests.unit.scene import TOPICS, log_of, replies, until
@@ -35,7 +37,9 @@ async def newest_beat(shop, worker):
     """What the worker says of itself, two heartbeats later."""
     await asyncio.sleep(2)
     beats = [decode_beat(record.value) for record in await log_of(shop.bus, TOPICS.workers)]
-    return [beat for beat in beats if isinstance(beat, WorkerBeat) and beat.worker == worker.owner][-1]
+    return [
+        beat for beat in beats if isinstance(beat, WorkerHeartbeat) and beat.worker == worker.owner
+    ][-1]
 
 
 async def test_a_heartbeat_lists_what_is_just_being_claimed(shop):
@@ -59,7 +63,7 @@ async def test_what_is_cancelled_while_it_waits_for_a_slot_is_not_claimed(shop):
     engine = ScriptedEngine(slow(), slow(), slow())
     await shop.worker(engine, concurrency=1)
     await reached(engine)
-    await shop.signal(Control(second.id, Control.CANCEL, "g"))
+    await shop.signal(ControlRecord(second.id, ControlRecord.CANCEL, "g"))
     hold_of(engine.given[0]).released.set()
     await reached(engine, 2)
     assert [job.id for job in engine.jobs] == [first.id, third.id]
@@ -69,8 +73,13 @@ async def test_what_is_cancelled_while_it_waits_for_a_slot_is_not_claimed(shop):
 async def test_a_claim_that_a_drain_interrupts_is_no_death(shop):
     asked, worker = await begins_a_claim(shop, ScriptedEngine())
     await worker.drain(0)
-    written: list[Reply] = [reply for reply in await replies(shop.bus) if reply.id == asked.id]
-    assert [(reply.owner, reply.supersedes) for reply in written] == [(worker.owner, ""), ("", worker.owner)]
+    written: list[ReplyRecord] = [
+        reply for reply in await replies(shop.bus) if reply.id == asked.id
+    ]
+    assert [(reply.owner, reply.supersedes) for reply in written] == [
+        (worker.owner, ""),
+        ("", worker.owner),
+    ]
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked)
     assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)
@@ -94,7 +103,9 @@ async def test_who_starts_later_knows_of_the_death_before(shop):
 
 
 @pytest.mark.parametrize(("deaths", "outcome"), [(3, COMPLETED), (9, COMPLETED), (10, FAILED)])
-async def test_while_workers_die_that_did_not_run_it_many_deaths_are_asked_for(shop, deaths, outcome):
+async def test_while_workers_die_that_did_not_run_it_many_deaths_are_asked_for(
+    shop, deaths, outcome
+):
     asked = await shop.ask(deaths=deaths)
     await dies(shop, "killed", "another request")
     await shop.worker(ScriptedEngine())

@@ -1,4 +1,6 @@
-"""A worker that drains while no broker takes anything ends all the same, and hands back what it can."""
+"""A worker that drains while no broker takes anything ends all the same, and hands back what it
+can.
+"""
 
 import asyncio
 
@@ -56,7 +58,9 @@ async def test_without_a_grace_there_is_time_to_hand_back_to_a_broker_that_is_ba
     await reached(engine)
     shop.bus.script.extend([LOST] * 5)
     await drained(worker, 0)
-    assert [reply.supersedes for reply in await replies(shop.bus) if reply.kind == CLAIM] == [worker.owner]
+    assert [reply.supersedes for reply in await replies(shop.bus) if reply.kind == CLAIM] == [
+        worker.owner
+    ]
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked, seconds=5)
     assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)

@@ -1,4 +1,6 @@
-"""What one worker may have begun and another ends: held while somebody lives, claimed once, and never run over by two."""
+"""What one worker may have begun and another ends: held while somebody lives, claimed once, and
+never run over by two.
+"""
 
 import asyncio
 import time
@@ -9,13 +11,26 @@ import pytest
 
 from app.errors import BusError
 from app.openai_api.sse import DONE
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, FAILED, FINAL
 from tests.numbered import tokens
 from tests.unit.agent.counted import counted
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.agent.workshop import GROUP, Workshop
-from tests.unit.scene import LATE, LOST, MODEL, TOPICS, body, log_of, replies, request, send_reply, send_request, text_of, until
+from tests.unit.scene import (
+    LATE,
+    LOST,
+    MODEL,
+    TOPICS,
+    body,
+    log_of,
+    replies,
+    request,
+    send_reply,
+    send_request,
+    text_of,
+    until,
+)
 
 PLAIN: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "count"}]}
 LIMITED = body(stream=True, max_tokens=5)
@@ -26,8 +41,10 @@ def begun(count: int) -> bytes:
     return b"".join(piece for piece in stream(PLAIN)[: count + 1] if isinstance(piece, bytes))
 
 
-async def claims_of(shop: Workshop, asked: Request) -> list[Reply]:
-    return [reply for reply in await replies(shop.bus) if reply.id == asked.id and reply.kind == CLAIM]
+async def claims_of(shop: Workshop, asked: RequestRecord) -> list[ReplyRecord]:
+    return [
+        reply for reply in await replies(shop.bus) if reply.id == asked.id and reply.kind == CLAIM
+    ]
 
 
 async def test_what_nobody_has_begun_is_claimed_and_run(shop):
@@ -35,7 +52,9 @@ async def test_what_nobody_has_begun_is_claimed_and_run(shop):
     worker = await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked)
     assert (seen.fold.outcome, text_of(seen.text), seen.fold.attempts) == (COMPLETED, tokens(5), 1)
-    assert [(claim.owner, claim.supersedes, claim.deaths) for claim in await claims_of(shop, asked)] == [(worker.owner, "", 0)]
+    assert [
+        (claim.owner, claim.supersedes, claim.deaths) for claim in await claims_of(shop, asked)
+    ] == [(worker.owner, "", 0)]
 
 
 async def test_what_a_dead_worker_has_begun_is_continued_behind_its_last_token(shop):
@@ -53,7 +72,7 @@ async def test_what_a_dead_worker_has_begun_is_continued_behind_its_last_token(s
 async def test_what_has_ended_is_committed_and_not_run_again(shop):
     asked = await shop.ask()
     await shop.writes(asked, "dead", begun(5))
-    await send_reply(shop.bus, Reply(asked.id, "dead", FINAL, 1, DONE, outcome=COMPLETED))
+    await send_reply(shop.bus, ReplyRecord(asked.id, "dead", FINAL, 1, DONE, outcome=COMPLETED))
     engine = ScriptedEngine()
     await shop.worker(engine)
     await shop.committed(1)
@@ -82,7 +101,9 @@ async def test_what_a_peer_lets_go_is_taken_at_once_and_is_no_death(shop, how):
     await shop.worker(ScriptedEngine())
     await asyncio.sleep(5)
     await peer.falls_silent()
-    await peer.says(**({"running": (), "partitions": ()} if how == "says it has no more" else {"gone": True}))
+    await peer.says(
+        **({"running": (), "partitions": ()} if how == "says it has no more" else {"gone": True})
+    )
     await shop.ended(asked, seconds=1)
     (claim,) = await claims_of(shop, asked)
     assert claim.deaths == 0
@@ -95,7 +116,9 @@ async def test_when_the_peer_ends_it_nothing_is_run(shop):
     engine = ScriptedEngine()
     await shop.worker(engine)
     await asyncio.sleep(5)
-    await send_reply(shop.bus, Reply(asked.id, "other", FINAL, 0, b"{}", status=200, outcome=COMPLETED))
+    await send_reply(
+        shop.bus, ReplyRecord(asked.id, "other", FINAL, 0, b"{}", status=200, outcome=COMPLETED)
+    )
     await peer.says(running=())
     await shop.committed(1)
     assert engine.jobs == []
@@ -112,7 +135,11 @@ async def test_of_two_that_claim_at_once_one_replies(shop):
     for one in asked:
         seen = await shop.ended(one)
         assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
-        writers = {reply.owner for reply in await replies(shop.bus) if reply.id == one.id and reply.kind != CLAIM}
+        writers = {
+            reply.owner
+            for reply in await replies(shop.bus)
+            if reply.id == one.id and reply.kind != CLAIM
+        }
         assert len(writers) == 1, "only one of them began to write"
     assert sum(len(engine.jobs) for engine in engines) == len(asked)
     for group in ("one", "two"):
@@ -127,7 +154,9 @@ async def test_a_zombies_late_records_are_not_there_for_a_reader(shop):
     await shop.worker(engine)
     await hold.reached.wait()
     await shop.writes(asked, "zombie", b"data: from the grave\n\n", seq=1)
-    await send_reply(shop.bus, Reply(asked.id, "zombie", FINAL, 1, b"data: over\n\n", outcome=FAILED))
+    await send_reply(
+        shop.bus, ReplyRecord(asked.id, "zombie", FINAL, 1, b"data: over\n\n", outcome=FAILED)
+    )
     hold.released.set()
     seen = await shop.ended(asked)
     assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
@@ -166,7 +195,10 @@ async def test_what_a_gateway_has_ended_meanwhile_is_not_run(shop):
     engine = ScriptedEngine()
     await shop.worker(engine)
     await asyncio.sleep(5)
-    await send_reply(shop.bus, Reply(asked.id, "g", FINAL, 0, b"{}", status=409, outcome=CANCELLED, by_gateway=True))
+    await send_reply(
+        shop.bus,
+        ReplyRecord(asked.id, "g", FINAL, 0, b"{}", status=409, outcome=CANCELLED, by_gateway=True),
+    )
     await peer.falls_silent()
     await shop.committed(1)
     assert engine.jobs == []
@@ -196,7 +228,10 @@ async def test_one_that_fell_silent_before_it_wrote_is_a_death_too_and_a_takeove
 async def test_one_that_was_only_silent_and_is_heard_again_has_not_died(shop):
     asked = request(now=time.time())
     await shop.claims(asked, "sleeper")
-    await send_reply(shop.bus, Reply(asked.id, "killed", CLAIM, supersedes="sleeper", deaths=1, dead=("sleeper",)))
+    await send_reply(
+        shop.bus,
+        ReplyRecord(asked.id, "killed", CLAIM, supersedes="sleeper", deaths=1, dead=("sleeper",)),
+    )
     await send_request(shop.bus, asked, 0)
     await shop.peer("sleeper").says()
     await shop.worker(ScriptedEngine())
@@ -206,7 +241,9 @@ async def test_one_that_was_only_silent_and_is_heard_again_has_not_died(shop):
 
 
 async def test_a_suspect_runs_alone(shop):
-    engine = ScriptedEngine(ScriptedAnswer([Hold(), *stream(PLAIN)]), ScriptedAnswer([Hold(), *stream(PLAIN)]))
+    engine = ScriptedEngine(
+        ScriptedAnswer([Hold(), *stream(PLAIN)]), ScriptedAnswer([Hold(), *stream(PLAIN)])
+    )
     await shop.worker(engine)
     innocent = await shop.ask(partition=1)
     await until(lambda: len(engine.given) == 1)
@@ -227,7 +264,9 @@ async def test_a_suspect_runs_alone(shop):
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_what_has_ended_three_workers_is_a_dead_letter_and_the_partition_goes_on(shop, streamed):
+async def test_what_has_ended_three_workers_is_a_dead_letter_and_the_partition_goes_on(
+    shop, streamed
+):
     asked = await shop.ask(stream=streamed, deaths=3)
     behind = await shop.ask()
     engine = ScriptedEngine()
@@ -251,12 +290,20 @@ async def test_what_has_ended_three_workers_is_a_dead_letter_and_the_partition_g
 async def test_a_reply_whose_beginning_is_no_longer_kept_is_never_run_over(shop):
     first = [await shop.ask() for _ in range(3)]
     for number in range(200):
-        await send_reply(shop.bus, Reply(f"{number:032x}", "x", FINAL, 0, bytes(500_000), status=200, outcome=COMPLETED))
+        await send_reply(
+            shop.bus,
+            ReplyRecord(
+                f"{number:032x}", "x", FINAL, 0, bytes(500_000), status=200, outcome=COMPLETED
+            ),
+        )
     engine = ScriptedEngine()
     await shop.worker(engine)
     for asked in first:
         (part,) = (await shop.ended(asked)).parts
-        assert (part.status, orjson.loads(part.value)["error"]["code"]) == (502, "reply_log_truncated")
+        assert (part.status, orjson.loads(part.value)["error"]["code"]) == (
+            502,
+            "reply_log_truncated",
+        )
     assert engine.jobs == []
 
 

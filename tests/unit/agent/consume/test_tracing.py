@@ -6,7 +6,7 @@ import pytest
 from app.agent.consume.tracing import TracedEngine
 from app.agent.engines.base import Engine, EngineUnreachable, Job
 from app.config.model_entry import ModelEntry
-from app.protocol.records import Control
+from app.protocol.records import ControlRecord
 from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL
 from tests.unit.agent.scripted_engine import BROKEN, JSON, Hold, ScriptedAnswer, ScriptedEngine
 from tests.unit.agent.workshop import Workshop, workshop
@@ -22,7 +22,11 @@ async def test_each_request_has_spans_for_its_wait_its_work_and_its_upstream() -
     async with workshop() as shop:
         engine = ScriptedEngine()
         await shop.worker(engine, tracer=tracer)
-        asked = await shop.ask(stream=True, traceparent=CLIENTS, body=body(stream=True, stream_options=USAGE, max_tokens=3))
+        asked = await shop.ask(
+            stream=True,
+            traceparent=CLIENTS,
+            body=body(stream=True, stream_options=USAGE, max_tokens=3),
+        )
         await shop.ended(asked)
         await turns()
     wait, work, call = kept.one(INTERNAL), kept.one(CONSUMER), kept.one(CLIENT)
@@ -30,10 +34,22 @@ async def test_each_request_has_spans_for_its_wait_its_work_and_its_upstream() -
     assert wait.span.parent == work.span.parent == CLIENTS.split("-")[2]
     assert call.span.parent == work.span.id
     assert dict(engine.jobs[0].head)["traceparent"] == call.span.traceparent
-    assert (wait.name, wait.span.began, wait.ended) == (f"queue {REQUESTS}", asked.created * 1_000_000, work.span.began)
-    assert (work.name, work["llm_gateway.outcome"], work["llm_gateway.takeover"]) == (f"process {REQUESTS}", "completed", False)
+    assert (wait.name, wait.span.began, wait.ended) == (
+        f"queue {REQUESTS}",
+        asked.created * 1_000_000,
+        work.span.began,
+    )
+    assert (work.name, work["llm_gateway.outcome"], work["llm_gateway.takeover"]) == (
+        f"process {REQUESTS}",
+        "completed",
+        False,
+    )
     assert (work["messaging.message.id"], work["messaging.kafka.offset"]) == (asked.id, 0)
-    assert (call.name, call["gen_ai.usage.output_tokens"], call["gen_ai.response.finish_reasons"]) == ("chat m", 3, ("length",))
+    assert (
+        call.name,
+        call["gen_ai.usage.output_tokens"],
+        call["gen_ai.response.finish_reasons"],
+    ) == ("chat m", 3, ("length",))
     assert "hello" not in str(kept.spans)
 
 
@@ -73,13 +89,25 @@ async def test_what_is_cancelled_is_no_error() -> None:
 
 
 async def cancelled(shop: Workshop, id_: str) -> None:
-    await shop.signal(Control(id_, Control.CANCEL, "gateway"))
+    await shop.signal(ControlRecord(id_, ControlRecord.CANCEL, "gateway"))
 
 
-async def called(engine: Engine, *, stream: bool = False, path: str = "/chat/completions", traceparent: str = CLIENTS) -> Kept:
+async def called(
+    engine: Engine,
+    *,
+    stream: bool = False,
+    path: str = "/chat/completions",
+    traceparent: str = CLIENTS,
+) -> Kept:
     """One call, read to its end."""
     tracer, kept = tracing()
-    job = Job("id", path, b'{"messages":"a prompt"}', stream, (("authorization", "Bearer sk"), ("traceparent", traceparent)))
+    job = Job(
+        "id",
+        path,
+        b'{"messages":"a prompt"}',
+        stream,
+        (("authorization", "Bearer sk"), ("traceparent", traceparent)),
+    )
     try:
         answer = await TracedEngine(engine, ENTRY, tracer).call(job)
         try:
@@ -96,12 +124,19 @@ async def called(engine: Engine, *, stream: bool = False, path: str = "/chat/com
 
 
 def whole(**members: object) -> ScriptedAnswer:
-    reply = {"id": "chatcmpl-7", "model": "theirs-2024", "choices": [{"message": {"content": 'a "model": "x"'}}], **members}
+    reply = {
+        "id": "chatcmpl-7",
+        "model": "theirs-2024",
+        "choices": [{"message": {"content": 'a "model": "x"'}}],
+        **members,
+    }
     return ScriptedAnswer([orjson.dumps(reply)], headers=JSON)
 
 
 async def test_a_call_says_whom_it_asked_and_what_the_reply_says_of_itself() -> None:
-    told = (await called(ScriptedEngine(whole(usage={"prompt_tokens": 2, "completion_tokens": 5})))).one(CLIENT)
+    told = (
+        await called(ScriptedEngine(whole(usage={"prompt_tokens": 2, "completion_tokens": 5})))
+    ).one(CLIENT)
     assert told.name == "chat theirs"
     assert told.attributes == {
         "gen_ai.operation.name": "chat",
@@ -118,7 +153,9 @@ async def test_a_call_says_whom_it_asked_and_what_the_reply_says_of_itself() -> 
 
 
 async def test_a_call_of_an_endpoint_without_a_word_of_the_conventions_has_the_endpoints() -> None:
-    assert (await called(ScriptedEngine(whole()), path="/rerank?x=1")).one(CLIENT).name == "rerank theirs"
+    assert (await called(ScriptedEngine(whole()), path="/rerank?x=1")).one(
+        CLIENT
+    ).name == "rerank theirs"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +166,9 @@ async def test_a_call_of_an_endpoint_without_a_word_of_the_conventions_has_the_e
         (EngineUnreachable("nobody"), "unreachable"),
     ],
 )
-async def test_a_call_that_fails_is_an_error(answer: ScriptedAnswer | EngineUnreachable, error: str) -> None:
+async def test_a_call_that_fails_is_an_error(
+    answer: ScriptedAnswer | EngineUnreachable, error: str
+) -> None:
     assert (await called(ScriptedEngine(answer), stream=True)).one(CLIENT).error == error
 
 

@@ -14,7 +14,13 @@ CHAT, TEXT = "/chat/completions", "/completions"
 
 
 async def call(path: str, stream: bool = False, **body: Any) -> EchoAnswer:
-    body.setdefault(*(("messages", [{"role": "user", "content": "one two"}]) if path == CHAT else ("prompt", "one two")))
+    body.setdefault(
+        *(
+            ("messages", [{"role": "user", "content": "one two"}])
+            if path == CHAT
+            else ("prompt", "one two")
+        )
+    )
     raw = orjson.dumps({"model": "echo", "stream": stream, **body})
     return await EchoEngine(ECHO, load({}).worker, pause=0).call(Job("0123", path, raw, stream))
 
@@ -38,24 +44,37 @@ async def refusal(path: str, **body: Any) -> Any:
 
 
 def said(choice: Any) -> str:
-    text = choice["text"] if "text" in choice else choice.get("message", choice.get("delta"))["content"]
+    text = (
+        choice["text"]
+        if "text" in choice
+        else choice.get("message", choice.get("delta"))["content"]
+    )
     assert isinstance(text, str)
     return text
 
 
 def streamed(found: list[Any], index: int = 0) -> str:
     choices = [choice for event in found for choice in event["choices"] if choice["index"] == index]
-    return "".join(choice.get("text", "") or choice.get("delta", {}).get("content", "") for choice in choices)
+    return "".join(
+        choice.get("text", "") or choice.get("delta", {}).get("content", "") for choice in choices
+    )
 
 
 both = pytest.mark.parametrize("path", [CHAT, TEXT])
 
 
 @both
-async def test_it_repeats_what_it_is_told_and_says_what_it_is_and_how_to_get_a_real_model(path: str) -> None:
+async def test_it_repeats_what_it_is_told_and_says_what_it_is_and_how_to_get_a_real_model(
+    path: str,
+) -> None:
     text = said((await whole(path))["choices"][0])
     assert text.startswith("You said: one two\n\n")
-    for words in ("built-in demonstration model", "FIRST_OPENAI_HOST", "FIRST_OPENAI_MODEL_NAME", "MODELS_FILE"):
+    for words in (
+        "built-in demonstration model",
+        "FIRST_OPENAI_HOST",
+        "FIRST_OPENAI_MODEL_NAME",
+        "MODELS_FILE",
+    ):
         assert words in text
 
 
@@ -82,7 +101,11 @@ async def test_a_chat_stream_begins_with_the_role() -> None:
 @both
 async def test_replies_have_the_shape_of_the_api(path: str) -> None:
     body, [event, *_] = await whole(path), await events(path)
-    objects = ("chat.completion", "chat.completion.chunk") if path == CHAT else ("text_completion", "text_completion")
+    objects = (
+        ("chat.completion", "chat.completion.chunk")
+        if path == CHAT
+        else ("text_completion", "text_completion")
+    )
     assert (body["object"], event["object"]) == objects
     assert body["model"] == event["model"] == "echo"
     assert body["id"] == event["id"] == ("chatcmpl-0123" if path == CHAT else "cmpl-0123")
@@ -92,14 +115,22 @@ async def test_replies_have_the_shape_of_the_api(path: str) -> None:
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_a_limit_cuts_after_that_many_words(path: str, name: str) -> None:
     body = await whole(path, **{name: 3})
-    assert (said(body["choices"][0]), body["choices"][0]["finish_reason"]) == ("You said: one", "length")
+    assert (said(body["choices"][0]), body["choices"][0]["finish_reason"]) == (
+        "You said: one",
+        "length",
+    )
     assert body["usage"]["completion_tokens"] == 3
     found = await events(path, **{name: 3})
-    assert (streamed(found), found[-1]["choices"][0]["finish_reason"]) == ("You said: one", "length")
+    assert (streamed(found), found[-1]["choices"][0]["finish_reason"]) == (
+        "You said: one",
+        "length",
+    )
 
 
 async def test_the_newer_limit_wins_and_null_is_none() -> None:
-    assert (await whole(CHAT, max_tokens=1, max_completion_tokens=2))["usage"]["completion_tokens"] == 2
+    assert (await whole(CHAT, max_tokens=1, max_completion_tokens=2))["usage"][
+        "completion_tokens"
+    ] == 2
     assert (await whole(CHAT, max_tokens=None))["choices"][0]["finish_reason"] == "stop"
 
 
@@ -116,9 +147,18 @@ async def test_a_limit_that_is_no_number_above_0_is_refused(path: str, limit: ob
 
 @both
 @pytest.mark.parametrize(
-    ("stop", "text"), [("two", "You said: one "), (["zzz", "two", "one"], "You said: "), ([], None), (None, None), ("", None)]
+    ("stop", "text"),
+    [
+        ("two", "You said: one "),
+        (["zzz", "two", "one"], "You said: "),
+        ([], None),
+        (None, None),
+        ("", None),
+    ],
 )
-async def test_a_stop_text_ends_the_reply_before_it(path: str, stop: object, text: str | None) -> None:
+async def test_a_stop_text_ends_the_reply_before_it(
+    path: str, stop: object, text: str | None
+) -> None:
     body = await whole(path, stop=stop)
     assert said(body["choices"][0]) == (text or said((await whole(path))["choices"][0]))
     assert body["choices"][0]["finish_reason"] == "stop"
@@ -133,7 +173,9 @@ async def test_the_limit_counts_where_it_comes_before_the_stop_text(path: str) -
 async def test_n_choices_each_say_it(path: str) -> None:
     body, found = await whole(path, n=3), await events(path, n=3)
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
-    assert {said(choice) for choice in body["choices"]} == {streamed(found, index) for index in range(3)}
+    assert {said(choice) for choice in body["choices"]} == {
+        streamed(found, index) for index in range(3)
+    }
     assert body["usage"]["completion_tokens"] == 3 * len(said(body["choices"][0]).split())
     assert [event["choices"][0]["finish_reason"] for event in found[-3:]] == ["stop"] * 3
 
@@ -175,11 +217,15 @@ async def test_it_repeats_the_users_last_message() -> None:
         {"role": "user", "content": "second"},
         {"role": "tool", "content": "42"},
     ]
-    assert said((await whole(CHAT, messages=messages))["choices"][0]).startswith("You said: second\n")
+    assert said((await whole(CHAT, messages=messages))["choices"][0]).startswith(
+        "You said: second\n"
+    )
 
 
 async def test_without_a_users_message_it_only_says_what_it_is() -> None:
-    text = said((await whole(CHAT, messages=[{"role": "system", "content": "Be kind."}]))["choices"][0])
+    text = said(
+        (await whole(CHAT, messages=[{"role": "system", "content": "Be kind."}]))["choices"][0]
+    )
     assert text.startswith("I am the built-in demonstration model")
 
 
@@ -194,12 +240,17 @@ async def test_a_text_is_gone_on_with_from_any_word(stream: bool) -> None:
     text = await tell(question)
     for words in range(1, len(text.split()) + 1):
         so_far = await tell(question, max_tokens=words)
-        rest = await tell(question, {"role": "assistant", "content": so_far}, continue_final_message=True)
+        rest = await tell(
+            question, {"role": "assistant", "content": so_far}, continue_final_message=True
+        )
         assert so_far + rest == text
 
 
 async def test_a_text_of_somebody_else_is_gone_on_with_too() -> None:
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Once upon a time"}]
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Once upon a time"},
+    ]
     body = await whole(CHAT, messages=messages, continue_final_message=True)
     assert said(body["choices"][0]).startswith(" You said: hi\n")
 
@@ -231,14 +282,21 @@ async def test_a_stop_that_is_not_text_is_refused(stop: object) -> None:
 @pytest.mark.parametrize("raw", [b"{", b"[]", b""])
 async def test_a_body_that_is_no_json_object_is_refused(raw: bytes) -> None:
     answer = await EchoEngine(ECHO, load({}).worker).call(Job("0123", CHAT, raw, False))
-    assert (answer.status, orjson.loads(await answer.read())["error"]["code"]) == (400, "invalid_json")
+    assert (answer.status, orjson.loads(await answer.read())["error"]["code"]) == (
+        400,
+        "invalid_json",
+    )
 
 
 @pytest.mark.parametrize("path", ["/embeddings", "/responses", "/chat/completions/x"])
 async def test_other_paths_are_not_there(path: str) -> None:
     answer = await call(path, prompt="x")
     error = orjson.loads(await answer.read())["error"]
-    assert (answer.status, error["type"], error["code"]) == (404, "invalid_request_error", "unknown_url")
+    assert (answer.status, error["type"], error["code"]) == (
+        404,
+        "invalid_request_error",
+        "unknown_url",
+    )
     assert path in error["message"]
 
 
@@ -250,7 +308,10 @@ async def test_only_the_words_after_the_first_event_of_a_stream_wait() -> None:
     engine = EchoEngine(ECHO, load({}).worker, pause=3600)
     body = orjson.dumps({"messages": [{"role": "user", "content": "hi"}]})
     first = asyncio.get_running_loop().create_future()
-    relaying = asyncio.create_task((await engine.call(Job("0123", CHAT, body, True))).relay(first.set_result))
+    relaying = asyncio.create_task(
+        (await engine.call(Job("0123", CHAT, body, True))).relay(first.set_result)
+    )
     assert b'"role":"assistant"' in await first  # the first does not wait
     relaying.cancel()
-    assert b"You said" in await (await engine.call(Job("0123", CHAT, body, False))).read()  # nor does a whole reply
+    # nor does a whole reply
+    assert b"You said" in await (await engine.call(Job("0123", CHAT, body, False))).read()

@@ -11,7 +11,10 @@ TOKEN = "live-0123456789abcdef"
 @pytest.mark.parametrize(
     ("body", "shown"),
     [
-        (b'{"error":{"message":"no such project","type":"t","code":"c","param":"x"}}', "no such project, t, c"),
+        (
+            b'{"error":{"message":"no such project","type":"t","code":"c","param":"x"}}',
+            "no such project, t, c",
+        ),
         (b'{"error":"unauthorized"}', "unauthorized"),
         (b'{"message":"no key","status":401}', "no key"),
         (b'{"detail":"x"}', ""),
@@ -31,7 +34,12 @@ def test_words_are_shown_and_credentials_are_not(body: bytes, shown: str) -> Non
 
 
 def test_what_may_repeat_the_prompt_is_not_shown() -> None:
-    body = orjson.dumps({"error": {"message": "flagged", "metadata": {"flagged_input": "the prompt"}}, "input": "the prompt"})
+    body = orjson.dumps(
+        {
+            "error": {"message": "flagged", "metadata": {"flagged_input": "the prompt"}},
+            "input": "the prompt",
+        }
+    )
     assert refusal_words(body, "") == "flagged"
 
 

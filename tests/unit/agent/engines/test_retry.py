@@ -62,7 +62,8 @@ def test_a_wait_that_would_end_at_or_after_the_deadline_is_not_begun() -> None:
         ({"retry-after": "3", "retry-after-ms": "2500"}, 2.5),
         ({"retry-after": "3", "retry-after-ms": "x"}, 3),
         ({"retry-after": formatdate(1_000_090, usegmt=True)}, 90),
-        ({"retry-after": formatdate(1_000_090)}, 90),  # -0000 says that the date's zone is unknown: taken as UTC
+        # -0000 says that the date's zone is unknown: taken as UTC
+        ({"retry-after": formatdate(1_000_090)}, 90),
         ({"retry-after": formatdate(999_000, usegmt=True)}, 0),
         ({"retry-after": "Mon, 99 Foo 2026 00:00:00 GMT"}, 0),
         ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, 0),
@@ -71,12 +72,15 @@ def test_a_wait_that_would_end_at_or_after_the_deadline_is_not_begun() -> None:
         ({"retry-after": "9" * 400}, FOREVER),
     ],
 )
-def test_a_reply_says_how_long_it_wants_to_be_left_alone(headers: dict[str, str], seconds: float) -> None:
+def test_a_reply_says_how_long_it_wants_to_be_left_alone(
+    headers: dict[str, str], seconds: float
+) -> None:
     assert asked_wait(headers, now=1_000_000) == seconds
 
 
 DATE_LIKE = st.from_regex(
-    r"\A(\w{0,4},? )?-?\d{0,22} (Jan|\w{0,4}) -?\d{0,22} \d{0,3}:\d{0,3}(:\d{0,3})? ?([+-]\d{0,8}|GMT|\w{0,3})?\Z"
+    r"\A(\w{0,4},? )?-?\d{0,22} (Jan|\w{0,4}) -?\d{0,22} \d{0,3}:\d{0,3}(:\d{0,3})? "
+    r"?([+-]\d{0,8}|GMT|\w{0,3})?\Z"
 )
 
 

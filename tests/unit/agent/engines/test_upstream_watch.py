@@ -1,4 +1,6 @@
-"""A worker whose upstream goes says so until it is back, and meanwhile goes on with what comes to its partitions."""
+"""A worker whose upstream goes says so until it is back, and meanwhile goes on with what comes to
+its partitions.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +10,8 @@ import pytest
 from app.agent.engines.base import EngineUnreachable, Job
 from app.agent.engines.upstream_watch import UpstreamWatch
 from app.gateway.gateway import Gateway
-from app.protocol.heartbeats import WorkerBeat, decode_beat
-from app.protocol.records import Request
+from app.protocol.heartbeats import WorkerHeartbeat, decode_beat
+from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.stores.memory import MemoryStore
 from tests.unit.agent.scripted_engine import JSON, ScriptedAnswer, ScriptedEngine
@@ -21,13 +23,13 @@ GONE = "up:80: nobody listens"
 REASON = f"its upstream is out of reach: {GONE}"
 
 
-async def told(shop: Workshop) -> list[WorkerBeat]:
+async def told(shop: Workshop) -> list[WorkerHeartbeat]:
     """The last heartbeat of each worker."""
     beats = [decode_beat(record.value or b"") for record in await log_of(shop.bus, TOPICS.workers)]
-    return list({beat.worker: beat for beat in beats if isinstance(beat, WorkerBeat)}.values())
+    return list({beat.worker: beat for beat in beats if isinstance(beat, WorkerHeartbeat)}.values())
 
 
-async def code(shop: Workshop, asked: Request) -> str | None:
+async def code(shop: Workshop, asked: RequestRecord) -> str | None:
     (part,) = (await shop.ended(asked)).parts
     return part.code
 
@@ -46,7 +48,11 @@ async def test_it_says_so_and_that_it_is_ready_again_when_the_upstream_is_back(s
     await until(lambda: not worker.unready())
     (beat,) = await told(shop)
     assert (beat.ready, beat.reason) == (True, "")
-    assert [line.count(REASON) + 2 * line.count("ready again") for line in caplog.messages if MODEL in line][-2:] == [1, 2]
+    assert [
+        line.count(REASON) + 2 * line.count("ready again")
+        for line in caplog.messages
+        if MODEL in line
+    ][-2:] == [1, 2]
     assert caplog.text.count(GONE) == 1, "one line, however long it takes"
 
 
@@ -54,7 +60,9 @@ async def test_meanwhile_it_answers_what_comes_and_serves_it_as_soon_as_the_upst
     engine = ScriptedEngine()
     worker = await shop.worker(engine)
     engine.gone = GONE
-    assert [await code(shop, await shop.ask(partition=number % 2)) for number in range(4)] == ["upstream_unreachable"] * 4
+    assert [await code(shop, await shop.ask(partition=number % 2)) for number in range(4)] == [
+        "upstream_unreachable"
+    ] * 4
     assert worker.unready()
     engine.gone = ""
     assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
@@ -108,7 +116,9 @@ async def test_the_drain_ends_it(shop):
     assert engine.checks == checks
 
 
-async def test_a_check_that_fails_by_a_fault_of_ours_is_logged_and_made_again_after_the_next_call(caplog):
+async def test_a_check_that_fails_by_a_fault_of_ours_is_logged_and_made_again_after_the_next_call(
+    caplog,
+):
     engine, faults = ScriptedEngine(), [ValueError("nobody has thought of this")]
     engine.gone = GONE
     check = engine.check
@@ -148,7 +158,9 @@ async def outcomes(gateway: Gateway, count: int) -> list[str]:
     return found
 
 
-async def test_of_two_workers_the_one_with_a_dead_upstream_gets_but_a_few_of_the_requests(shop, gateway):
+async def test_of_two_workers_the_one_with_a_dead_upstream_gets_but_a_few_of_the_requests(
+    shop, gateway
+):
     good, dead = ScriptedEngine(), ScriptedEngine()
     for engine in (good, dead):
         await shop.worker(engine)
@@ -164,7 +176,9 @@ async def test_of_two_workers_the_one_with_a_dead_upstream_gets_but_a_few_of_the
     assert len(dead.jobs) > 8, "it has its share again"
 
 
-async def test_where_no_worker_is_ready_requests_are_taken_all_the_same_and_each_has_its_answer(shop, gateway):
+async def test_where_no_worker_is_ready_requests_are_taken_all_the_same_and_each_has_its_answer(
+    shop, gateway
+):
     engine = ScriptedEngine()
     await shop.worker(engine)
     known = gateway.catalog.all()[0]

@@ -12,7 +12,9 @@ OK = b"HTTP/1.1 200 OK\r\n"
 JSON = b"Content-Type: application/json\r\n"
 SIZED = OK + JSON + b"Content-Length: %d\r\n\r\n" % len(BODY)
 CHUNKED = OK + b"content-type:text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-CHUNKS = b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (BODY[:7], BODY[7:8], BODY[8:]))
+CHUNKS = b"".join(
+    b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (BODY[:7], BODY[7:8], BODY[8:])
+)
 
 
 class Wire(asyncio.Transport):
@@ -59,7 +61,9 @@ class Wire(asyncio.Transport):
         self.is_paused = False
 
     def comes(self, *parts: bytes) -> None:
-        """What the upstream sends, each part as it is read; nothing is read in a pause or behind the connection's end."""
+        """What the upstream sends, each part as it is read; nothing is read in a pause or behind
+        the connection's end.
+        """
         for part in parts:
             assert not self.is_paused
             if not self.is_closing():

@@ -1,4 +1,6 @@
-"""Going on from a text: what counts as shown, when going on is faithful, and that both halves make one whole."""
+"""Going on from a text: what counts as shown, when going on is faithful, and that both halves make
+one whole.
+"""
 
 from typing import Any
 
@@ -7,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.reply.continuation import Joiner, Prefix, budget_left, can_continue, continued, ending
+from app.agent.reply.continuation import (
+    Joiner,
+    Prefix,
+    budget_left,
+    can_continue,
+    continued,
+    ending,
+)
 from app.openai_api.bodies import CHAT, COMPLETIONS, EMBEDDINGS
 from app.openai_api.sse import DONE, split_events
 from tests.numbered import Generation, sse, tokens
@@ -26,7 +35,9 @@ def delta(**members: Any) -> bytes:
 
 def prefix(text: str = "one", path: str = CHAT) -> Prefix:
     piece = {"delta": {"content": text}} if path == CHAT else {"text": text}
-    return Prefix.of(path, sse({"id": "c-1", "created": 1, "model": "m", "choices": [{"index": 0, **piece}]}))
+    return Prefix.of(
+        path, sse({"id": "c-1", "created": 1, "model": "m", "choices": [{"index": 0, **piece}]})
+    )
 
 
 def generated(path: str, body: dict[str, Any], id_: str = "1", natural: int = 8) -> list[bytes]:
@@ -34,19 +45,25 @@ def generated(path: str, body: dict[str, Any], id_: str = "1", natural: int = 8)
     run = Generation.of(id_, path, body, natural)
     middle = [run.token(index) for index in range(run.count)]
     include = bool((body.get("stream_options") or {}).get("include_usage"))
-    return [event for event in [run.opening(), *middle, *split_events(run.closing(include))] if event]
+    return [
+        event for event in [run.opening(), *middle, *split_events(run.closing(include))] if event
+    ]
 
 
 @both
 def test_a_prefix_is_what_the_events_say(path):
-    events = generated(path, {**ASKED[path], "max_tokens": 3, "stream_options": {"include_usage": True}})
+    events = generated(
+        path, {**ASKED[path], "max_tokens": 3, "stream_options": {"include_usage": True}}
+    )
     found = Prefix.of(path, b": hello\n\n" + b"".join(events[:-1]))
     assert (found.text, found.tokens, found.events) == (tokens(3), 3, len(events) - 1)
     assert (found.finished, found.usage, found.plain) == (True, True, True)
     assert found.first["id"] == Generation.of("1", path, ASKED[path], 1).id
 
 
-@pytest.mark.parametrize("block", [b"", b": a comment\n\n", delta(role="assistant", content=""), delta(role="assistant")])
+@pytest.mark.parametrize(
+    "block", [b"", b": a comment\n\n", delta(role="assistant", content=""), delta(role="assistant")]
+)
 def test_a_role_or_a_comment_shows_nothing_of_the_answer(block):
     assert not Prefix.of(CHAT, block).shown
 
@@ -127,23 +144,32 @@ def test_a_request_that_asks_for_more_than_text_is_not_continued(field, path):
 
 
 @both
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in NEUTRAL.items() for value in values])
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in NEUTRAL.items() for value in values]
+)
 def test_a_field_that_asks_for_nothing_does_not_matter(field, value, path):
     assert can_continue(path, {**ASKED[path], field: value}, prefix(path=path))
 
 
-@pytest.mark.parametrize(("content", "can"), [("So ", True), (None, True), ([{"type": "text", "text": "So "}], False)])
+@pytest.mark.parametrize(
+    ("content", "can"), [("So ", True), (None, True), ([{"type": "text", "text": "So "}], False)]
+)
 def test_a_message_of_the_clients_own_is_gone_on_with_unless_it_is_made_of_parts(content, can):
     messages = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": content}]
     asked = {"model": "m", "messages": messages, "continue_final_message": True}
     assert can_continue(CHAT, asked, prefix()) == can
     if can:
-        assert orjson.loads(continued(CHAT, asked, prefix()))["messages"][-1]["content"] == f"{content or ''}one"
+        assert (
+            orjson.loads(continued(CHAT, asked, prefix()))["messages"][-1]["content"]
+            == f"{content or ''}one"
+        )
     assert can_continue(CHAT, {**asked, "continue_final_message": False}, prefix())
 
 
 def test_a_completions_logprobs_of_0_asks_for_the_chosen_tokens_own():
-    assert not can_continue(COMPLETIONS, {**ASKED[COMPLETIONS], "logprobs": 0}, prefix(path=COMPLETIONS))
+    assert not can_continue(
+        COMPLETIONS, {**ASKED[COMPLETIONS], "logprobs": 0}, prefix(path=COMPLETIONS)
+    )
 
 
 @both
@@ -180,30 +206,51 @@ def test_a_completion_without_a_limit_has_the_apis_own_of_16():
 
 
 def test_a_completion_longer_than_that_is_from_an_upstream_that_sets_no_limit():
-    long = Prefix.of(COMPLETIONS, b"".join(generated(COMPLETIONS, {"model": "m", "prompt": "count"}, natural=20)[:18]))
+    long = Prefix.of(
+        COMPLETIONS,
+        b"".join(generated(COMPLETIONS, {"model": "m", "prompt": "count"}, natural=20)[:18]),
+    )
     assert budget_left({"model": "m", "prompt": "count"}, long) is None
 
 
 def test_a_chat_goes_on_from_the_text_as_its_last_message():
     asked = {**ASKED[CHAT], "max_tokens": 10, "seed": 7}
     new = orjson.loads(continued(CHAT, asked, prefix("one two")))
-    assert new["messages"] == [*ASKED[CHAT]["messages"], {"role": "assistant", "content": "one two"}]
+    assert new["messages"] == [
+        *ASKED[CHAT]["messages"],
+        {"role": "assistant", "content": "one two"},
+    ]
     assert (new["continue_final_message"], new["add_generation_prompt"]) == (True, False)
     assert (new["max_tokens"], new["seed"], "max_completion_tokens" in new) == (9, 7, False)
 
 
 def test_a_chat_that_itself_went_on_from_a_text_goes_on_from_both():
     begun = [*ASKED[CHAT]["messages"], {"role": "assistant", "content": "one"}]
-    new = orjson.loads(continued(CHAT, {"messages": begun, "continue_final_message": True}, prefix(" two")))
-    assert new["messages"] == [*ASKED[CHAT]["messages"], {"role": "assistant", "content": "one two"}]
+    new = orjson.loads(
+        continued(CHAT, {"messages": begun, "continue_final_message": True}, prefix(" two"))
+    )
+    assert new["messages"] == [
+        *ASKED[CHAT]["messages"],
+        {"role": "assistant", "content": "one two"},
+    ]
     assert begun[-1]["content"] == "one", "the request itself is as it was"
 
 
 def test_a_completion_goes_on_behind_its_prompt():
-    assert orjson.loads(continued(COMPLETIONS, ASKED[COMPLETIONS], prefix(" one", COMPLETIONS)))["prompt"] == "count to many one"
+    assert (
+        orjson.loads(continued(COMPLETIONS, ASKED[COMPLETIONS], prefix(" one", COMPLETIONS)))[
+            "prompt"
+        ]
+        == "count to many one"
+    )
 
 
-@given(path=st.sampled_from([CHAT, COMPLETIONS]), count=st.integers(2, 9), data=st.data(), usage=st.booleans())
+@given(
+    path=st.sampled_from([CHAT, COMPLETIONS]),
+    count=st.integers(2, 9),
+    data=st.data(),
+    usage=st.booleans(),
+)
 def test_broken_off_anywhere_and_continued_a_stream_is_what_one_run_gives(path, count, data, usage):
     asked = {**ASKED[path], "max_tokens": count, "stream_options": {"include_usage": usage}}
     whole = generated(path, asked)
@@ -227,7 +274,9 @@ def test_begun_anew_behind_a_role_a_stream_has_one_id_one_role_and_its_own_usage
 
 def test_a_first_event_with_role_and_text_keeps_its_text():
     joined = Joiner(prefix(), same_text=True).join(delta(role="assistant", content="two"))
-    assert [choice["delta"] for chunk in chunks(joined) for choice in chunk["choices"]] == [{"content": "two"}]
+    assert [choice["delta"] for chunk in chunks(joined) for choice in chunk["choices"]] == [
+        {"content": "two"}
+    ]
 
 
 def test_comments_errors_and_the_end_pass_a_joiner_as_they_are():
@@ -236,7 +285,12 @@ def test_comments_errors_and_the_end_pass_a_joiner_as_they_are():
 
 
 def test_details_in_the_usage_are_left_alone():
-    usage = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14, "prompt_tokens_details": {"cached_tokens": 8}}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
     (chunk,) = chunks(Joiner(prefix(), same_text=True).join(sse({"choices": [], "usage": usage})))
     assert chunk["usage"] == {**usage, "prompt_tokens": 9, "completion_tokens": 5}
 
@@ -247,7 +301,11 @@ def test_a_used_up_budget_ends_with_length_usage_and_done(path):
     seen = Prefix.of(path, b"".join(generated(path, asked)[:-3]))
     events = ending(path, asked, seen)
     finish, usage = chunks(events)
-    assert (finish["id"], finish["choices"][0]["finish_reason"], text_of(events)) == (seen.first["id"], "length", "")
+    assert (finish["id"], finish["choices"][0]["finish_reason"], text_of(events)) == (
+        seen.first["id"],
+        "length",
+        "",
+    )
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], seen.tokens)
     assert usage["usage"]["total_tokens"] == usage["usage"]["prompt_tokens"] + seen.tokens
     assert events.endswith(DONE)
@@ -257,6 +315,9 @@ def test_a_used_up_budget_ends_with_length_usage_and_done(path):
 def test_what_was_sent_already_is_not_in_the_ending(path):
     asked = {**ASKED[path], "stream_options": {"include_usage": True}}
     whole = generated(path, asked)
-    assert [("usage" in chunk) for chunk in chunks(ending(path, asked, Prefix.of(path, b"".join(whole[:-2]))))] == [True]
+    assert [
+        ("usage" in chunk)
+        for chunk in chunks(ending(path, asked, Prefix.of(path, b"".join(whole[:-2]))))
+    ] == [True]
     assert ending(path, asked, Prefix.of(path, b"".join(whole[:-1]))) == DONE
     assert ending(path, ASKED[path], Prefix.of(path, b"".join(whole[:-2]))) == DONE

@@ -8,7 +8,7 @@ import pytest
 from app.agent.engines.base import EngineUnreachable
 from app.errors import BusError
 from app.openai_api.sse import DONE
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA, FAILED
 from tests.numbered import tokens
 from tests.unit.agent.counted import counted
@@ -28,13 +28,19 @@ from tests.unit.scene import (
 @pytest.mark.parametrize("end", [[BROKEN], []])
 async def test_a_stream_that_breaks_off_is_continued_as_one(end, query):
     at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], *end]))
-    seen = await at.run(asked(path=f"/chat/completions{query}", body=body(stream=True, max_tokens=6)))
+    seen = await at.run(
+        asked(path=f"/chat/completions{query}", body=body(stream=True, max_tokens=6))
+    )
     assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
     assert seen.text.endswith(DONE)
     assert {chunk["id"] for chunk in chunks(seen.text)} == {"chatcmpl-1"}
     assert seen.text.count(b'"role"') == 1
     first, second = at.engine.bodies()
-    assert (first["max_tokens"], second["max_tokens"], second["messages"][-1]["content"]) == (6, 4, tokens(2))
+    assert (first["max_tokens"], second["max_tokens"], second["messages"][-1]["content"]) == (
+        6,
+        4,
+        tokens(2),
+    )
     assert [answer.closed for answer in at.engine.given] == [True, True]
 
 
@@ -61,7 +67,11 @@ async def test_broken_off_behind_its_end_a_stream_is_whole():
 
 async def test_it_may_break_off_as_often_as_there_are_retries():
     def half(first: int) -> ScriptedAnswer:
-        begun = {**PLAIN, "continue_final_message": True, "messages": [{"role": "assistant", "content": tokens(first)}]}
+        begun = {
+            **PLAIN,
+            "continue_final_message": True,
+            "messages": [{"role": "assistant", "content": tokens(first)}],
+        }
         return ScriptedAnswer([*stream(begun if first else PLAIN)[:2], BROKEN])
 
     at = await shop(half(0), half(1), half(2))
@@ -78,15 +88,26 @@ async def test_a_stream_that_cannot_be_continued_ends_with_a_retryable_error(mem
     at = await shop(ScriptedAnswer([*begun, BROKEN]))
     seen = await at.run(asked(body=body(stream=True, **members)))
     assert seen.text.startswith(b"".join(begun))
-    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == ("server_error", "worker_lost")
+    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == (
+        "server_error",
+        "worker_lost",
+    )
     assert DONE not in seen.text
-    assert (seen.fold.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (FAILED, "worker_lost", 1)
+    assert (seen.fold.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (
+        FAILED,
+        "worker_lost",
+        1,
+    )
 
 
 async def test_broken_off_before_any_text_it_is_begun_anew_even_where_nothing_can_be_continued():
     at = await shop(ScriptedAnswer([stream(PLAIN)[0], BROKEN]), continues=False)
     seen = await at.run(asked())
-    assert (seen.fold.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (COMPLETED, tokens(5), 1)
+    assert (seen.fold.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (
+        COMPLETED,
+        tokens(5),
+        1,
+    )
 
 
 async def test_a_whole_reply_that_breaks_off_is_begun_anew():
@@ -96,7 +117,9 @@ async def test_a_whole_reply_that_breaks_off_is_begun_anew():
 
 
 async def test_an_upstream_that_will_not_go_on_ends_the_stream():
-    refusal = ScriptedAnswer([b'{"error":{"message":"no such parameter"}}'], status=400, headers=JSON)
+    refusal = ScriptedAnswer(
+        [b'{"error":{"message":"no such parameter"}}'], status=400, headers=JSON
+    )
     at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), refusal)
     seen = await at.run(asked())
     assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
@@ -112,7 +135,9 @@ async def test_an_upstream_that_nobody_reaches_is_502(stream_):
 
 
 async def test_an_upstream_that_is_gone_when_a_text_is_to_go_on_ends_the_stream_retryably():
-    at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), EngineUnreachable("nobody listens"))
+    at = await shop(
+        ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), EngineUnreachable("nobody listens")
+    )
     seen = await at.run(asked())
     assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(2), "worker_lost")
 
@@ -126,7 +151,9 @@ async def test_what_the_upstream_did_wrong_is_counted_by_its_kind():
     for answer in (*answers, EngineUnreachable("nobody listens")):
         await (await shop(answer)).run(asked())
     await (await shop(broken)).run(asked(body=body(stream=True, max_tokens=4)))
-    assert [counted("upstream_errors", kind=kind) for kind in kinds] == [number + 1 for number in before]
+    assert [counted("upstream_errors", kind=kind) for kind in kinds] == [
+        number + 1 for number in before
+    ]
     assert counted("upstream_retries") == retries + 1
 
 
@@ -134,7 +161,10 @@ async def test_going_on_for_a_dead_worker_the_numbers_go_on_too():
     at = await shop()
     req = asked(body=body(stream=True, max_tokens=5))
     begun = b"".join(piece for piece in stream(PLAIN)[:3] if isinstance(piece, bytes))
-    for reply in (Reply(req.id, "dead", DATA, 0, begun), Reply(req.id, "worker-1", "claim", supersedes="dead")):
+    for reply in (
+        ReplyRecord(req.id, "dead", DATA, 0, begun),
+        ReplyRecord(req.id, "worker-1", "claim", supersedes="dead"),
+    ):
         await send_reply(at.bus, reply)
     seen = await at.run(req, await at.lookup.look(req))
     assert (text_of(seen.text), seen.fold.outcome) == (tokens(5), COMPLETED)

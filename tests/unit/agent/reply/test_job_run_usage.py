@@ -1,11 +1,13 @@
-"""The usage of a stream whose client did not ask for it: the worker does, and nobody but the accounts hears of it."""
+"""The usage of a stream whose client did not ask for it: the worker does, and nobody but the
+accounts hears of it.
+"""
 
 import orjson
 import pytest
 
 from app.openai_api.bodies import COMPLETIONS
 from app.openai_api.sse import count_events
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import tokens
 from tests.unit.agent.scripted_engine import BROKEN, JSON, ScriptedAnswer, stream
 from tests.unit.agent.shop import PLAIN, asked, shop
@@ -13,10 +15,12 @@ from tests.unit.scene import body, chunks, text_of
 
 ASKED = {"include_usage": True}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
-REFUSAL = ScriptedAnswer([b'{"error":{"message":"unknown field stream_options"}}'], status=400, headers=JSON)
+REFUSAL = ScriptedAnswer(
+    [b'{"error":{"message":"unknown field stream_options"}}'], status=400, headers=JSON
+)
 
 
-def usage_of(seen: Seen) -> dict[str, int]:
+def usage_of(seen: ReplyView) -> dict[str, int]:
     """What the accounts are told."""
     found: dict[str, int] = orjson.loads(dict(seen.parts[-1].notes).get("usage", "{}"))
     return found

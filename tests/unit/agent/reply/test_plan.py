@@ -1,4 +1,6 @@
-"""What to do about a request whose reply has come so far: what a client has read is never silently begun anew."""
+"""What to do about a request whose reply has come so far: what a client has read is never silently
+begun anew.
+"""
 
 from typing import Any
 
@@ -11,29 +13,33 @@ from app.agent.reply.plan import Finish, Run, plan
 from app.errors import ReplyLogTruncated, WorkerLost
 from app.openai_api.bodies import CHAT, COMPLETIONS
 from app.openai_api.sse import DONE
-from app.protocol.records import Reply, Request
+from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import DATA
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import Generation, tokens
 from tests.unit.scene import body, chunks, request, text_of
 
 
-def asked(path: str = CHAT, **members: Any) -> Request:
+def asked(path: str = CHAT, **members: Any) -> RequestRecord:
     return request(path=path, body=body(path=path.partition("?")[0], stream=True, **members))
 
 
-def seen(*blocks: bytes, truncated: bool = False) -> Seen:
-    found = Seen(truncated=truncated)
+def seen(*blocks: bytes, truncated: bool = False) -> ReplyView:
+    found = ReplyView(truncated=truncated)
     for seq, block in enumerate(blocks):
-        found.add(Reply("0", "a", DATA, seq, block))
+        found.add(ReplyRecord("0", "a", DATA, seq, block))
     return found
 
 
-def written(req: Request, count: int, *, finish: bool = False, natural: int = 9) -> list[bytes]:
+def written(
+    req: RequestRecord, count: int, *, finish: bool = False, natural: int = 9
+) -> list[bytes]:
     """The role (of a chat) and the first `count` tokens of a reply."""
     run = Generation.of("1", req.path.partition("?")[0], orjson.loads(req.body), natural)
     events = [run.opening(), *(run.token(index) for index in range(count))]
-    return [event for event in events if event] + ([run.closing(False).removesuffix(DONE)] if finish else [])
+    return [event for event in events if event] + (
+        [run.closing(False).removesuffix(DONE)] if finish else []
+    )
 
 
 def test_what_nobody_has_written_is_run_as_it_came():
@@ -73,7 +79,9 @@ def test_a_text_is_continued_where_the_upstream_can(path):
     assert planned.goes_on
     new = orjson.loads(planned.body)
     assert new["max_tokens"] == 5
-    assert (new["messages"][-1]["content"] if "messages" in new else new["prompt"]).endswith(tokens(4))
+    assert (new["messages"][-1]["content"] if "messages" in new else new["prompt"]).endswith(
+        tokens(4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,10 @@ def test_a_text_is_continued_where_the_upstream_can(path):
 )
 def test_a_text_that_cannot_be_continued_is_lost(continues, members, path):
     req = request(path=path, body=body(stream=True, **members))
-    assert isinstance(plan(req, seen(b'data: {"choices":[{"delta":{"content":"a"},"text":"a"}]}\n\n'), continues), WorkerLost)
+    assert isinstance(
+        plan(req, seen(b'data: {"choices":[{"delta":{"content":"a"},"text":"a"}]}\n\n'), continues),
+        WorkerLost,
+    )
 
 
 @pytest.mark.parametrize("continues", [True, False])
@@ -101,7 +112,9 @@ def test_a_used_up_budget_ends_the_text():
     req = asked(max_tokens=3)
     planned = plan(req, seen(*written(req, 3)), True)
     assert isinstance(planned, Finish)
-    assert [choice["finish_reason"] for chunk in chunks(planned.events) for choice in chunk["choices"]] == ["length"]
+    assert [
+        choice["finish_reason"] for chunk in chunks(planned.events) for choice in chunk["choices"]
+    ] == ["length"]
 
 
 @given(
@@ -111,7 +124,9 @@ def test_a_used_up_budget_ends_the_text():
     continues=st.booleans(),
     members=st.sampled_from([{}, {"max_tokens": 6}, {"stop": ["x"]}, {"n": 2}]),
 )
-def test_visible_text_is_continued_ended_or_given_up_but_never_begun_anew(path, count, finish, continues, members):
+def test_visible_text_is_continued_ended_or_given_up_but_never_begun_anew(
+    path, count, finish, continues, members
+):
     req = asked(path, **members)
     blocks = written(req, count, finish=finish)
     planned = plan(req, seen(*blocks), continues)

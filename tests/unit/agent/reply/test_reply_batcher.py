@@ -1,4 +1,6 @@
-"""Replies of many requests on their way to one partition: at once while few are under way, joined while many are."""
+"""Replies of many requests on their way to one partition: at once while few are under way, joined
+while many are.
+"""
 
 import asyncio
 
@@ -6,19 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.reply.reply_batcher import PACE_SECONDS, Outbox
+from app.agent.reply.reply_batcher import PACE_SECONDS, ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
-from app.inference.pending_request import Call
-from app.inference.reply_consumer import Inbox
-from app.protocol.records import MAX_REPLY_BYTES, Reply
+from app.inference.pending_request import PendingRequest
+from app.inference.reply_consumer import ReplyConsumer
+from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
 from app.protocol.reply_batch import ids_of, replies_of
 from app.protocol.reply_state import COMPLETED, DATA
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from app.reply_log.backlog_feed import ReplyTails
-from app.reply_log.record_scanner import Scanner
+from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_feed import ReplyFollowers
 from app.reply_log.reply_lookup import ReplyLookup
-from tests.unit.scene import FULL, HELD, LATE, LOST, MODEL, OK, REQUESTS, TOPICS, ScriptedBus, log_of, request, started_bus, turns
+from tests.unit.scene import (
+    FULL,
+    HELD,
+    LATE,
+    LOST,
+    MODEL,
+    OK,
+    REQUESTS,
+    TOPICS,
+    ScriptedBus,
+    log_of,
+    request,
+    started_bus,
+    turns,
+)
 from tests.unit.virtual_time import VirtualLoop
 
 IDS = [f"{number:032x}" for number in range(8)]
@@ -29,13 +45,15 @@ class Post:
 
     def __init__(self, bus: ScriptedBus, *, may_join: bool = True) -> None:
         self.bus = bus
-        self.outbox = Outbox(bus, TOPICS.replies, lambda: may_join)
+        self.outbox = ReplyBatcher(bus, TOPICS.replies, lambda: may_join)
         self.told: list[tuple[str, bool]] = []
 
     def send(self, *numbers: int, size: int = 10, partition: int = 0, seq: int = 0) -> None:
         for number in numbers:
-            reply = Reply(IDS[number], "w", DATA, seq, b"%d" % number * size)
-            self.outbox.send(partition, reply, lambda one, error: self.told.append((one.id, error is None)))
+            reply = ReplyRecord(IDS[number], "w", DATA, seq, b"%d" % number * size)
+            self.outbox.send(
+                partition, reply, lambda one, error: self.told.append((one.id, error is None))
+            )
 
     async def records(self, partition: int = 0) -> list[list[int]]:
         """Whose replies are in each record."""
@@ -58,12 +76,12 @@ async def test_what_the_acknowledged_send_in_turn_goes_out_together():
     post = Post(await started_bus())
     post.bus.script.extend([HELD, HELD, HELD])
 
-    def goes_on(reply: Reply, error: BaseException | None) -> None:
-        post.outbox.send(0, Reply(reply.id, "w", DATA, 1), lambda *_: None)
+    def goes_on(reply: ReplyRecord, error: BaseException | None) -> None:
+        post.outbox.send(0, ReplyRecord(reply.id, "w", DATA, 1), lambda *_: None)
 
     post.send(0, 1)
     for number in (2, 3):
-        post.outbox.send(0, Reply(IDS[number], "w", DATA, 0), goes_on)
+        post.outbox.send(0, ReplyRecord(IDS[number], "w", DATA, 0), goes_on)
     while post.bus.held:
         post.bus.release()
         await asyncio.sleep(PACE_SECONDS)
@@ -139,7 +157,9 @@ async def test_what_the_log_does_not_take_is_said_to_each(fate):
 
 @given(st.lists(st.sampled_from([OK, LOST, LATE, FULL, HELD]), max_size=30))
 def test_every_reader_has_every_reply_whole_whatever_the_log_does(script):
-    """Four streams at once, and all who read: a look-up, a tail, a follower, the gateway's inbox."""
+    """Four streams at once, and all who read: a look-up, a tail, a follower, the gateway's
+    inbox.
+    """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(_all_read(script))
 
@@ -147,21 +167,21 @@ def test_every_reader_has_every_reply_whole_whatever_the_log_does(script):
 async def _all_read(script: list[str]) -> None:
     bus = await started_bus()
     inbox, followers, lookup = (
-        Inbox(bus, TOPICS.replies),
+        ReplyConsumer(bus, TOPICS.replies),
         ReplyFollowers(bus, TOPICS.replies),
-        ReplyLookup(Scanner(bus), TOPICS.replies),
+        ReplyLookup(RecordScanner(bus), TOPICS.replies),
     )
     await inbox.start([1, 1])
     assert inbox.partition == 0
     requests = [request(id=id_) for id_ in IDS[:4]]
-    calls = [Call(one, REQUESTS, MODEL) for one in requests]
+    calls = [PendingRequest(one, REQUESTS, MODEL) for one in requests]
     for one in calls:
         inbox.expect(one)
     tails = ReplyTails(bus, TOPICS.replies, lookup)
     for one in requests[:2]:
         await tails.look(one)  # watched from the beginning on
     bus.script.extend(script)
-    outbox = Outbox(bus, TOPICS.replies, lambda: True)
+    outbox = ReplyBatcher(bus, TOPICS.replies, lambda: True)
     writing = asyncio.gather(*(_write(outbox, one.id) for one in requests))
     while not writing.done():
         if bus.held:
@@ -169,25 +189,33 @@ async def _all_read(script: list[str]) -> None:
         await asyncio.sleep(0.005)
     end = (await bus.ends(TOPICS.replies))[0]
     for number, one in enumerate(requests):
-        seen, followed = await lookup.look(one), Seen()
+        seen, followed = await lookup.look(one), ReplyView()
         tailed = await tails.look_past(one, end - 1)
-        follower = await followers.follow(0, 0, one.id, lambda record, id_=one.id, into=followed: _keep(into, record, id_))
+        follower = await followers.follow(
+            0, 0, one.id, lambda record, id_=one.id, into=followed: _keep(into, record, id_)
+        )
         followers.leave(0, follower)
         fed = b"".join([part.value for part in await calls[number].whole(1) or []])
-        assert seen.text == tailed.text == followed.text == fed == b"".join(_event(one.id, step) for step in range(4))
+        assert (
+            seen.text
+            == tailed.text
+            == followed.text
+            == fed
+            == b"".join(_event(one.id, step) for step in range(4))
+        )
         assert seen.fold.outcome == tailed.fold.outcome == followed.fold.outcome == COMPLETED
     await tails.close()
     await followers.close()
     await inbox.close()
 
 
-def _keep(into: Seen, record, id_: str) -> bool:
+def _keep(into: ReplyView, record, id_: str) -> bool:
     for reply in replies_of(record.headers, record.value, (id_.encode(),)):
         into.add(reply)
     return True
 
 
-async def _write(outbox: Outbox, id_: str) -> None:
+async def _write(outbox: ReplyBatcher, id_: str) -> None:
     writer = ReplyWriter(outbox, 0, id_, "w")
     writer.start(200, ())
     for step in range(3):

@@ -1,4 +1,6 @@
-"""A part of a reply that the log will never take: the reply ends with an error, in order, and holds up nobody."""
+"""A part of a reply that the log will never take: the reply ends with an error, in order, and holds
+up nobody.
+"""
 
 import asyncio
 from typing import Any
@@ -6,19 +8,29 @@ from typing import Any
 import orjson
 import pytest
 
-from app.agent.reply.reply_batcher import Outbox
+from app.agent.reply.reply_batcher import ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.bus.topic_configs import largest_record
 from app.errors import ReplyTooLarge
-from app.protocol.records import MAX_REPLY_BYTES, Reply
+from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA, EXPIRED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import sse
 from tests.unit.agent.reply.test_reply_batcher import IDS
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.agent.shop import PLAIN, Shop, asked, error_of
 from tests.unit.agent.workshop import workshop
-from tests.unit.scene import HELD, TOPICS, ScriptedBus, replies, send_reply, settings, started_bus, text_of, turns
+from tests.unit.scene import (
+    HELD,
+    TOPICS,
+    ScriptedBus,
+    replies,
+    send_reply,
+    settings,
+    started_bus,
+    text_of,
+    turns,
+)
 
 LIMIT = 100_000
 TOO_LARGE = sse({"delta": "x" * largest_record(settings(MAX_BODY_BYTES=str(LIMIT)).bus)})
@@ -34,12 +46,12 @@ async def shop(*answers: ScriptedAnswer) -> Shop:
 
 
 def writer(bus: ScriptedBus, **begin: int) -> ReplyWriter:
-    return ReplyWriter(Outbox(bus, TOPICS.replies, lambda: True), 0, "00", "a", **begin)
+    return ReplyWriter(ReplyBatcher(bus, TOPICS.replies, lambda: True), 0, "00", "a", **begin)
 
 
-async def counted(bus: ScriptedBus, **fold: Any) -> Seen:
+async def counted(bus: ScriptedBus, **fold: Any) -> ReplyView:
     """What a reader keeps of it."""
-    seen = Seen()
+    seen = ReplyView()
     seen.fold.next_seq = fold.get("seq", 0)
     for reply in await replies(bus):
         seen.add(reply)
@@ -51,7 +63,10 @@ async def test_in_the_middle_of_a_stream_it_ends_it_with_an_error_event():
     at = await shop(ScriptedAnswer([*begun, TOO_LARGE, *stream(PLAIN)[3:]]))
     seen = await at.run(asked())
     assert seen.text.startswith(b"".join(begun))
-    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == ("server_error", "reply_too_large")
+    assert (error_of(seen.text)["type"], error_of(seen.text)["code"]) == (
+        "server_error",
+        "reply_too_large",
+    )
     assert (seen.fold.outcome, seen.parts[-1].code) == (FAILED, "reply_too_large")
     assert text_of(seen.text) == text_of(b"".join(begun)), "nothing of what came behind it"
     assert at.engine.given[0].closed
@@ -61,7 +76,10 @@ async def test_before_anything_else_of_a_stream_it_is_a_reply_with_a_status_of_i
     at = await shop(ScriptedAnswer([TOO_LARGE, *stream(PLAIN)]))
     (part,) = (await at.run(asked())).parts
     assert (part.seq, part.event, part.status, part.outcome) == (0, 1, 502, FAILED)
-    assert (dict(part.head)["content-type"], dict(part.head)["x-should-retry"]) == ("application/json", "false")
+    assert (dict(part.head)["content-type"], dict(part.head)["x-should-retry"]) == (
+        "application/json",
+        "false",
+    )
     assert orjson.loads(part.value)["error"]["code"] == "reply_too_large"
 
 
@@ -69,10 +87,17 @@ async def test_of_a_stream_that_another_worker_began_it_is_an_error_event():
     at = await shop(ScriptedAnswer([TOO_LARGE]))
     at.context.continues = True
     req, begun = asked(), b"".join(piece for piece in stream(PLAIN)[:3] if isinstance(piece, bytes))
-    for reply in (Reply(req.id, "dead", DATA, 0, begun), Reply(req.id, "worker-1", "claim", supersedes="dead")):
+    for reply in (
+        ReplyRecord(req.id, "dead", DATA, 0, begun),
+        ReplyRecord(req.id, "worker-1", "claim", supersedes="dead"),
+    ):
         await send_reply(at.bus, reply)
     seen = await at.run(req, await at.lookup.look(req))
-    assert (error_of(seen.text)["code"], seen.parts[-1].status, seen.parts[-1].seq) == ("reply_too_large", 200, 1)
+    assert (error_of(seen.text)["code"], seen.parts[-1].status, seen.parts[-1].seq) == (
+        "reply_too_large",
+        200,
+        1,
+    )
 
 
 async def test_a_whole_reply_is_cut_into_records_that_the_log_takes():
@@ -133,10 +158,14 @@ async def test_whoever_writes_on_hears_of_it():
 async def test_a_record_of_several_replies_that_is_too_large_goes_out_as_one_for_each():
     bus = await small_bus()
     told: list[tuple[str, str]] = []
-    outbox = Outbox(bus, TOPICS.replies, lambda: True)
+    outbox = ReplyBatcher(bus, TOPICS.replies, lambda: True)
     bus.script.extend([HELD, HELD])
     for number, size in enumerate([1, 1, 10, 20]):
-        outbox.send(0, Reply(IDS[number], "w", DATA, 0, bytes(size)), lambda one, error: told.append((one.id, repr(error))))
+        outbox.send(
+            0,
+            ReplyRecord(IDS[number], "w", DATA, 0, bytes(size)),
+            lambda one, error: told.append((one.id, repr(error))),
+        )
     bus._topics[TOPICS.replies].largest = 25
     for _ in range(2):
         bus.release()

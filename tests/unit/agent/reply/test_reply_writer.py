@@ -1,4 +1,6 @@
-"""A reply on its way into the log: in order, without gaps, joined while the log is slow, and whole whatever the log refuses."""
+"""A reply on its way into the log: in order, without gaps, joined while the log is slow, and whole
+whatever the log refuses.
+"""
 
 import asyncio
 
@@ -6,28 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.reply.reply_batcher import PACE_SECONDS, Outbox
+from app.agent.reply.reply_batcher import PACE_SECONDS, ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.openai_api.sse import count_events
-from app.protocol.records import MAX_REPLY_BYTES, Reply
+from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
 from app.protocol.reply_state import COMPLETED, FAILED
-from app.protocol.reply_view import Seen
-from tests.unit.scene import FULL, HELD, LATE, LOST, OK, TOPICS, ScriptedBus, replies, started_bus, turns
+from app.protocol.reply_view import ReplyView
+from tests.unit.scene import (
+    FULL,
+    HELD,
+    LATE,
+    LOST,
+    OK,
+    TOPICS,
+    ScriptedBus,
+    replies,
+    started_bus,
+    turns,
+)
 
 ID, OWNER = "00", "a"
 
 
 def writer(bus: ScriptedBus, **begin: int) -> ReplyWriter:
-    return ReplyWriter(Outbox(bus, TOPICS.replies, lambda: True), 0, ID, OWNER, **begin)
+    return ReplyWriter(ReplyBatcher(bus, TOPICS.replies, lambda: True), 0, ID, OWNER, **begin)
 
 
 def event(number: int, size: int = 0) -> bytes:
     return b"data: %d%s\n\n" % (number, b"." * size)
 
 
-async def counted(bus: ScriptedBus) -> list[Reply]:
+async def counted(bus: ScriptedBus) -> list[ReplyRecord]:
     """What a reader keeps of it."""
-    seen = Seen()
+    seen = ReplyView()
     for reply in await replies(bus):
         seen.add(reply)
     return seen.parts
@@ -42,7 +55,9 @@ async def test_light_load_is_immediate_a_record_for_each_block():
         await asyncio.sleep(PACE_SECONDS)
     await out.finish(COMPLETED, b"data: [DONE]\n\n", notes=(("worker", "a"),))
     found = await replies(bus)
-    assert [(reply.kind, reply.seq, reply.event) for reply in found] == [("data", n, n + 1) for n in range(3)] + [("final", 3, 4)]
+    assert [(reply.kind, reply.seq, reply.event) for reply in found] == [
+        ("data", n, n + 1) for n in range(3)
+    ] + [("final", 3, 4)]
     assert [reply.value for reply in found] == [event(0), event(1), event(2), b"data: [DONE]\n\n"]
     assert [(reply.status, bool(reply.head)) for reply in found] == [(200, True)] + [(0, False)] * 3
     assert (found[-1].outcome, found[-1].notes) == (COMPLETED, (("worker", "a"),))
@@ -55,10 +70,15 @@ async def test_what_comes_while_a_record_is_not_acknowledged_is_joined_into_the_
     for number in range(5):
         out.write(event(number))
         await turns()
-    assert [reply.value for reply in await replies(bus)] == [event(0)], "one record under way at a time"
+    assert [reply.value for reply in await replies(bus)] == [event(0)], (
+        "one record under way at a time"
+    )
     bus.release()
     await out.settled()
-    assert [reply.value for reply in await replies(bus)] == [event(0), b"".join(map(event, range(1, 5)))]
+    assert [reply.value for reply in await replies(bus)] == [
+        event(0),
+        b"".join(map(event, range(1, 5))),
+    ]
 
 
 @given(
@@ -67,7 +87,9 @@ async def test_what_comes_while_a_record_is_not_acknowledged_is_joined_into_the_
     last=st.integers(0, 2),
     seq=st.integers(0, 3),
 )
-async def test_whatever_the_log_does_a_reader_finds_every_byte_once_in_order(sizes, fates, last, seq):
+async def test_whatever_the_log_does_a_reader_finds_every_byte_once_in_order(
+    sizes, fates, last, seq
+):
     bus = await started_bus()
     bus.script.extend(fates)
     out = writer(bus, seq=seq, event=seq + 1)
@@ -82,7 +104,7 @@ async def test_whatever_the_log_does_a_reader_finds_every_byte_once_in_order(siz
             while bus.held:
                 bus.release()
                 await turns()
-    seen = Seen()
+    seen = ReplyView()
     seen.fold.next_seq = seq
     for reply in await replies(bus):
         seen.add(reply)
@@ -110,7 +132,9 @@ async def test_blocks_are_joined_up_to_the_limit_of_a_record():
     assert max(len(reply.value) for reply in found) <= MAX_REPLY_BYTES
 
 
-@pytest.mark.parametrize("size", [0, 1, MAX_REPLY_BYTES, MAX_REPLY_BYTES + 1, 3 * MAX_REPLY_BYTES + 5])
+@pytest.mark.parametrize(
+    "size", [0, 1, MAX_REPLY_BYTES, MAX_REPLY_BYTES + 1, 3 * MAX_REPLY_BYTES + 5]
+)
 async def test_a_long_body_is_several_records_and_only_the_last_is_final(size):
     bus = await started_bus()
     out, value = writer(bus), bytes(size)
@@ -133,7 +157,9 @@ async def test_a_record_that_was_not_taken_is_sent_again_with_its_number(fate):
     out.write(event(1))
     await out.settled()
     found = await replies(bus)
-    assert [(reply.seq, reply.value) for reply in found if reply.seq == 0] == [(0, event(0))] * (3 if fate == LATE else 1)
+    assert [(reply.seq, reply.value) for reply in found if reply.seq == 0] == [(0, event(0))] * (
+        3 if fate == LATE else 1
+    )
     assert [part.value for part in await counted(bus)] == [event(0), event(1)]
 
 

@@ -1,4 +1,6 @@
-"""Streams of upstreams that do not keep to the form: what of them is a stream, a body, an end or an error."""
+"""Streams of upstreams that do not keep to the form: what of them is a stream, a body, an end or an
+error.
+"""
 
 from typing import Any
 
@@ -12,7 +14,7 @@ from app.agent.reply.reply_pass import EVENT_STREAM
 from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from app.openai_api.sse import DONE, as_event
 from app.protocol.reply_state import COMPLETED, FAILED
-from app.protocol.reply_view import Seen
+from app.protocol.reply_view import ReplyView
 from tests.numbered import sse, tokens
 from tests.unit.agent.counted import counted
 from tests.unit.agent.reply.test_stream_order import chat
@@ -29,14 +31,15 @@ def head(content_type: str) -> tuple[tuple[str, str], ...]:
     return (("content-type", content_type),) if content_type else ()
 
 
-def shown(seen: Seen) -> dict[str, Any]:
+def shown(seen: ReplyView) -> dict[str, Any]:
     """The status and the Content-Type that the client gets."""
     return {"status": seen.parts[0].status, **dict(seen.parts[0].head)}
 
 
 @pytest.mark.parametrize("cut", [1, 3, 1000])
 @pytest.mark.parametrize(
-    "content_type", ["", "text/plain", "application/x-ndjson", "application/json", "application/octet-stream"]
+    "content_type",
+    ["", "text/plain", "application/x-ndjson", "application/json", "application/octet-stream"],
 )
 async def test_events_are_a_stream_whatever_the_content_type_says(content_type, cut):
     sent = b"".join(piece for piece in stream(ASKED) if isinstance(piece, bytes))
@@ -44,10 +47,14 @@ async def test_events_are_a_stream_whatever_the_content_type_says(content_type, 
     at = await shop(ScriptedAnswer(pieces, headers=head(content_type)))
     seen = await at.run(asked())
     assert shown(seen) == {"status": 200, "content-type": EVENT_STREAM}
-    assert seen.text == b"".join(stream(PLAIN)), "the usage that the worker asked for is not the client's"
+    assert seen.text == b"".join(stream(PLAIN)), (
+        "the usage that the worker asked for is not the client's"
+    )
 
 
-@pytest.mark.parametrize("begin", [b": hello\n\n", b"event: x\n", b"id: 1\n", b"retry: 1\n", b"\n\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(
+    "begin", [b": hello\n\n", b"event: x\n", b"id: 1\n", b"retry: 1\n", b"\n\n", b"\xef\xbb\xbf"]
+)
 async def test_each_field_may_begin_a_stream(begin):
     pieces = [begin, *stream(PLAIN)]
     seen = await (await shop(ScriptedAnswer(pieces, headers=head("text/plain")))).run(asked())
@@ -71,8 +78,17 @@ async def test_a_success_that_is_no_stream_is_an_error_event(reply, content_type
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "text/event-stream"])
 async def test_a_whole_reply_where_a_stream_was_asked_for_is_its_events(content_type):
-    choice = {"index": 0, "message": {"role": "assistant", "content": "data: x"}, "finish_reason": "stop"}
-    reply = {"object": "chat.completion", "model": "m", "choices": [choice], "usage": {"prompt_tokens": 3}}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "data: x"},
+        "finish_reason": "stop",
+    }
+    reply = {
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 3},
+    }
     at = await shop(ScriptedAnswer([orjson.dumps(reply)], headers=head(content_type)))
     seen = await at.run(asked())
     chunk = {"index": 0, "finish_reason": "stop", "delta": choice["message"]}
@@ -83,7 +99,10 @@ async def test_a_whole_reply_where_a_stream_was_asked_for_is_its_events(content_
 
 
 async def test_a_continued_stream_that_gets_a_whole_reply_is_lost():
-    answers = ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]), ScriptedAnswer([b'{"choices":[]}'], headers=JSON)
+    answers = (
+        ScriptedAnswer([*stream(PLAIN)[:3], BROKEN]),
+        ScriptedAnswer([b'{"choices":[]}'], headers=JSON),
+    )
     seen = await (await shop(*answers)).run(asked(body=body(stream=True, max_tokens=5)))
     assert (seen.fold.outcome, error_of(seen.text)["code"]) == (FAILED, "worker_lost")
     assert "no stream" in error_of(seen.text)["message"]
@@ -96,21 +115,30 @@ async def test_a_whole_reply_that_is_no_stream_is_as_large_as_an_event_at_most()
     assert (part.status, part.code) == (502, ReplyTooLarge.code)
 
 
-@pytest.mark.parametrize("reply", [b'{"choices":[],"error":{"message":"x"}}', b'{"choices":[], "error" : "x"}'])
+@pytest.mark.parametrize(
+    "reply", [b'{"choices":[],"error":{"message":"x"}}', b'{"choices":[], "error" : "x"}']
+)
 async def test_a_whole_reply_that_names_an_error_is_a_failure_and_passes_unchanged(reply):
     seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
     assert (shown(seen)["status"], seen.text, seen.fold.outcome) == (200, reply, FAILED)
 
 
 @pytest.mark.parametrize(
-    "reply", [b'{"error":null,"choices":[]}', b'{"choices":[{"text":"\\"error\\": 1"}]}', b'{"a":{"error":1}}']
+    "reply",
+    [
+        b'{"error":null,"choices":[]}',
+        b'{"choices":[{"text":"\\"error\\": 1"}]}',
+        b'{"a":{"error":1}}',
+    ],
 )
 async def test_a_whole_reply_without_an_error_of_its_own_is_complete(reply):
     seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
     assert (seen.text, seen.fold.outcome) == (reply, COMPLETED)
 
 
-@pytest.mark.parametrize("reply", [OOM, b"data: " + OOM + b"\n\n", b"event: error\ndata: " + OOM + b"\n\n", OOM + b"\n"])
+@pytest.mark.parametrize(
+    "reply", [OOM, b"data: " + OOM + b"\n\n", b"event: error\ndata: " + OOM + b"\n\n", OOM + b"\n"]
+)
 async def test_an_error_with_a_streams_content_type_has_its_own_status_and_body(reply):
     seen = await (await shop(ScriptedAnswer([reply], status=400))).run(asked())
     assert (shown(seen), seen.text) == ({"status": 400, "content-type": "application/json"}, OOM)
@@ -118,7 +146,9 @@ async def test_an_error_with_a_streams_content_type_has_its_own_status_and_body(
     assert shown(seen)["content-type"].startswith("text/plain")
 
 
-QUOTED = ScriptedAnswer([b'{"error":{"message":"role: stream_options is not one"}}'], status=400, headers=JSON)
+QUOTED = ScriptedAnswer(
+    [b'{"error":{"message":"role: stream_options is not one"}}'], status=400, headers=JSON
+)
 
 
 async def test_an_error_that_repeats_a_clients_words_changes_nothing_for_others():
@@ -137,7 +167,9 @@ async def test_a_refusal_of_usage_is_forgotten_after_a_while(monkeypatch):
     assert ["stream_options" in sent for sent in at.engine.bodies()] == [True, False, True]
 
 
-@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data:[DONE]"])
+@pytest.mark.parametrize(
+    "end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data:[DONE]"]
+)
 async def test_an_unterminated_last_event_is_the_end(end):
     pieces = [chat(content="a"), end]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
@@ -149,7 +181,11 @@ async def test_an_unterminated_last_event_is_the_end(end):
 async def test_a_bare_line_of_json_is_the_reason(path, last):
     at = await shop(ScriptedAnswer([chat(content="a"), last]))
     seen = await at.run(asked(path=path))
-    assert (error_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (ERROR["error"], FAILED, 1)
+    assert (error_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (
+        ERROR["error"],
+        FAILED,
+        1,
+    )
 
 
 @pytest.mark.parametrize("end", [[], [BROKEN]])
@@ -183,7 +219,11 @@ async def test_a_choice_that_finished_with_an_error_is_a_failure_and_passes_unch
 @pytest.mark.parametrize("code", [502, "502", None])
 async def test_a_chunk_with_an_error_beside_its_choices_is_a_failure_and_passes_unchanged(code):
     choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-    pieces = [chat(content="a"), sse({"choices": [choice], "error": {"code": code, "message": "provider"}}), DONE]
+    pieces = [
+        chat(content="a"),
+        sse({"choices": [choice], "error": {"code": code, "message": "provider"}}),
+        DONE,
+    ]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
     assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
 
@@ -220,7 +260,13 @@ async def test_a_body_that_never_ends_is_refused_where_a_stream_was_asked_for():
     assert (seen.parts[-1].code, seen.parts[-1].status) == ("reply_too_large", 502)
 
 
-LLAMA = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "system_fingerprint": "b1"}
+LLAMA = {
+    "id": "c-1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "m",
+    "system_fingerprint": "b1",
+}
 STOPPED = {"choices": [{"finish_reason": "stop", "index": 0, "delta": {}}]}
 TIMINGS = {"timings": {"prompt_n": 9, "predicted_per_second": 77.5}}
 USAGE = {"usage": {"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 10}}
@@ -232,9 +278,15 @@ USAGE = {"usage": {"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 1
         # vLLM and Ollama: a chunk of its own for the usage.
         ([{**LLAMA, **STOPPED}, {**LLAMA, "choices": [], **USAGE}], [{**LLAMA, **STOPPED}]),
         # llama.cpp: the timings are in the last chunk, whichever that is.
-        ([{**LLAMA, **STOPPED}, {**LLAMA, "choices": [], **USAGE, **TIMINGS}], [{**LLAMA, **STOPPED, **TIMINGS}]),
+        (
+            [{**LLAMA, **STOPPED}, {**LLAMA, "choices": [], **USAGE, **TIMINGS}],
+            [{**LLAMA, **STOPPED, **TIMINGS}],
+        ),
         # OpenAI: `usage: null` in all other chunks.
-        ([{**LLAMA, **STOPPED, "usage": None}, {**LLAMA, "choices": [], **USAGE}], [{**LLAMA, **STOPPED}]),
+        (
+            [{**LLAMA, **STOPPED, "usage": None}, {**LLAMA, "choices": [], **USAGE}],
+            [{**LLAMA, **STOPPED}],
+        ),
         # A server that has the usage in its finish chunk for everybody.
         ([{**LLAMA, **STOPPED, **USAGE}], [{**LLAMA, **STOPPED, **USAGE}]),
         # No finish chunk to put the timings into: only the usage goes.
@@ -249,18 +301,32 @@ async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, una
     seen = await at.run(asked(body=body(stream=True, stream_options={"include_usage": True})))
     assert seen.text == b"".join(sent)
     seen = await at.run(asked())
-    assert seen.text == chat(content="a") + b"".join(as_event(orjson.dumps(chunk)) for chunk in unasked) + DONE
+    assert (
+        seen.text
+        == chat(content="a") + b"".join(as_event(orjson.dumps(chunk)) for chunk in unasked) + DONE
+    )
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == USAGE["usage"]
 
 
 @pytest.mark.parametrize("status", [401, 403, 407])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_token_that_is_refused_is_no_fault_of_the_clients(status, streamed, caplog, monkeypatch):
-    monkeypatch.setattr(reply_pass.logger, "filters", [])  # a line of this second may be another test's
-    body = b'{"error":{"message":"Incorrect API key provided: sk-abcd***wxyz. Bearer secret-token"}}'
-    at = await shop(ScriptedAnswer([body], status=status, headers=JSON), token=SecretStr("secret-token"))
+async def test_a_token_that_is_refused_is_no_fault_of_the_clients(
+    status, streamed, caplog, monkeypatch
+):
+    # a line of this second may be another test's
+    monkeypatch.setattr(reply_pass.logger, "filters", [])
+    body = (
+        b'{"error":{"message":"Incorrect API key provided: sk-abcd***wxyz. Bearer secret-token"}}'
+    )
+    at = await shop(
+        ScriptedAnswer([body], status=status, headers=JSON), token=SecretStr("secret-token")
+    )
     (part,) = (await at.run(asked(stream=streamed))).parts
-    assert (part.status, part.code, dict(part.head)["x-should-retry"]) == (502, "upstream_auth_failed", "false")
+    assert (part.status, part.code, dict(part.head)["x-should-retry"]) == (
+        502,
+        "upstream_auth_failed",
+        "false",
+    )
     assert b"Incorrect" not in part.value
     assert "Incorrect API key provided: [redacted] Bearer [redacted]" in caplog.text
     assert "secret-token" not in caplog.text
@@ -277,7 +343,9 @@ async def test_a_refused_token_is_one_whatever_becomes_of_its_body(pieces):
 @pytest.mark.parametrize("status", [301, 307, 308])
 async def test_a_redirect_of_an_upstream_is_said_without_its_address(status):
     head = (("location", "http://10.0.0.1/"), *JSON)
-    (part,) = (await (await shop(ScriptedAnswer([b""], status=status, headers=head))).run(asked())).parts
+    (part,) = (
+        await (await shop(ScriptedAnswer([b""], status=status, headers=head))).run(asked())
+    ).parts
     assert (part.status, part.code) == (502, "upstream_redirected")
     assert b"10.0.0.1" not in part.value
 
@@ -289,10 +357,17 @@ async def test_a_usage_beyond_64_bits_is_ignored():
 
 
 async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_asked_again():
-    for error in (EngineUnreachable("no byte", is_silent=True), ScriptedAnswer([EngineSilent("no byte")], headers=JSON)):
+    for error in (
+        EngineUnreachable("no byte", is_silent=True),
+        ScriptedAnswer([EngineSilent("no byte")], headers=JSON),
+    ):
         at = await shop(error)
         (part,) = (await at.run(asked(stream=False))).parts
-        assert (part.status, dict(part.head)["x-should-retry"], len(at.engine.jobs)) == (502, "false", 1)
+        assert (part.status, dict(part.head)["x-should-retry"], len(at.engine.jobs)) == (
+            502,
+            "false",
+            1,
+        )
 
 
 async def test_a_stream_that_falls_silent_is_continued():
@@ -310,5 +385,7 @@ async def test_a_reply_that_cannot_be_passed_on_is_counted_and_not_asked_for_aga
 
 
 async def test_an_upstream_that_is_not_there_is_named_by_its_model():
-    (part,) = (await (await shop(EngineUnreachable("up:80: Connection refused"))).run(asked())).parts
+    (part,) = (
+        await (await shop(EngineUnreachable("up:80: Connection refused"))).run(asked())
+    ).parts
     assert b"the server of model 'm' did not answer: up:80: Connection refused" in part.value

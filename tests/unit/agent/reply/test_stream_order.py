@@ -1,4 +1,6 @@
-"""Events keep their order and their bytes, whatever text is in them: live, in the log, and after a takeover."""
+"""Events keep their order and their bytes, whatever text is in them: live, in the log, and after a
+takeover.
+"""
 
 import asyncio
 from itertools import pairwise
@@ -12,10 +14,10 @@ from hypothesis import strategies as st
 from app.agent.reply.continuation import Prefix
 from app.agent.reply.event_relay import EventRelay
 from app.agent.reply.plan import Finish, plan
-from app.agent.reply.reply_batcher import Outbox
+from app.agent.reply.reply_batcher import ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.openai_api.sse import DONE, as_event, count_events
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA
 from tests.unit.agent.scripted_engine import BROKEN, ScriptedAnswer
 from tests.unit.agent.shop import Shop, asked, shop
@@ -32,12 +34,16 @@ def chat(finish: str | None = None, **delta: Any) -> bytes:
 
 
 def message(kind: str, text: str) -> bytes:
-    return b"event: %b\n" % kind.encode() + event(type=kind, delta={"type": "text_delta", "text": text})
+    return b"event: %b\n" % kind.encode() + event(
+        type=kind, delta={"type": "text_delta", "text": text}
+    )
 
 
 CHAT_END = chat("stop") + DONE
 MESSAGES_END = b"event: message_stop\n" + event(type="message_stop")
-RESPONSES_END = b"event: response.completed\n" + event(type="response.completed", response={"usage": {"input_tokens": 1}})
+RESPONSES_END = b"event: response.completed\n" + event(
+    type="response.completed", response={"usage": {"input_tokens": 1}}
+)
 
 
 @pytest.mark.parametrize("text", SENTINELS)
@@ -49,7 +55,13 @@ async def test_text_that_looks_like_a_sentinel_keeps_its_place(text):
         ("/responses", RESPONSES_END, [event(type="response.output_text.delta", delta=text)]),
     ):
         for sentinel in middle:
-            pieces = [chat(content="before"), sentinel, chat(content="after"), chat(content="later"), end]
+            pieces = [
+                chat(content="before"),
+                sentinel,
+                chat(content="after"),
+                chat(content="later"),
+                end,
+            ]
             at = await shop(ScriptedAnswer(pieces))
             seen = await at.run(asked(path=path))
             assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
@@ -80,9 +92,13 @@ EVENTS = st.one_of(
     st.builds(lambda text: chat(tool_calls=[{"index": 0, "function": {"arguments": text}}]), TEXTS),
     st.builds(lambda text: chat(reasoning_content=text), TEXTS),
     st.builds(lambda text: message("content_block_delta", text), TEXTS),
-    st.builds(lambda text: b": " + text.encode().replace(b"\r", b"").replace(b"\n", b"") + b"\n\n", TEXTS),
+    st.builds(
+        lambda text: b": " + text.encode().replace(b"\r", b"").replace(b"\n", b"") + b"\n\n", TEXTS
+    ),
     st.builds(lambda text: event(choices=[], note=text), TEXTS),
-    st.sampled_from([chat(content="x").replace(b"\n", b"\r\n"), b"event: x\nid: 7\ndata: a\ndata: b\n\n", DONE]),
+    st.sampled_from(
+        [chat(content="x").replace(b"\n", b"\r\n"), b"event: x\nid: 7\ndata: a\ndata: b\n\n", DONE]
+    ),
 )
 CUTS = st.lists(st.integers(0, 100_000), max_size=12)
 
@@ -92,10 +108,10 @@ def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[begin:end] for begin, end in pairwise(places) if end > begin]
 
 
-async def relayed(pieces: list[bytes], *, strip: bool) -> tuple[list[Reply], bytes]:
+async def relayed(pieces: list[bytes], *, strip: bool) -> tuple[list[ReplyRecord], bytes]:
     """The records of a stream, and what the final record gets."""
     bus = await started_bus()
-    writer = ReplyWriter(Outbox(bus, TOPICS.replies, lambda: True), 0, "00" * 16, "a")
+    writer = ReplyWriter(ReplyBatcher(bus, TOPICS.replies, lambda: True), 0, "00" * 16, "a")
     relay = EventRelay(writer, None, None, strip=strip, most_event=1_000_000)
     for piece in pieces:
         relay.take(piece)
@@ -115,7 +131,10 @@ def test_any_events_cut_anywhere_come_out_of_the_log_as_they_went_in(events, cut
     records, _ = asyncio.run(relayed(cut(stream, cuts), strip=strip))
     assert b"".join(record.value for record in records) == stream
     data = [record for record in records if not record.outcome]
-    assert all(record.event == 1 + count_events(b"".join(r.value for r in data[:number])) for number, record in enumerate(data))
+    assert all(
+        record.event == 1 + count_events(b"".join(r.value for r in data[:number]))
+        for number, record in enumerate(data)
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -129,8 +148,14 @@ def test_a_stream_taken_over_anywhere_has_every_text_once(texts, written, cuts):
         at = await shop(ScriptedAnswer(cut(rest, cuts)))
         request = asked(body=body(stream=True))
         for number, text in enumerate(before):
-            await send_reply(at.bus, Reply(request.id, "dead", DATA, number, chat(content=text), number + 1))
-        await send_reply(at.bus, Reply(request.id, "worker-1", "claim", supersedes="dead" if before else ""))
+            await send_reply(
+                at.bus,
+                ReplyRecord(request.id, "dead", DATA, number, chat(content=text), number + 1),
+            )
+        await send_reply(
+            at.bus,
+            ReplyRecord(request.id, "worker-1", "claim", supersedes="dead" if before else ""),
+        )
         await turns()
         seen = await at.run(request, await at.lookup.look(request))
         return text_of(seen.text) if seen.fold.outcome == COMPLETED else "", at
@@ -153,10 +178,14 @@ def test_a_stream_taken_over_anywhere_has_every_text_once(texts, written, cuts):
         ("/responses", RESPONSES_END, b""),
     ],
 )
-async def test_a_stream_whose_last_event_is_in_the_log_lacks_nothing_but_its_end(path, end, missing):
+async def test_a_stream_whose_last_event_is_in_the_log_lacks_nothing_but_its_end(
+    path, end, missing
+):
     at = await shop()
     request = asked(path=path, body=body(path="/chat/completions", stream=True))
-    await send_reply(at.bus, Reply(request.id, "dead", DATA, 0, message("content_block_delta", "x") + end))
+    await send_reply(
+        at.bus, ReplyRecord(request.id, "dead", DATA, 0, message("content_block_delta", "x") + end)
+    )
     planned = plan(request, await at.lookup.look(request), continues=False)
     assert isinstance(planned, Finish)
     assert (planned.events, planned.outcome) == (missing, COMPLETED)

@@ -1,4 +1,6 @@
-"""Asking for usage changes the one member of a body; taking it out again leaves the stream that would have come unasked."""
+"""Asking for usage changes the one member of a body; taking it out again leaves the stream that
+would have come unasked.
+"""
 
 import json
 from typing import Any
@@ -12,7 +14,10 @@ from app.agent.reply.usage_request import UsageStripper, asking, refuses
 from app.openai_api.sse import DONE, split_events
 from tests.numbered import Generation, sse
 
-ODD = b' { "metadata":{"stream":1, "n": 123456789012345678901234567890}, "model" : "m",\t"x":"{\\"stream_options\\":1}", "t":1.0}'
+ODD = (
+    b' { "metadata":{"stream":1, "n": 123456789012345678901234567890}, "model" : '
+    b'"m",\t"x":"{\\"stream_options\\":1}", "t":1.0}'
+)
 SWITCH = {"include_usage": True}
 
 
@@ -40,7 +45,11 @@ def test_a_body_without_options_gets_them_and_no_other_byte_is_changed() -> None
     ],
 )
 def test_options_that_do_not_ask_get_the_switch(options: bytes, then: dict[str, Any]) -> None:
-    body = b'{"a":[{"b":{}}],"stream_options" :' + options + b',"c":{"d":null},"n":123456789012345678901234567890}'
+    body = (
+        b'{"a":[{"b":{}}],"stream_options" :'
+        + options
+        + b',"c":{"d":null},"n":123456789012345678901234567890}'
+    )
     assert after(body) == {**json.loads(body), "stream_options": then}
 
 
@@ -56,19 +65,31 @@ def test_options_deeper_inside_are_somebody_elses() -> None:
         b'{"x":{"stream_options":{}},"stream_options":{}}',
     ],
 )
-def test_a_client_that_asks_itself_and_one_that_cannot_be_told_apart_are_left_alone(body: bytes) -> None:
+def test_a_client_that_asks_itself_and_one_that_cannot_be_told_apart_are_left_alone(
+    body: bytes,
+) -> None:
     assert asking(body) is None
 
 
-text = st.text(max_size=20).filter(lambda text: text != "stream_options")  # hypothesis tries the words that our code has
+# hypothesis tries the words that our code has
+text = st.text(max_size=20).filter(lambda text: text != "stream_options")
 members = st.dictionaries(
-    st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | text, st.lists), max_size=4
+    st.text(max_size=8),
+    st.recursive(st.none() | st.booleans() | st.integers() | text, st.lists),
+    max_size=4,
 )
 
 
-@given(members, st.sampled_from([None, {}, {"include_usage": False}, {"x": {}}, ...]), st.booleans())
+@given(
+    members, st.sampled_from([None, {}, {"include_usage": False}, {"x": {}}, ...]), st.booleans()
+)
 def test_whatever_else_a_body_has_stays(others: dict[str, Any], options: Any, spaced: bool) -> None:
-    body = {"model": "m", **others, **({} if options is ... else {"stream_options": options}), **others}
+    body = {
+        "model": "m",
+        **others,
+        **({} if options is ... else {"stream_options": options}),
+        **others,
+    }
     found = after(json.dumps(body, indent=1 if spaced else None, ensure_ascii=spaced).encode())
     assert found == {**body, "stream_options": {**(body.get("stream_options") or {}), **SWITCH}}
 
@@ -98,7 +119,11 @@ def test_a_finish_reason_waits_for_the_next_event_only() -> None:
     finish, usage, done = split_events(last)
     stripper = UsageStripper()
     assert [stripper.strip(block) for block in tokens] == tokens
-    assert (stripper.strip(finish), stripper.strip(usage), stripper.strip(done)) == (b"", b"", finish + done)
+    assert (stripper.strip(finish), stripper.strip(usage), stripper.strip(done)) == (
+        b"",
+        b"",
+        finish + done,
+    )
     assert stripper.strip(finish) == b""
     assert stripper.strip(b": ping\n\n") == finish + b": ping\n\n"
 
@@ -113,10 +138,20 @@ def test_the_nulls_that_come_with_it_are_taken_out(null: bytes, behind: bytes) -
 
 
 @pytest.mark.parametrize(
-    "usage", [b"{}", b"[]", b'"x"', b"NaN", b'{"prompt_tokens":1e400}', b'{"prompt_tokens":%b}' % (b"9" * 5000)]
+    "usage",
+    [
+        b"{}",
+        b"[]",
+        b'"x"',
+        b"NaN",
+        b'{"prompt_tokens":1e400}',
+        b'{"prompt_tokens":%b}' % (b"9" * 5000),
+    ],
 )
 @pytest.mark.parametrize("space", [b"", b" "])
-def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(usage: bytes, space: bytes) -> None:
+def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(
+    usage: bytes, space: bytes
+) -> None:
     chunk = b'data: {"choices":%b[%b],"usage":%b}\n\n' % (space, space, usage)
     assert stripped(chunk + DONE) == DONE
 
@@ -125,7 +160,8 @@ def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(usage: 
     "event",
     [
         sse({"choices": [{"delta": {"content": 'he said "usage": null, and ,"usage":null'}}]}),
-        sse({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}),  # it sends that to everybody
+        # it sends that to everybody
+        sse({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}),
         sse({"choices": [], "prompt_filter_results": [], "usage_of": 1}),
         b': "usage" "choices":[]\n\n',
         sse({"error": {"message": "no usage"}}),
@@ -138,6 +174,9 @@ def test_all_else_passes_as_it_came(event: bytes) -> None:
 
 def test_an_error_that_names_the_option_is_about_our_asking() -> None:
     assert refuses(400, orjson.dumps({"error": {"message": "Unknown field: stream_options"}}))
-    assert refuses(422, b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}')
+    assert refuses(
+        422,
+        b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}',
+    )
     assert not refuses(400, b'{"error":{"message":"temperature is too high"}}')
     assert not refuses(500, b"stream_options")

@@ -8,9 +8,15 @@ from app.agent.reply.usage_tail import usage, usage_note
 @pytest.mark.parametrize(
     ("reply", "found"),
     [
-        (b'{"usage": {"prompt_tokens": 1, "a": {"b": {"c": 2}}}}', {"prompt_tokens": 1, "a": {"b": {"c": 2}}}),
+        (
+            b'{"usage": {"prompt_tokens": 1, "a": {"b": {"c": 2}}}}',
+            {"prompt_tokens": 1, "a": {"b": {"c": 2}}},
+        ),
         (b'{"usage":{"note":"a}\\"{"},"id":1}', {"note": 'a}"{'}),
-        (b'{"usage":{"prompt_tokens":1},"logprobs":[' + b"0," * 5000 + b"0]}", {"prompt_tokens": 1}),
+        (
+            b'{"usage":{"prompt_tokens":1},"logprobs":[' + b"0," * 5000 + b"0]}",
+            {"prompt_tokens": 1},
+        ),
         (b'{"usage":{"prompt_tokens":1}}\n{"usage":null}', {"prompt_tokens": 1}),
         (b'{"usage":{"prompt_tokens":3,"tps":NaN}}', {}),
         (b'{"usage":{"prompt_tokens":Infinity}}', {}),

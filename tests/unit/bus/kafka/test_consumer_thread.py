@@ -1,4 +1,6 @@
-"""A reader's thread outlives its consumers: one that cannot be made, and one that fails in a way nobody has thought of."""
+"""A reader's thread outlives its consumers: one that cannot be made, and one that fails in a way
+nobody has thought of.
+"""
 
 import asyncio
 import logging
@@ -18,7 +20,11 @@ from app.bus.kafka.reader import KafkaLogReader
 from app.config.settings import load
 from app.errors import BusError
 
-FAULTS = [KafkaException(KafkaError(KafkaError._TRANSPORT)), BusError("away"), ValueError("of ours")]
+FAULTS = [
+    KafkaException(KafkaError(KafkaError._TRANSPORT)),
+    BusError("away"),
+    ValueError("of ours"),
+]
 
 
 class FakeConsumer:
@@ -88,10 +94,14 @@ async def test_one_that_fails_while_it_reads_is_replaced_until_another_can_be_ma
     await reader.close()
     assert len(reader.consumers) == 2 + len(FAULTS), "one more for each that could not begin"
     traces = [line.exc_info[1] for line in caplog.records if line.exc_info]
-    assert {type(error) for error in traces} == {ValueError}, "what nobody has thought of is logged with its trace"
+    assert {type(error) for error in traces} == {ValueError}, (
+        "what nobody has thought of is logged with its trace"
+    )
 
 
-async def test_one_that_no_broker_hears_leave_is_waited_for_so_long_and_that_is_said(monkeypatch, caplog):
+async def test_one_that_no_broker_hears_leave_is_waited_for_so_long_and_that_is_said(
+    monkeypatch, caplog
+):
     monkeypatch.setattr(kafka_thread, "_CLOSE_SECONDS", 0.01)
     heard = threading.Event()
     reader = Scripted()
@@ -127,7 +137,9 @@ async def test_properties_that_no_consumer_can_be_made_with_end_the_start():
 
 
 async def test_a_session_timeout_that_the_new_protocol_does_not_have_ends_the_start():
-    ours = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": "session.timeout.ms=10000"}).bus
+    ours = load(
+        {"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": "session.timeout.ms=10000"}
+    ).bus
     group = KafkaGroupReader(ours, "consumer", "t", "g", None, buffer=1)  # type: ignore[arg-type]
     with pytest.raises(BusError, match=r"session\.timeout\.ms"):
         await group.start()

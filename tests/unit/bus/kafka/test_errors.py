@@ -1,4 +1,6 @@
-"""Every error that librdkafka can raise comes out as one of ours, whichever door it comes through."""
+"""Every error that librdkafka can raise comes out as one of ours, whichever door it comes
+through.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
@@ -14,7 +16,10 @@ from app.bus.kafka.client import KafkaAdmin, reason
 from app.config.settings import load
 from app.errors import BusError
 
-CODES = sorted({value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()} - {0})
+CODES = sorted(
+    {value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()}
+    - {0}
+)
 SETTINGS = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
 
 
@@ -48,7 +53,10 @@ class FakeAdmin:
         raise self.error
 
     def _failed(self, keys: Any, **_: Any) -> Any:
-        return {getattr(key, "topic", key) if isinstance(key, str) else key: failed(self.error) for key in keys}
+        return {
+            getattr(key, "topic", key) if isinstance(key, str) else key: failed(self.error)
+            for key in keys
+        }
 
     list_offsets = describe_configs = incremental_alter_configs = _failed
 
@@ -129,24 +137,49 @@ def test_a_broker_that_does_not_answer_in_time_is_one_of_our_errors(admin, monke
 
 
 def test_a_topic_that_another_process_has_made_meanwhile_is_no_error(admin, monkeypatch):
-    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
-    monkeypatch.setattr(FakeAdmin, "list_offsets", lambda _, places, **__: dict.fromkeys(places, done(SimpleNamespace(offset=0))))
+    monkeypatch.setattr(
+        FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))
+    )
+    monkeypatch.setattr(
+        FakeAdmin,
+        "list_offsets",
+        lambda _, places, **__: dict.fromkeys(places, done(SimpleNamespace(offset=0))),
+    )
     none_there(admin)
 
 
 @pytest.mark.parametrize(
-    "code", ["NOT_LEADER_FOR_PARTITION", "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE"]
+    "code",
+    [
+        "NOT_LEADER_FOR_PARTITION",
+        "UNKNOWN_LEADER_EPOCH",
+        "FENCED_LEADER_EPOCH",
+        "OFFSET_NOT_AVAILABLE",
+    ],
 )
-def test_a_topic_that_was_made_is_there_once_each_partition_has_its_leader(admin, monkeypatch, clock, code):
-    answers = [failed(KafkaException(KafkaError(getattr(KafkaError, code)))), done(SimpleNamespace(offset=0))]
-    monkeypatch.setattr(FakeAdmin, "create_topics", lambda _, new, **__: {topic.topic: done(None) for topic in new})
-    monkeypatch.setattr(FakeAdmin, "list_offsets", lambda _, places, **__: {place: answers.pop(0) for place in places})
+def test_a_topic_that_was_made_is_there_once_each_partition_has_its_leader(
+    admin, monkeypatch, clock, code
+):
+    answers = [
+        failed(KafkaException(KafkaError(getattr(KafkaError, code)))),
+        done(SimpleNamespace(offset=0)),
+    ]
+    monkeypatch.setattr(
+        FakeAdmin, "create_topics", lambda _, new, **__: {topic.topic: done(None) for topic in new}
+    )
+    monkeypatch.setattr(
+        FakeAdmin,
+        "list_offsets",
+        lambda _, places, **__: {place: answers.pop(0) for place in places},
+    )
     none_there(admin)
     assert (answers, clock.now > 0) == ([], True)
 
 
 def test_a_topic_that_was_made_and_that_no_broker_knows_is_named(admin, monkeypatch, clock):
-    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
+    monkeypatch.setattr(
+        FakeAdmin, "error", KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))
+    )
     admin._metadata = lambda _topic: SimpleNamespace(topics={})
     with pytest.raises(BusError, match="topic t "):
         admin.ensure([TopicSpec("t", 1)])
@@ -159,7 +192,9 @@ def test_a_group_whose_session_cannot_be_set_keeps_the_brokers(admin, monkeypatc
 
 
 def test_what_the_broker_cannot_say_yet_is_asked_again_for_a_while(admin, monkeypatch, clock):
-    monkeypatch.setattr(FakeAdmin, "error", KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)))
+    monkeypatch.setattr(
+        FakeAdmin, "error", KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+    )
     with pytest.raises(BusError):
         admin.ends("t", 1)
     assert 5 < clock.now < 20

@@ -1,4 +1,6 @@
-"""What the loop says late of a partition, when the thread has it no more or has it anew, changes nothing."""
+"""What the loop says late of a partition, when the thread has it no more or has it anew, changes
+nothing.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +18,9 @@ BUFFER = 4
 
 
 class Consumer:
-    """Has been committed to `committed` by somebody; notes what is committed here, and hands over what it is given."""
+    """Has been committed to `committed` by somebody; notes what is committed here, and hands over
+    what it is given.
+    """
 
     def __init__(self) -> None:
         self.at = 0

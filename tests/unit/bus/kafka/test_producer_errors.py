@@ -17,13 +17,18 @@ from app.bus.kafka.producer import KafkaProducer
 from app.config.settings import load
 from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 
-CODES = sorted({value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()} - {0})
+CODES = sorted(
+    {value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()}
+    - {0}
+)
 SETTINGS = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
 OURS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
 
 
 class FakeProducer:
-    """librdkafka's producer as far as we use it: `fault` is raised by produce, or else `report` comes as its delivery."""
+    """librdkafka's producer as far as we use it: `fault` is raised by produce, or else `report`
+    comes as its delivery.
+    """
 
     fault: BaseException | None = None
     report: KafkaError | None = None
@@ -80,7 +85,9 @@ async def test_a_success_without_an_offset_is_none(producer, monkeypatch):
 async def test_every_error_of_a_send_is_one_of_ours(producer, monkeypatch, where):
     for code in CODES:
         error = KafkaError(code)
-        monkeypatch.setattr(FakeProducer, where, error if where == "report" else KafkaException(error))
+        monkeypatch.setattr(
+            FakeProducer, where, error if where == "report" else KafkaException(error)
+        )
         future = send(producer)
         with pytest.raises(BusError) as raised:
             await future
@@ -111,7 +118,9 @@ async def test_after_a_fatal_error_a_new_producer_takes_over(producer, caplog):
 
 
 class Slow(FakeProducer):
-    """Reports nothing while it is polled; at its end what it is given the time for, if it `reports` at all."""
+    """Reports nothing while it is polled; at its end what it is given the time for, if it `reports`
+    at all.
+    """
 
     reports = True
 
@@ -124,7 +133,9 @@ class Slow(FakeProducer):
 
 
 @pytest.mark.parametrize("reports", [True, False])
-async def test_what_a_producer_that_had_a_fatal_error_still_has_is_told_to_who_waits_for_it(monkeypatch, reports):
+async def test_what_a_producer_that_had_a_fatal_error_still_has_is_told_to_who_waits_for_it(
+    monkeypatch, reports
+):
     monkeypatch.setattr(kafka_producer, "Producer", Slow)
     monkeypatch.setattr(Slow, "reports", reports)
     producer = KafkaProducer(SETTINGS)

@@ -1,4 +1,6 @@
-"""What a Kafka consumer has fetched, on its way to the event loop: as our records, in pieces that do not hold it up."""
+"""What a Kafka consumer has fetched, on its way to the event loop: as our records, in pieces that
+do not hold it up.
+"""
 
 from confluent_kafka import Message
 from hypothesis import given
@@ -18,13 +20,17 @@ def test_all_are_there_in_order_and_a_piece_ends_where_it_is_large(sizes):
     pieces = list(in_pieces(records))
     assert [one for piece in pieces for one in piece] == records
     for piece in pieces:
-        assert sum(len(one.value or b"") for one in piece[:-1]) < 64 * 1024, "no longer than it must be"
+        assert sum(len(one.value or b"") for one in piece[:-1]) < 64 * 1024, (
+            "no longer than it must be"
+        )
     for piece in pieces[:-1]:
         assert sum(len(one.value or b"") for one in piece) >= 64 * 1024, "no shorter either"
 
 
 def test_small_records_stay_together():
-    assert [len(piece) for piece in in_pieces([record(offset, 100) for offset in range(500)])] == [500]
+    assert [len(piece) for piece in in_pieces([record(offset, 100) for offset in range(500)])] == [
+        500
+    ]
 
 
 def test_a_header_without_a_value_has_an_empty_one():

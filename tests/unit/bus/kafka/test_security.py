@@ -1,4 +1,6 @@
-"""Security settings that no Kafka client can be made with stop the start, by name and without their secrets."""
+"""Security settings that no Kafka client can be made with stop the start, by name and without their
+secrets.
+"""
 
 from pathlib import Path
 
@@ -50,11 +52,15 @@ def test_secrets_are_in_no_repr() -> None:
 
 
 def test_a_user_without_a_protocol_is_refused_for_it_would_go_unencrypted() -> None:
-    assert refused(KAFKA_SASL_USERNAME="gateway").startswith("KAFKA_SECURITY_PROTOCOL: is not set, though KAFKA_SASL_USERNAME is")
+    assert refused(KAFKA_SASL_USERNAME="gateway").startswith(
+        "KAFKA_SECURITY_PROTOCOL: is not set, though KAFKA_SASL_USERNAME is"
+    )
 
 
 def test_a_protocol_with_users_needs_a_mechanism() -> None:
-    assert refused(KAFKA_SECURITY_PROTOCOL="SASL_SSL").startswith("KAFKA_SASL_MECHANISM: is not set")
+    assert refused(KAFKA_SECURITY_PROTOCOL="SASL_SSL").startswith(
+        "KAFKA_SASL_MECHANISM: is not set"
+    )
 
 
 @pytest.mark.parametrize("missing", ["KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"])
@@ -62,9 +68,13 @@ def test_a_mechanism_needs_a_user_and_a_password(missing: str) -> None:
     assert missing in refused(**{**SCRAM, missing: ""})
 
 
-@pytest.mark.parametrize("name", ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"])
+@pytest.mark.parametrize(
+    "name", ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"]
+)
 def test_a_file_that_is_not_there_is_named(name: str) -> None:
-    assert refused(**{**SCRAM, name: "missing.pem"}).startswith(f"{name}: there is no file 'missing.pem'")
+    assert refused(**{**SCRAM, name: "missing.pem"}).startswith(
+        f"{name}: there is no file 'missing.pem'"
+    )
 
 
 def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
@@ -74,4 +84,6 @@ def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
 
 
 def test_a_property_that_librdkafka_does_not_know_is_named() -> None:
-    assert 'KAFKA_PROPERTIES: No such configuration property: "sasl.usrname"' in refused(KAFKA_PROPERTIES="sasl.usrname=x")
+    assert 'KAFKA_PROPERTIES: No such configuration property: "sasl.usrname"' in refused(
+        KAFKA_PROPERTIES="sasl.usrname=x"
+    )

@@ -1,4 +1,6 @@
-"""What the memory bus keeps and drops. What it shares with Kafka is in tests/contract/test_bus*.py."""
+"""What the memory bus keeps and drops. What it shares with Kafka is in
+tests/contract/test_bus*.py.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ async def started(budget: int = 64 * 1024) -> MemoryBus:
     bus = MemoryBus(load({}).bus, budget=budget)
     await bus.start()
     compact = {"cleanup.policy": "compact,delete"}
-    await bus.ensure_topics([TopicSpec(REPLIES, 2), TopicSpec(QUEUE, 2), TopicSpec(MODELS, 1, compact)])
+    await bus.ensure_topics(
+        [TopicSpec(REPLIES, 2), TopicSpec(QUEUE, 2), TopicSpec(MODELS, 1, compact)]
+    )
     return bus
 
 
@@ -102,13 +106,18 @@ async def test_requests_that_no_group_has_done_are_never_dropped():
     sent = fill(bus)
     assert sent > 10
     assert len(await kept_in(bus, QUEUE, 0)) == sent
-    assert (await bus.send(QUEUE, b"", key=b"k", headers=[], partition=1)).offset == 0, "another partition has room"
+    assert (await bus.send(QUEUE, b"", key=b"k", headers=[], partition=1)).offset == 0, (
+        "another partition has room"
+    )
 
 
 async def test_requests_are_dropped_once_all_groups_have_committed_them():
     bus = await started()
     one, two = Worker(), Worker()
-    readers = [await bus.group_reader(QUEUE, name, w, buffer=10_000) for name, w in (("one", one), ("two", two))]
+    readers = [
+        await bus.group_reader(QUEUE, name, w, buffer=10_000)
+        for name, w in (("one", one), ("two", two))
+    ]
     await turn_the_loop()
     sent = fill(bus)
     await turn_the_loop()
@@ -144,7 +153,11 @@ async def test_a_compacted_topic_shows_a_new_reader_the_last_value_of_each_key()
     seen: list[Record] = []
     reader = await bus.log_reader(MODELS, [0], Start.BEGINNING, seen.extend)
     await turn_the_loop()
-    assert [(record.key, record.value) for record in seen] == [(b"2", b"8"), (b"0", b"9"), (b"3", b"new")]
+    assert [(record.key, record.value) for record in seen] == [
+        (b"2", b"8"),
+        (b"0", b"9"),
+        (b"3", b"new"),
+    ]
     assert reader.position(0) == 12
 
 
@@ -177,7 +190,9 @@ async def test_a_backlog_comes_in_batches_with_turns_of_the_loop_between_them():
     batches: list[int] = []
     for _ in range(1200):
         await bus.send(REPLIES, b"x", key=b"k", headers=[], partition=0)
-    await bus.log_reader(REPLIES, [0], Start.BEGINNING, lambda records: batches.append(len(records)))
+    await bus.log_reader(
+        REPLIES, [0], Start.BEGINNING, lambda records: batches.append(len(records))
+    )
     await turn_the_loop()
     assert batches == [500, 500, 200]
 
@@ -220,7 +235,9 @@ async def test_taking_more_than_was_handed_over_makes_no_more_room_than_the_buff
 
 async def test_a_listener_that_fails_does_not_stop_its_group():
     bus = await started()
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: faults.append(context["exception"])
+    )
     faults: list[BaseException] = []
 
     class Failing(Worker):

@@ -10,8 +10,8 @@ import pytest
 from app.config.api_keys_file import KeyEntry, hash_of, write_keys
 from app.config.settings import load
 from app.errors import InvalidApiKey, SettingsError
-from app.gateway.access.api_keys_watcher import KeysFile
-from app.gateway.access.authentication import Keys
+from app.gateway.access.api_keys_watcher import ApiKeysWatcher
+from app.gateway.access.authentication import Authenticator
 from tests.unit.scene import until
 
 BROKEN = "keys: [{id: a"
@@ -21,11 +21,14 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.write("sk-one")
-        self.keys = Keys(replace(load({}).gateway, api_keys_file=str(path)))
-        self.file = KeysFile(str(path), self.keys)
+        self.keys = Authenticator(replace(load({}).gateway, api_keys_file=str(path)))
+        self.file = ApiKeysWatcher(str(path), self.keys)
 
     def write(self, *keys: str) -> None:
-        write_keys(self.path, [KeyEntry(id=key, tenant=f"tenant-{key}", hash=hash_of(key.encode())) for key in keys])
+        write_keys(
+            self.path,
+            [KeyEntry(id=key, tenant=f"tenant-{key}", hash=hash_of(key.encode())) for key in keys],
+        )
 
     def opens(self, key: str) -> bool:
         try:
@@ -55,7 +58,9 @@ async def test_a_changed_file_is_in_force_after_a_look(site, caplog):
     site.write("sk-two", "sk-three")
     await site.file.look()
     assert [site.opens(key) for key in ("sk-one", "sk-two", "sk-three")] == [False, True, True]
-    assert [record.message for record in caplog.records] == [f"{site.path} has changed: 2 keys are in force"]
+    assert [record.message for record in caplog.records] == [
+        f"{site.path} has changed: 2 keys are in force"
+    ]
 
 
 async def test_a_file_that_has_not_changed_is_not_read_as_new(site, caplog):
@@ -92,7 +97,9 @@ async def test_a_file_that_is_gone_changes_nothing_and_one_that_comes_back_count
         assert site.opens("sk-one")
         site.write("sk-one")
         await site.file.look()
-    assert [record.levelno for record in caplog.records if "cannot be read" in record.message] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records if "cannot be read" in record.message] == [
+        logging.ERROR
+    ] * 2
 
 
 async def test_metrics_say_whether_the_file_as_it_stands_is_in_force(site):
@@ -115,7 +122,9 @@ async def test_a_running_watch_finds_the_change(site, monkeypatch):
     watching.cancel()
 
 
-async def test_a_watch_outlives_a_typo_so_that_a_key_revoked_later_is_out(site, monkeypatch, caplog):
+async def test_a_watch_outlives_a_typo_so_that_a_key_revoked_later_is_out(
+    site, monkeypatch, caplog
+):
     monkeypatch.setattr("app.gateway.access.api_keys_watcher._LOOK_SECONDS", 0.01)
     watching = asyncio.create_task(site.file.watch())
     site.path.write_text(site.path.read_text() + "  expires: 2026-02-30\n")
@@ -147,17 +156,19 @@ def unthought_of(*_: object) -> None:
 
 
 async def test_without_a_file_there_is_nothing_to_watch():
-    keys = Keys(load({"ALLOW_ANONYMOUS": "1"}).gateway)
-    none = KeysFile("", keys)
+    keys = Authenticator(load({"ALLOW_ANONYMOUS": "1"}).gateway)
+    none = ApiKeysWatcher("", keys)
     await none.watch()
     assert list(none.collect()) == []
     assert keys.caller({"headers": []}).tenant == "anonymous"
 
 
-@pytest.mark.parametrize("content", [None, BROKEN, "keys: [{id: a}]", "keys: [{expires: 2026-02-30}]"])
+@pytest.mark.parametrize(
+    "content", [None, BROKEN, "keys: [{id: a}]", "keys: [{expires: 2026-02-30}]"]
+)
 def test_at_the_start_a_file_that_does_not_work_is_refused(tmp_path, content):
     path = tmp_path / "keys.yaml"
     if content is not None:
         path.write_text(content)
     with pytest.raises(SettingsError, match=r"API_KEYS_FILE: .*keys\.yaml"):
-        KeysFile(str(path), Keys(load({}).gateway))
+        ApiKeysWatcher(str(path), Authenticator(load({}).gateway))

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from app.config.api_keys_file import KeyEntry, hash_of
 from app.config.settings import load
 from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
-from app.gateway.access.authentication import ANONYMOUS, Caller, Keys, Limits
+from app.gateway.access.authentication import ANONYMOUS, Authenticator, Caller, Limits
 
 
-def keys(*plain: str, **environment: str) -> Keys:
-    return Keys(replace(load(environment).gateway, api_keys=plain))
+def keys(*plain: str, **environment: str) -> Authenticator:
+    return Authenticator(replace(load(environment).gateway, api_keys=plain))
 
 
-def filed(*entries: KeyEntry) -> Keys:
+def filed(*entries: KeyEntry) -> Authenticator:
     """Keys of a keys file with these entries."""
-    made = Keys(replace(load({}).gateway, api_keys_file="keys.yaml"))
+    made = Authenticator(replace(load({}).gateway, api_keys_file="keys.yaml"))
     made.replace(entries)
     return made
 
@@ -34,7 +34,9 @@ def sent(text: str) -> str:
     return text.encode().decode("latin-1")
 
 
-def asked(of: Keys, authorization: str = "", client: str = "127.0.0.1", **headers: str) -> Caller:
+def asked(
+    of: Authenticator, authorization: str = "", client: str = "127.0.0.1", **headers: str
+) -> Caller:
     head = [(b"authorization", authorization.encode("latin-1"))] if authorization else []
     head += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     return of.caller({"type": "http", "headers": head, "client": (client, 1)})
@@ -53,20 +55,33 @@ def test_without_keys_those_elsewhere_are_served_if_the_operator_says_so():
     assert asked(keys(ALLOW_ANONYMOUS="1"), client="192.0.2.7").tenant == ANONYMOUS
 
 
-PAGES: dict[str, tuple[dict[str, str], str]] = {  # what a browser on this machine says, and what the refusal says; "": none
+# what a browser on this machine says, and what the refusal says; "": none
+PAGES: dict[str, tuple[dict[str, str], str]] = {
     "no browser": ({}, ""),
     "the SDK": ({"host": "127.0.0.1:8000"}, ""),
     "curl": ({"host": "localhost:8000"}, ""),
     "our own page": ({"host": "localhost:8000", "origin": "http://localhost:8000"}, ""),
     "our own page behind TLS": ({"host": "[::1]", "origin": "https://[::1]"}, ""),
     "a page that may": ({"host": "localhost:8000", "origin": "https://app.example"}, ""),
-    "a foreign page": ({"host": "localhost:8000", "origin": "https://elsewhere.example"}, "CORS_ORIGINS"),
-    "a page at another port": ({"host": "localhost:8000", "origin": "http://localhost:3000"}, "CORS_ORIGINS"),
+    "a foreign page": (
+        {"host": "localhost:8000", "origin": "https://elsewhere.example"},
+        "CORS_ORIGINS",
+    ),
+    "a page at another port": (
+        {"host": "localhost:8000", "origin": "http://localhost:3000"},
+        "CORS_ORIGINS",
+    ),
     "a page without an origin": ({"host": "localhost:8000", "origin": "null"}, "CORS_ORIGINS"),
     "a page without an origin, to no host": ({"origin": "null"}, "CORS_ORIGINS"),
     "a name that leads here": ({"host": "elsewhere.example:8000"}, "localhost"),
-    "a page whose name leads here": ({"host": "elsewhere.example", "origin": "http://elsewhere.example"}, "localhost"),
-    "a page that may, by a name that leads here": ({"host": "app.example", "origin": "https://app.example"}, "localhost"),
+    "a page whose name leads here": (
+        {"host": "elsewhere.example", "origin": "http://elsewhere.example"},
+        "localhost",
+    ),
+    "a page that may, by a name that leads here": (
+        {"host": "app.example", "origin": "https://app.example"},
+        "localhost",
+    ),
     "an endless name": ({"host": "127.0.0.1" + "0" * 1000}, "localhost"),
 }
 
@@ -111,10 +126,14 @@ def test_with_keys_nobody_is_anonymous(client):
 
 @pytest.mark.parametrize(
     ("environment", "said"),
-    [({}, "others get 403"), ({"ALLOW_ANONYMOUS": "1"}, "every machine that reaches"), ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, "")],
+    [
+        ({}, "others get 403"),
+        ({"ALLOW_ANONYMOUS": "1"}, "every machine that reaches"),
+        ({"API_KEYS": "sk-0a1b2c3d4e5f67"}, ""),
+    ],
 )
 def test_the_start_says_what_it_means_to_have_no_keys(environment, said, caplog):
-    Keys(load(environment).gateway).warn()
+    Authenticator(load(environment).gateway).warn()
     assert [said in record.message for record in caplog.records] == ([True] if said else [])
 
 
@@ -126,7 +145,9 @@ def test_each_plain_key_is_a_tenant_of_its_own_and_stays_the_same():
     assert "sk-one" not in one
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "sk-one", "Basic sk-one", "Bearer\tsk-one"])
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", "sk-one", "Basic sk-one", "Bearer\tsk-one"]
+)
 def test_a_header_without_a_key_says_where_to_put_it(value):
     with pytest.raises(InvalidApiKey, match="Authorization: Bearer"):
         asked(keys("sk-one"), value)
@@ -164,7 +185,9 @@ def test_a_hash_is_no_key():
         asked(filed(entry("sk-one")), f"Bearer {hash_of(b'sk-one')}")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1), st.text(min_size=1))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1), st.text(min_size=1)
+)
 def test_a_key_of_any_characters_opens_and_nothing_else_does(key, other):
     known = keys(key)
     assert asked(known, f"Bearer {sent(key)}").tenant.startswith("key-")
@@ -179,15 +202,24 @@ def test_question_marks_stand_for_no_other_character():
 
 
 def test_a_key_of_the_file_has_what_stands_there():
-    known = filed(entry(rpm=60, concurrent=2, models=("m",), priority="high"), entry("sk-two", id="two"))
+    known = filed(
+        entry(rpm=60, concurrent=2, models=("m",), priority="high"), entry("sk-two", id="two")
+    )
     one, two = asked(known, "Bearer sk-one"), asked(known, "Bearer sk-two")
-    assert (one.tenant, one.key, one.limits, one.priority) == ("research", "sk-one", Limits(rpm=60, concurrent=2), "high")
+    assert (one.tenant, one.key, one.limits, one.priority) == (
+        "research",
+        "sk-one",
+        Limits(rpm=60, concurrent=2),
+        "high",
+    )
     assert (two.tenant, two.key, two.limits) == ("research", "two", None)
     assert (one.restricted, two.restricted) == (True, False)
 
 
 def test_both_kinds_of_keys_are_good_beside_each_other():
-    known = Keys(replace(load({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml"))
+    known = Authenticator(
+        replace(load({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml")
+    )
     known.replace([entry()])
     assert asked(known, "Bearer sk-one").tenant == "research"
     assert asked(known, "Bearer sk-plain").tenant.startswith("key-")
@@ -202,7 +234,10 @@ def test_a_key_that_is_taken_out_opens_nothing_any_more():
 
 def test_a_key_is_good_until_it_expires():
     now = datetime.now(UTC)
-    assert asked(filed(entry(expires=now + timedelta(minutes=1))), "Bearer sk-one").tenant == "research"
+    assert (
+        asked(filed(entry(expires=now + timedelta(minutes=1))), "Bearer sk-one").tenant
+        == "research"
+    )
     with pytest.raises(InvalidApiKey, match="expired"):
         asked(filed(entry(expires=now - timedelta(seconds=1))), "Bearer sk-one")
 

@@ -1,4 +1,6 @@
-"""Places of running requests: kept as long as their gateway lives, and soon free when it does not."""
+"""Places of running requests: kept as long as their gateway lives, and soon free when it does
+not.
+"""
 
 import asyncio
 import time
@@ -7,7 +9,7 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from app.errors import StoreUnavailable
-from app.gateway.access.concurrency_leases import HELD_SECONDS, Places
+from app.gateway.access.concurrency_leases import HELD_SECONDS, ConcurrencyLeases
 from app.stores.memory import MemoryStore
 
 
@@ -32,7 +34,9 @@ class Site:
     def __init__(self) -> None:
         self.store = SharedStore()
         self.failures: list[StoreUnavailable] = []
-        self.here, self.there = (Places(self.store, self.failures.append) for _ in range(2))
+        self.here, self.there = (
+            ConcurrencyLeases(self.store, self.failures.append) for _ in range(2)
+        )
 
 
 @pytest.fixture

@@ -6,14 +6,22 @@ from typing import Any
 import pytest
 
 from app.bus.memory.bus import MemoryBus
-from app.cluster.model_registry import Catalog
-from app.errors import Draining, GatewayError, LimitsUnavailable, ModelNotAllowed, ModelNotFound, RateLimited, StoreUnavailable
+from app.cluster.model_registry import ModelRegistry
+from app.errors import (
+    Draining,
+    GatewayError,
+    LimitsUnavailable,
+    ModelNotAllowed,
+    ModelNotFound,
+    RateLimited,
+    StoreUnavailable,
+)
 from app.gateway.access.authentication import Caller, Limits
-from app.gateway.access.limits import Limiter
+from app.gateway.access.limits import RateLimiter
 from app.inference.admission import Admission
-from app.inference.reply_consumer import Inbox
+from app.inference.reply_consumer import ReplyConsumer
 from app.inference.submission import Submission
-from app.protocol.heartbeats import ModelCard
+from app.protocol.heartbeats import ModelRegistration
 from app.stores.memory import MemoryStore
 from app.telemetry.metrics import REGISTRY
 from tests.unit.gateway.wire import Client
@@ -58,7 +66,9 @@ class Request:
 
     def told(self, *head: tuple[bytes, bytes]) -> dict[str, str]:
         """The reply's headers of these."""
-        return {name.decode(): value.decode() for name, value in self.state["grant"].headed(list(head))}
+        return {
+            name.decode(): value.decode() for name, value in self.state["grant"].headed(list(head))
+        }
 
 
 class Door:
@@ -67,24 +77,35 @@ class Door:
     def __init__(self, fail_open: bool = True) -> None:
         self.now = START
         self.drain: Any = None  # waits for the client to read
-        catalog = Catalog()
-        catalog.learn(ModelCard("m", "t1", "g1", aliases=("nickname",)))
-        catalog.learn(ModelCard("other", "t2", "g2"))
-        self.admission = Admission(catalog, Inbox(MemoryBus(settings().bus), TOPICS.replies), settings().gateway)
+        catalog = ModelRegistry()
+        catalog.learn(ModelRegistration("m", "t1", "g1", aliases=("nickname",)))
+        catalog.learn(ModelRegistration("other", "t2", "g2"))
+        self.admission = Admission(
+            catalog, ReplyConsumer(MemoryBus(settings().bus), TOPICS.replies), settings().gateway
+        )
         self.admission.unready = ""
         self.redis = Redis(lambda: self.now)
-        self.limiter = Limiter(self.admission, self.redis, fail_open, lambda: self.now)
+        self.limiter = RateLimiter(self.admission, self.redis, fail_open, lambda: self.now)
 
     async def asks(
-        self, tenant: str = "t", model: str = "m", body: bytes = b"x" * 40, models: Any = (), **limits: int
+        self,
+        tenant: str = "t",
+        model: str = "m",
+        body: bytes = b"x" * 40,
+        models: Any = (),
+        **limits: int,
     ) -> Request:
         """Raises GatewayError."""
-        caller = Caller(tenant, models=frozenset(models), limits=Limits(**limits) if limits else None)
+        caller = Caller(
+            tenant, models=frozenset(models), limits=Limits(**limits) if limits else None
+        )
         state: dict[str, Any] = {"caller": caller}
         client = Client()
         submission = Submission("/chat/completions", body, model, False, tenant, 60)
         try:
-            return Request(state, client, await self.limiter.admit(state, submission, client.send, self.drain))
+            return Request(
+                state, client, await self.limiter.admit(state, submission, client.send, self.drain)
+            )
         except GatewayError:
             self.refused = Request(state, client, None)
             await self.refused.ends(429)
@@ -118,7 +139,9 @@ async def test_one_that_is_refused_uses_nothing(door):
     await door.asks(rpm=2)
 
 
-@pytest.mark.parametrize(("kind", "limits"), [("running", {"concurrent": 1, "rpm": 5}), ("requests", {"rpm": 1})])
+@pytest.mark.parametrize(
+    ("kind", "limits"), [("running", {"concurrent": 1, "rpm": 5}), ("requests", {"rpm": 1})]
+)
 async def test_one_that_is_refused_is_told_of_all_its_limits_and_uses_none(door, kind, limits):
     running = await door.asks(**limits, tpm=1000)
     left = running.told()["x-ratelimit-remaining-tokens"]
@@ -208,7 +231,13 @@ async def test_a_request_larger_than_the_limit_has_a_minute_of_its_own(door):
 
 async def test_sound_that_goes_by_is_a_file_whatever_its_size(door):
     asked = await door.asks(tpm=100_000)
-    await asked.send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"audio/mpeg")]})
+    await asked.send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"audio/mpeg")],
+        }
+    )
     await asked.send({"type": "http.response.body", "body": b"x" * 76_800})
     line = await asked.ends()
     assert (line["tokens_counted"], line["tokens_estimated"]) == (1010, True)

@@ -22,7 +22,9 @@ def test_whoever_is_on_this_machine_is_admitted_and_nobody_else():
     assert not admitted("192.0.2.7")
 
 
-@pytest.mark.parametrize("header", [FORWARDED, {"x-real-ip": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}])
+@pytest.mark.parametrize(
+    "header", [FORWARDED, {"x-real-ip": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}]
+)
 def test_whoever_comes_through_a_proxy_from_elsewhere_is_not_on_this_machine(header):
     assert not admitted("127.0.0.1", **header)
 
@@ -35,7 +37,16 @@ def test_an_operators_key_is_good_from_anywhere(key):
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer sk-of-a-client-0123"],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        KEY,
+        f"Basic {KEY}",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        "Bearer sk-of-a-client-0123",
+    ],
 )
 def test_nothing_else_is_an_operators_key(authorization):
     assert not admitted(authorization=authorization)
@@ -55,10 +66,26 @@ def test_a_page_of_another_origin_in_a_browser_here_is_not_admitted():
 @pytest.mark.parametrize(
     ("host", "may"),
     [
-        *((host, True) for host in ("", "localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "0.0.0.0:8000")),
+        *(
+            (host, True)
+            for host in (
+                "",
+                "localhost",
+                "localhost:8000",
+                "127.0.0.1:8000",
+                "[::1]:8000",
+                "0.0.0.0:8000",
+            )
+        ),
         *(
             (host, False)
-            for host in ("elsewhere.example", "elsewhere.example:8000", "localhost.elsewhere.example", "[::1", "a b")
+            for host in (
+                "elsewhere.example",
+                "elsewhere.example:8000",
+                "localhost.elsewhere.example",
+                "[::1",
+                "a b",
+            )
         ),
     ],
 )

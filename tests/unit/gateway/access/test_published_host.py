@@ -27,7 +27,9 @@ def test_beyond_loopback_it_does_not_start_without_a_key(published: str) -> None
 
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("published", ["127.0.0.1", "0.0.0.0"])
-def test_with_keys_it_starts_anywhere_and_asks_for_them(published: str, keys: dict[str, str]) -> None:
+def test_with_keys_it_starts_anywhere_and_asks_for_them(
+    published: str, keys: dict[str, str]
+) -> None:
     assert not is_open(published, **keys)
 
 

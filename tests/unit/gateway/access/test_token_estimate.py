@@ -3,14 +3,16 @@
 import orjson
 import pytest
 
-from app.gateway.access.token_estimate import Estimate
+from app.gateway.access.token_estimate import TokenEstimate
 from app.inference.submission import Submission
 
 ACCEPTED = {"request_id": "req_1"}
 
 
-def estimate(stream: bool = False, text: str = "x" * 400, **members: object) -> Estimate:
-    return Estimate(submission(orjson.dumps({"messages": [{"content": text}], **members}), stream))
+def estimate(stream: bool = False, text: str = "x" * 400, **members: object) -> TokenEstimate:
+    return TokenEstimate(
+        submission(orjson.dumps({"messages": [{"content": text}], **members}), stream)
+    )
 
 
 def submission(body: bytes, stream: bool = False, content_type: str = "") -> Submission:
@@ -19,7 +21,7 @@ def submission(body: bytes, stream: bool = False, content_type: str = "") -> Sub
 
 def test_a_body_counts_by_its_size():
     assert 100 <= estimate().before <= 110
-    assert Estimate(submission(b"{}")).before == 1
+    assert TokenEstimate(submission(b"{}")).before == 1
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
@@ -32,7 +34,12 @@ def test_what_only_its_text_says_is_not():
 
 
 def test_a_form_counts_as_one_file():
-    assert Estimate(submission(b"x" * 1_000_000, content_type="multipart/form-data; boundary=x")).before == 1000
+    assert (
+        TokenEstimate(
+            submission(b"x" * 1_000_000, content_type="multipart/form-data; boundary=x")
+        ).before
+        == 1000
+    )
 
 
 def test_a_file_inside_the_body_counts_as_one_and_not_by_its_size():
@@ -77,7 +84,9 @@ def test_a_client_that_left_has_used_what_it_has_got():
     assert made.after({**ACCEPTED, "client": "gone"}, 200) == pytest.approx(101, abs=10)
 
 
-@pytest.mark.parametrize(("line", "status"), [({}, 0), ({"code": "queue_full"}, 429), (ACCEPTED, 502), (ACCEPTED, 400)])
+@pytest.mark.parametrize(
+    ("line", "status"), [({}, 0), ({"code": "queue_full"}, 429), (ACCEPTED, 502), (ACCEPTED, 400)]
+)
 def test_what_was_refused_or_failed_has_cost_nothing(line, status):
     assert estimate().after(dict(line), status) == 0
 

@@ -27,7 +27,12 @@ class Log:
         self.counted += 1
 
     def ended(
-        self, status: int, line: dict[str, Any], client: str = "192.0.2.7", *head: tuple[bytes, bytes], times: int = 1
+        self,
+        status: int,
+        line: dict[str, Any],
+        client: str = "192.0.2.7",
+        *head: tuple[bytes, bytes],
+        times: int = 1,
     ) -> None:
         for _ in range(times):
             scope = {"method": "GET", "path": "/v1/models", "headers": head, "client": (client, 1)}
@@ -45,9 +50,17 @@ async def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 
 @pytest.mark.parametrize(
-    ("status", "line"), [(401, REFUSED), (502, {"outcome": "failed"}), (0, {"client": "gone"}), (200, {"outcome": "cancelled"})]
+    ("status", "line"),
+    [
+        (401, REFUSED),
+        (502, {"outcome": "failed"}),
+        (0, {"client": "gone"}),
+        (200, {"outcome": "cancelled"}),
+    ],
 )
-async def test_what_did_not_go_well_says_from_where_it_came(log: Log, status: int, line: dict[str, Any]) -> None:
+async def test_what_did_not_go_well_says_from_where_it_came(
+    log: Log, status: int, line: dict[str, Any]
+) -> None:
     log.ended(status, line)
     assert log.lines("client_address") == ["192.0.2.7"]
 
@@ -72,7 +85,10 @@ async def test_a_flood_of_the_same_refusal_is_cut_and_counted(log: Log) -> None:
     assert log.counted == 522
     log.access_log.close()
     assert log.lines("left_out")[32:] == [490]
-    assert (log.lines("code")[-1], log.lines("client_address")[-1]) == ("invalid_api_key", "192.0.2.7")
+    assert (log.lines("code")[-1], log.lines("client_address")[-1]) == (
+        "invalid_api_key",
+        "192.0.2.7",
+    )
 
 
 async def test_it_begins_anew_after_a_while(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +99,9 @@ async def test_it_begins_anew_after_a_while(log: Log, monkeypatch: pytest.Monkey
     assert log.lines("status").count(401) == 20
 
 
-async def test_a_flood_from_very_many_addresses_is_cut_too(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_from_very_many_addresses_is_cut_too(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(floods, "_MOST_KINDS", 2)
     for number in range(30):
         log.ended(401, REFUSED, f"192.0.2.{number}")

@@ -9,11 +9,11 @@ import pytest
 from app.bus.base import Place
 from app.config.settings import load
 from app.errors import NotDelivered
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.accounting.tracing import Traced, TracedSender
+from app.gateway.accounting.tracing import TracingMiddleware, TracingSender
 from app.gateway.http.asgi import App, Receive, Scope, Send, header
-from app.gateway.middleware import Edge
+from app.gateway.middleware import RequestMiddleware
 from app.protocol.records import Headers
 from app.telemetry.tracing import PRODUCER, SERVER
 from tests.unit.kept_spans import CLIENTS, Kept, tracing
@@ -23,7 +23,9 @@ SECRET = "sk-secret-secret"
 
 
 class Application:
-    """Answers with a status, having left this line; keeps the trace that it found in the request's head."""
+    """Answers with a status, having left this line; keeps the trace that it found in the request's
+    head.
+    """
 
     def __init__(self, status: int = 200, **line: object) -> None:
         self.status, self.line = status, line
@@ -36,16 +38,28 @@ class Application:
             await send({"type": "http.response.start", "status": self.status, "headers": []})
 
 
-async def asked(application: App, path: str = CHAT, *, traceparent: str = CLIENTS, **more: Any) -> Kept:
+async def asked(
+    application: App, path: str = CHAT, *, traceparent: str = CLIENTS, **more: Any
+) -> Kept:
     tracer, kept = tracing()
-    heads = [(b"authorization", f"Bearer {SECRET}".encode()), (b"traceparent", traceparent.encode()), (b"x", b"y")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": heads, "query_string": b"key=" + SECRET.encode()}
+    heads = [
+        (b"authorization", f"Bearer {SECRET}".encode()),
+        (b"traceparent", traceparent.encode()),
+        (b"x", b"y"),
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": heads,
+        "query_string": b"key=" + SECRET.encode(),
+    }
     scope |= {"state": {}, **more}
 
     async def unused(*_: Any) -> Any:
         return None
 
-    await Traced(application, tracer)(scope, unused, unused)
+    await TracingMiddleware(application, tracer)(scope, unused, unused)
     assert SECRET not in str(kept.spans)
     return kept
 
@@ -56,7 +70,11 @@ async def test_a_request_is_a_child_of_the_clients_span_and_what_follows_is_its_
     assert f"00-{told.span.trace}-{told.span.parent}-01" == CLIENTS
     assert application.found == told.span.traceparent
     assert (told.name, told.error) == (f"POST {CHAT}", "")
-    assert (told["http.route"], told["http.response.status_code"], told["url.path"]) == (CHAT, 200, CHAT)
+    assert (told["http.route"], told["http.response.status_code"], told["url.path"]) == (
+        CHAT,
+        200,
+        CHAT,
+    )
     assert (told["gen_ai.operation.name"], told["gen_ai.request.model"]) == ("chat", "m")
     assert (told["llm_gateway.request.id"], told["llm_gateway.outcome"]) == ("req_1", "completed")
 
@@ -73,7 +91,9 @@ async def test_a_request_is_a_child_of_the_clients_span_and_what_follows_is_its_
         (0, {}, "failed"),
     ],
 )
-async def test_what_is_not_the_clients_fault_is_an_error(status: int, line: dict[str, object], error: str) -> None:
+async def test_what_is_not_the_clients_fault_is_an_error(
+    status: int, line: dict[str, object], error: str
+) -> None:
     assert (await asked(Application(status, **line))).one(SERVER).error == error
 
 
@@ -101,7 +121,9 @@ class Admitted:
     """Answers each request that a real edge lets in."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._edge = Edge(self._inner, Keys(load(environment).gateway), AccessLog())
+        self._edge = RequestMiddleware(
+            self._inner, Authenticator(load(environment).gateway), AccessLog()
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._edge(scope, receive, send)
@@ -119,7 +141,9 @@ class Admitted:
         ({}, "192.0.2.7", 0),
     ],
 )
-async def test_a_request_that_is_not_let_in_has_no_span(environment: dict[str, str], client: str, spans: int) -> None:
+async def test_a_request_that_is_not_let_in_has_no_span(
+    environment: dict[str, str], client: str, spans: int
+) -> None:
     kept = await asked(Admitted(environment), client=(client, 1))
     assert len(kept.spans) == spans
 
@@ -131,7 +155,15 @@ class Log:
         self.error = error
         self.headers: list[Headers] = []
 
-    def send(self, topic: str, value: bytes | None, *, key: bytes, headers: Headers, partition: int | None = None) -> Any:
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        headers: Headers,
+        partition: int | None = None,
+    ) -> Any:
         self.headers.append(headers)
         sent: Future[Place] = Future()
         if self.error:
@@ -143,7 +175,9 @@ class Log:
 
 async def sent(log: Log, *headers: tuple[str, bytes]) -> tuple[Any, Kept]:
     tracer, kept = tracing()
-    future = TracedSender(log, tracer, "kafka").send("llm.requests.m", b"a prompt", key=b"id", headers=[("v", b"1"), *headers])
+    future = TracingSender(log, tracer, "kafka").send(
+        "llm.requests.m", b"a prompt", key=b"id", headers=[("v", b"1"), *headers]
+    )
     (place,) = await asyncio.gather(future, return_exceptions=True)
     await asyncio.sleep(0)
     return place, kept
@@ -158,7 +192,10 @@ async def test_a_record_that_carries_a_trace_has_a_span_and_carries_that_on() ->
     assert told.span.parent == CLIENTS.split("-")[2]
     assert told.name == "send llm.requests.m"
     assert (told["messaging.system"], told["messaging.operation.type"]) == ("kafka", "send")
-    assert (told["messaging.destination.name"], told["messaging.message.id"]) == ("llm.requests.m", "id")
+    assert (told["messaging.destination.name"], told["messaging.message.id"]) == (
+        "llm.requests.m",
+        "id",
+    )
     assert (told["messaging.destination.partition.id"], told["messaging.kafka.offset"]) == ("3", 7)
     assert "a prompt" not in str(told)
 

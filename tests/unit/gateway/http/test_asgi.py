@@ -27,7 +27,9 @@ def client(*parts: dict[str, Any], gap: float = 0.0) -> Receive:
     return receive
 
 
-async def read(receive: Receive, *, limit: int = 100, headers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+async def read(
+    receive: Receive, *, limit: int = 100, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
     return await read_body({"headers": list(headers)}, receive, limit)
 
 

@@ -1,4 +1,6 @@
-"""The address of a client, as far as it can be believed; whether it is local is in tests/unit/test_locality.py."""
+"""The address of a client, as far as it can be believed; whether it is local is in
+tests/unit/test_locality.py.
+"""
 
 import pytest
 
@@ -9,7 +11,9 @@ from app.locality import is_trusted
 
 def test_trusted_proxies_are_addresses_or_networks():
     trusted = load({"TRUSTED_PROXIES": "10.0.0.0/8,2001:db8::1"}).gateway.trusted_proxies
-    assert [is_trusted(host, trusted) for host in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "x", "")] == [
+    assert [
+        is_trusted(host, trusted) for host in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "x", "")
+    ] == [
         True,
         True,
         False,
@@ -25,7 +29,8 @@ def test_trusted_proxies_are_addresses_or_networks():
         ("192.0.2.7", ["203.0.113.9"], "192.0.2.7"),  # it is no proxy of ours
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["203.0.113.9"], "203.0.113.9"),
-        ("10.0.0.1", ["198.51.100.1, 203.0.113.9"], "203.0.113.9"),  # the proxy saw the last; the client wrote the rest
+        # the proxy saw the last; the client wrote the rest
+        ("10.0.0.1", ["198.51.100.1, 203.0.113.9"], "203.0.113.9"),
         ("10.0.0.1", ["198.51.100.1", "203.0.113.9 , 10.0.0.2"], "203.0.113.9"),
         ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         ("10.0.0.1", ["unknown"], "10.0.0.1"),

@@ -1,4 +1,6 @@
-"""A client's connection before there is a request: how large its head may be, and how long it may take."""
+"""A client's connection before there is a request: how large its head may be, and how long it may
+take.
+"""
 
 import asyncio
 
@@ -29,7 +31,7 @@ async def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_others() -> 
     assert client.wire.closed
 
 
-async def test_between_two_requests_there_is_time_and_within_the_second_one_s_head_there_is_not() -> None:
+async def test_a_keep_alive_connection_may_idle_but_the_next_head_must_not_stall() -> None:
     client = Client()
     await client.ask(1)
     await client.send(HEAD % 2)
@@ -62,7 +64,9 @@ async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it
         assert b"x-request-id: err_" in client.wire.written
 
 
-@pytest.mark.parametrize("head", [b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\na: %b\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head", [b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\na: %b\r\n\r\n"]
+)
 async def test_a_whole_head_that_is_too_large_is_refused_as_well(head: bytes) -> None:
     client = Client()
     await client.send(head % (b"a" * HEAD_BYTES))
@@ -73,7 +77,9 @@ async def test_a_whole_head_that_is_too_large_is_refused_as_well(head: bytes) ->
 async def test_a_body_may_be_larger_than_a_head_in_one_read_and_in_several() -> None:
     client = Client()
     size = 2 * HEAD_BYTES
-    await client.send(b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (2 * size) + b"a" * size)
+    await client.send(
+        b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (2 * size) + b"a" * size
+    )
     await client.send(b"a" * size)
     await client.ask(2)
     assert (client.asked, client.wire.closed) == (["/1", "/2"], False)
@@ -105,7 +111,9 @@ async def test_in_the_middle_of_a_reply_what_is_no_http_ends_it_without_a_word()
 
 
 @pytest.mark.parametrize("garbage", [b"\x00\r\n", b"a" * 2 * HEAD_BYTES])
-async def test_nor_is_anything_written_into_it_where_another_request_waits_for_its_end(garbage: bytes) -> None:
+async def test_nor_is_anything_written_into_it_where_another_request_waits_for_its_end(
+    garbage: bytes,
+) -> None:
     client = Client()
     client.may_answer.clear()
     await client.ask(1)
@@ -148,7 +156,7 @@ async def test_a_part_is_written_as_a_chunk_of_the_body_that_is_being_sent() -> 
     assert (client.early, client.late) == (False, False)
 
 
-async def test_a_part_is_not_written_where_the_body_has_a_length_or_the_client_is_slow_or_gone_or_has_asked_again() -> None:
+async def test_a_part_is_refused_for_a_sized_body_or_a_slow_left_or_pipelining_client() -> None:
     client = Stream()
     await client.ask(9)
     await asyncio.sleep(0)
@@ -173,7 +181,9 @@ async def test_a_part_is_not_written_where_the_body_has_a_length_or_the_client_i
 
 
 class Watching(Client):
-    """A connection to an application that waits until its client leaves, or may answer; what it reads before is `body`."""
+    """A connection to an application that waits until its client leaves, or may answer; what it
+    reads before is `body`.
+    """
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append(scope["path"])
@@ -182,11 +192,17 @@ class Watching(Client):
             pass
         with watched(scope, receive, lambda: self.left.append(scope["path"])):
             await self.may_answer.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [(b"content-length", b"0")],
+                }
+            )
             await send({"type": "http.response.body", "body": b""})
 
 
-async def test_whoever_watches_hears_that_the_client_has_left_once_and_nobody_hears_it_of_a_request_that_has_ended() -> None:
+async def test_a_watcher_is_told_once_that_the_client_left_and_never_after_the_end() -> None:
     client = Watching()
     await client.ask(1)
     await asyncio.sleep(0)
@@ -227,7 +243,11 @@ async def test_a_large_body_stops_nobody_from_hearing_it() -> None:
 
 def check_full(client: Client) -> None:
     """Told so with OpenAI's error, and the connection is at its end."""
-    assert (client.asked, client.wire.closed, client.error["code"]) == ([], True, "connections_full")
+    assert (client.asked, client.wire.closed, client.error["code"]) == (
+        [],
+        True,
+        "connections_full",
+    )
     head = client.wire.written.partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert head[0] == b"HTTP/1.1 503 Service Unavailable"
     assert {b"retry-after: 1", b"connection: close", b"content-type: application/json"} <= set(head)

@@ -1,4 +1,6 @@
-"""A request that is answered before its body has come: the rest has as much time as a body has, and not more."""
+"""A request that is answered before its body has come: the rest has as much time as a body has, and
+not more.
+"""
 
 import asyncio
 
@@ -13,7 +15,9 @@ IN_CHUNKS = b"POST /1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1
 
 
 async def drip(client: Client, data: bytes, most: float) -> float:
-    """Sends it again and again, a second between, and returns after how many seconds the gateway has hung up."""
+    """Sends it again and again, a second between, and returns after how many seconds the gateway
+    has hung up.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     while not client.wire.closed and loop.time() < began + most:
@@ -39,8 +43,12 @@ async def test_a_body_that_stops_behind_its_answer_is_cut_off() -> None:
     assert client.wire.closed
 
 
-@pytest.mark.parametrize(("head", "rest"), [(UNREAD, b"a" * 1000), (IN_CHUNKS, b"a" * 0x1000 + b"\r\n0\r\n\r\n")])
-async def test_behind_the_body_of_an_answered_request_comes_the_next_one_or_the_end(head: bytes, rest: bytes) -> None:
+@pytest.mark.parametrize(
+    ("head", "rest"), [(UNREAD, b"a" * 1000), (IN_CHUNKS, b"a" * 0x1000 + b"\r\n0\r\n\r\n")]
+)
+async def test_behind_the_body_of_an_answered_request_comes_the_next_one_or_the_end(
+    head: bytes, rest: bytes
+) -> None:
     client = Client(timeout_keep_alive=100)
     await client.send(head)
     await client.send(rest[:1])

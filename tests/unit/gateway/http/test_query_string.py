@@ -6,12 +6,17 @@ from app.errors import BadRequest
 from app.gateway.http.query_string import refuse_model, without_keys
 
 
-@pytest.mark.parametrize("query", ["", "api-version=2&x=a%20b", "beta", "a=1&a=2&&b=", "monkey=1&tokens=3&a=key"])
+@pytest.mark.parametrize(
+    "query", ["", "api-version=2&x=a%20b", "beta", "a=1&a=2&&b=", "monkey=1&tokens=3&a=key"]
+)
 def test_a_query_without_keys_is_not_changed(query: str) -> None:
     assert without_keys(query) == query
 
 
-@pytest.mark.parametrize("name", ["key", "api_key", "API-Key", "api%5Fkey", "access_token", "token", "sig", "+key", "password"])
+@pytest.mark.parametrize(
+    "name",
+    ["key", "api_key", "API-Key", "api%5Fkey", "access_token", "token", "sig", "+key", "password"],
+)
 def test_a_key_is_left_out_wherever_it_stands(name: str) -> None:
     for value in ("=sk-1", "=a%26b", "=", ""):
         secret = name + value
@@ -19,7 +24,9 @@ def test_a_key_is_left_out_wherever_it_stands(name: str) -> None:
         assert without_keys(f"a=1&{secret}&b=2&{secret}") == "a=1&b=2"
 
 
-@pytest.mark.parametrize("named", ["model=x", "Model=x", "mod%65l=x", "model", "+model=", "a=1;model=x"])
+@pytest.mark.parametrize(
+    "named", ["model=x", "Model=x", "mod%65l=x", "model", "+model=", "a=1;model=x"]
+)
 def test_a_model_in_the_query_is_refused_wherever_it_stands(named: str) -> None:
     for query in (named, f"a=1&{named}", f"{named}&a=1"):
         with pytest.raises(BadRequest) as refused:

@@ -1,4 +1,6 @@
-"""Replies on their way to the client: whole or as events, with the head that fits, and errors wherever they come."""
+"""Replies on their way to the client: whole or as events, with the head that fits, and errors
+wherever they come.
+"""
 
 import asyncio
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from app.errors import ClientGone, UpstreamUnreachable, WorkerLost
 from app.gateway.http.response_writer import KEEPALIVE, EventStream, send_reply, whole_body
 from app.openai_api.sse import DONE
-from app.protocol.records import Reply
+from app.protocol.records import ReplyRecord
 from tests.unit.gateway.calls import CANCELLED_BODY, Fed
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import settings, turns
@@ -29,8 +31,10 @@ class Streaming:
     def __init__(self, fed: Fed, environment: dict[str, str] | None = None, **options: Any) -> None:
         self.fed = fed
         self.client = Client()
-        stream = EventStream(fed.call, self.client.send, settings(**(environment or LATE)).gateway, **options)
-        self.task: asyncio.Task[Reply] = asyncio.create_task(stream.run())
+        stream = EventStream(
+            fed.call, self.client.send, settings(**(environment or LATE)).gateway, **options
+        )
+        self.task: asyncio.Task[ReplyRecord] = asyncio.create_task(stream.run())
 
     async def ended(self) -> Client:
         await self.task
@@ -41,7 +45,10 @@ class Streaming:
 async def test_a_whole_reply_has_the_upstreams_status_and_head_and_our_id_and_timing():
     fed, client = Fed(stream=False), Client()
     fed.end(
-        b'{"a":1}', status=201, head=(("content-type", "application/json"), ("x-of-upstream", "1")), notes=(("queue-ms", "1.5"),)
+        b'{"a":1}',
+        status=201,
+        head=(("content-type", "application/json"), ("x-of-upstream", "1")),
+        notes=(("queue-ms", "1.5"),),
     )
     final = await send_reply(fed.call, client.send)
     assert (client.status, client.got, final.value) == (201, b'{"a":1}', b'{"a":1}')
@@ -88,7 +95,10 @@ async def test_a_stream_is_passed_on_byte_for_byte_as_it_comes():
     client = await at.ended()
     assert client.got == b": hi\n\n" + event(1) + event(2) + DONE
     assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert (client.headers["x-accel-buffering"], client.headers["x-request-id"]) == ("no", at.fed.call.public_id)
+    assert (client.headers["x-accel-buffering"], client.headers["x-request-id"]) == (
+        "no",
+        at.fed.call.public_id,
+    )
 
 
 class Wire:
@@ -174,7 +184,7 @@ async def test_what_is_no_event_stream_goes_out_whole():
     assert (client.status, client.got) == (400, b'{"a":1}')
 
 
-async def test_the_head_goes_out_when_the_first_record_takes_too_long_and_then_an_error_is_an_event():
+async def test_a_late_first_record_sends_the_head_and_a_later_error_is_an_event():
     at = Streaming(Fed())
     await asyncio.sleep(14.9)
     assert at.client.status == 0
@@ -240,18 +250,26 @@ async def test_a_cancel_in_the_middle_is_an_event_too():
     comments=st.booleans(),
     at_once=st.booleans(),
 )
-async def test_from_any_event_on_each_comes_once_with_its_number(sizes, seen, ids, comments, at_once):
+async def test_from_any_event_on_each_comes_once_with_its_number(
+    sizes, seen, ids, comments, at_once
+):
     at = Streaming(Fed(), ids=ids, seen=seen, at_once=at_once)
     number = 0
     for size in sizes:
-        block = b": hi\n\n" * comments + b"".join(event(number + place + 1) for place in range(size))
+        block = b": hi\n\n" * comments + b"".join(
+            event(number + place + 1) for place in range(size)
+        )
         number += size
         at.fed.data(block)
         await turns(2)
     at.fed.end(DONE)
     client = await at.ended()
-    expected = [(str(n), f'{{"n":{n}}}') for n in range(1, number + 1)] + [(str(number + 1), "[DONE]")]
-    assert client.seen_by_eventsource() == [(id_ if ids else "", data) for id_, data in expected[seen:]]
+    expected = [(str(n), f'{{"n":{n}}}') for n in range(1, number + 1)] + [
+        (str(number + 1), "[DONE]")
+    ]
+    assert client.seen_by_eventsource() == [
+        (id_ if ids else "", data) for id_, data in expected[seen:]
+    ]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -306,7 +324,11 @@ def test_the_result_of_a_stream_is_its_whole_text():
     fed.data(event(1))
     fed.end(event(2) + DONE)
     body = whole_body(fed.parts, stream=True)
-    assert (body.status, body.value, dict(body.head)) == (200, event(1) + event(2) + DONE, {"content-type": "text/event-stream"})
+    assert (body.status, body.value, dict(body.head)) == (
+        200,
+        event(1) + event(2) + DONE,
+        {"content-type": "text/event-stream"},
+    )
 
 
 def test_the_result_of_a_stream_that_failed_at_once_is_its_error():
@@ -319,7 +341,9 @@ def test_the_result_of_a_stream_that_was_cancelled_tells_it_as_an_event():
     fed = Fed()
     fed.data(event(1))
     fed.cancelled()
-    assert whole_body(fed.parts, stream=True).value == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
+    assert (
+        whole_body(fed.parts, stream=True).value == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
+    )
     assert whole_body(fed.parts, stream=True, path="/messages").value == (
         event(1) + b'event: error\ndata: {"type":"error",' + CANCELLED_BODY[1:] + b"\n\n"
     )

@@ -28,7 +28,9 @@ def nodes(value):
     """Every object in the document, at every depth."""
     if isinstance(value, dict):
         yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from nodes(inner)
 
 
@@ -58,12 +60,18 @@ def test_every_path_that_is_served_to_all_models_is_in_the_document():
     whole = document([])["paths"]
     (parameter,) = (one for one in whole["/v1/{path}"]["post"]["parameters"] if one["in"] == "path")
     others = {f"/v1/{path}" for path in parameter["schema"]["enum"]}
-    assert others | {path for path in POSTS if "{" not in path} == {f"/v1{path}" for path in INFERENCE}
+    assert others | {path for path in POSTS if "{" not in path} == {
+        f"/v1{path}" for path in INFERENCE
+    }
     assert set(parameter["examples"]) <= set(parameter["schema"]["enum"])
 
 
 def test_operation_ids_differ():
-    ids = [operation["operationId"] for item in document([])["paths"].values() for operation in item.values()]
+    ids = [
+        operation["operationId"]
+        for item in document([])["paths"].values()
+        for operation in item.values()
+    ]
     assert len(ids) == len(set(ids)) == len(ENDPOINTS) + len(REQUEST_ENDPOINTS)
 
 
@@ -73,7 +81,9 @@ def test_examples_name_the_first_model_there_is(models):
     text = json.dumps(whole)
     assert MODEL not in text
     first = models[0] if models else "echo"
-    assert whole["paths"]["/v1/models/{model}"]["get"]["parameters"][0]["examples"] == {first: {"summary": first, "value": first}}
+    assert whole["paths"]["/v1/models/{model}"]["get"]["parameters"][0]["examples"] == {
+        first: {"summary": first, "value": first}
+    }
     assert all(f"`{name}`" in whole["info"]["description"] for name in models or ["echo"])
 
 
@@ -95,18 +105,29 @@ def test_reply_examples_fit_their_schema(endpoint):
     operation = document(["a"])["paths"][endpoint.path][endpoint.method]
     for status, reply in endpoint.replies.items():
         example = operation["responses"][str(status)]["content"]["application/json"]["example"]
-        assert set(reply.schema.model_validate(example).model_dump(exclude_unset=True)) == set(example)
-        assert set(example) <= set(reply.schema.model_fields) or reply.schema is replies.UpstreamReply
+        assert set(reply.schema.model_validate(example).model_dump(exclude_unset=True)) == set(
+            example
+        )
+        assert (
+            set(example) <= set(reply.schema.model_fields) or reply.schema is replies.UpstreamReply
+        )
 
 
 @pytest.mark.parametrize(
     ("path", "chunk"),
-    [("/v1/chat/completions", replies.ChatCompletionChunk), ("/v1/completions", replies.Completion)],
+    [
+        ("/v1/chat/completions", replies.ChatCompletionChunk),
+        ("/v1/completions", replies.Completion),
+    ],
 )
 def test_streamed_examples_are_events_whose_data_fits_the_chunk(path, chunk):
-    stream = document(["a"])["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    stream = document(["a"])["paths"][path]["post"]["responses"]["200"]["content"][
+        "text/event-stream"
+    ]
     assert stream["schema"]["contentSchema"]["items"]["$ref"].endswith(f"/{chunk.__name__}")
-    *chunks, done = [data_of(event) for event in split_events(stream["examples"]["complete"]["value"].encode())]
+    *chunks, done = [
+        data_of(event) for event in split_events(stream["examples"]["complete"]["value"].encode())
+    ]
     assert done == b"[DONE]"
     assert [chunk.model_validate_json(data).model for data in chunks] == ["a"] * len(chunks)
     *_, last = split_events(stream["examples"]["broken off by an error"]["value"].encode())
@@ -122,7 +143,9 @@ def test_every_error_that_we_raise_has_a_sample():
 def test_each_status_of_the_error_tree_is_described_with_its_bodies(path):
     responses = document([])["paths"][path]["post"]["responses"]
     for sample in SAMPLES:
-        if isinstance(sample, NEVER_WITH_A_BODY) or (isinstance(sample, errors.UnknownUrl) and path in HAD_BY_ALL):
+        if isinstance(sample, NEVER_WITH_A_BODY) or (
+            isinstance(sample, errors.UnknownUrl) and path in HAD_BY_ALL
+        ):
             continue
         described = responses[str(sample.status)]["content"]["application/json"]["examples"]
         assert described[sample.code or sample.type]["value"] == orjson.loads(sample.body())
@@ -130,9 +153,15 @@ def test_each_status_of_the_error_tree_is_described_with_its_bodies(path):
 
 def test_headers_that_steer_a_retry_are_described_where_they_come():
     responses = document([])["paths"]["/v1/completions"]["post"]["responses"]
-    assert {status for status, reply in responses.items() if "retry-after" in reply.get("headers", ())} == {"429", "503"}
+    assert {
+        status for status, reply in responses.items() if "retry-after" in reply.get("headers", ())
+    } == {"429", "503"}
     assert "x-should-retry" in responses["504"]["headers"]
-    assert all("x-request-id" in reply["headers"] for status, reply in responses.items() if status[0] in "45")
+    assert all(
+        "x-request-id" in reply["headers"]
+        for status, reply in responses.items()
+        if status[0] in "45"
+    )
     assert set(responses["200"]["headers"]) == {"x-request-id", "server-timing"}
 
 
@@ -142,7 +171,11 @@ def test_a_key_is_asked_for_except_where_health_is_told(path, method):
     open_to_all = path in ("/healthz", "/readyz")
     assert ({"key": []} in operation["security"]) is not open_to_all
     assert ("401" in operation["responses"]) is not open_to_all
-    told = [status for status, reply in operation["responses"].items() if "www-authenticate" in reply.get("headers", ())]
+    told = [
+        status
+        for status, reply in operation["responses"].items()
+        if "www-authenticate" in reply.get("headers", ())
+    ]
     assert told == ([] if open_to_all else ["401"])
 
 
@@ -163,5 +196,9 @@ def test_every_field_that_the_openai_sdk_knows_is_described(schema, known):
 @pytest.mark.parametrize("path", POSTS)
 def test_further_fields_are_allowed(path):
     whole = document([])
-    reference = whole["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    assert whole["components"]["schemas"][reference.rpartition("/")[2]]["additionalProperties"] is True
+    reference = whole["paths"][path]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]["$ref"]
+    assert (
+        whole["components"]["schemas"][reference.rpartition("/")[2]]["additionalProperties"] is True
+    )

@@ -1,4 +1,6 @@
-"""Requests of all gateways, seen from one of them: told in heartbeats, for as long as somebody looks."""
+"""Requests of all gateways, seen from one of them: told in heartbeats, for as long as somebody
+looks.
+"""
 
 import asyncio
 import time
@@ -7,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.gateway.accounting.recent_requests import Recent
+from app.gateway.accounting.recent_requests import RecentRequests
 from app.gateway.gateway import Gateway
-from app.gateway.operator.live_requests import Activity
-from app.protocol.heartbeats import GatewayBeat, decode_beat, encode
+from app.gateway.operator.live_requests import LiveRequests
+from app.protocol.heartbeats import GatewayHeartbeat, decode_beat, encode
 from tests.unit.gateway.house import Client, House, house, submission
 from tests.unit.scene import MODEL, TOPICS, log_of, turns, until
 
@@ -27,8 +29,8 @@ class Shop:
     def __init__(self, gateway: Gateway) -> None:
         self.name = gateway.dispatcher.owner
         self.gateway = gateway
-        self.recent = Recent()
-        self.activity = Activity(gateway, self.recent)
+        self.recent = RecentRequests()
+        self.activity = LiveRequests(gateway, self.recent)
         gateway.shown = self.activity.told
 
     def answers(self, id_: str, when: float) -> None:
@@ -38,7 +40,9 @@ class Shop:
         """Gateway and id of each."""
         return [(one["gateway"], one["id"]) for one in self.activity.of_all()[kind]]
 
-    async def comes_to_show(self, kind: str, expected: list[tuple[str, str]], seconds: float = 300.0) -> None:
+    async def comes_to_show(
+        self, kind: str, expected: list[tuple[str, str]], seconds: float = 300.0
+    ) -> None:
         await until(lambda: self.shows(kind) == expected, seconds)
 
 
@@ -66,10 +70,10 @@ async def test_the_requests_of_all_gateways_are_shown_by_each(pair: tuple[Shop, 
     await first.comes_to_show("running", [], 3)
 
 
-async def told(home: House) -> list[GatewayBeat]:
+async def told(home: House) -> list[GatewayHeartbeat]:
     """Every heartbeat of a gateway so far."""
     beats = [decode_beat(record.value or b"") for record in await log_of(home.bus, TOPICS.workers)]
-    return [beat for beat in beats if isinstance(beat, GatewayBeat)]
+    return [beat for beat in beats if isinstance(beat, GatewayHeartbeat)]
 
 
 async def test_nothing_is_told_while_nobody_looks(home: House, pair: tuple[Shop, Shop]) -> None:
@@ -84,7 +88,9 @@ async def test_nothing_is_told_while_nobody_looks(home: House, pair: tuple[Shop,
     assert not [beat for beat in (await told(home))[count:] if beat.shown or beat.watched]
 
 
-async def test_who_is_looked_at_has_the_others_requests_without_waiting_for_their_next_heartbeat(pair: tuple[Shop, Shop]) -> None:
+async def test_who_is_looked_at_has_the_others_requests_without_waiting_for_their_next_heartbeat(
+    pair: tuple[Shop, Shop],
+) -> None:
     first, second = pair
     second.answers("r", 1.0)
     assert first.shows("recent") == []
@@ -93,19 +99,25 @@ async def test_who_is_looked_at_has_the_others_requests_without_waiting_for_thei
     assert time.monotonic() - before < 0.5
 
 
-async def test_of_very_many_a_heartbeat_tells_the_newest(home: House, pair: tuple[Shop, Shop]) -> None:
+async def test_of_very_many_a_heartbeat_tells_the_newest(
+    home: House, pair: tuple[Shop, Shop]
+) -> None:
     first, second = pair
     for number in range(120):
         second.answers(str(number), float(number))
     await until(lambda: bool(first.shows("recent")))
-    assert [id_ for _, id_ in first.shows("recent")] == [str(number) for number in range(119, 69, -1)]
+    assert [id_ for _, id_ in first.shows("recent")] == [
+        str(number) for number in range(119, 69, -1)
+    ]
     assert max(len(encode(beat)) for beat in await told(home)) < 100_000
 
 
 @pytest.mark.parametrize("shown", [{}, {"running": [{"id": "r"}]}, {"else": [{}]}])
-async def test_what_a_gateway_of_another_version_tells_breaks_nothing(home: House, shown: dict[str, Any]) -> None:
+async def test_what_a_gateway_of_another_version_tells_breaks_nothing(
+    home: House, shown: dict[str, Any]
+) -> None:
     one = Shop(await home.gateway())
-    beat = GatewayBeat("other", TOPICS.replies, 1, time.time(), 1.0, shown=shown)
+    beat = GatewayHeartbeat("other", TOPICS.replies, 1, time.time(), 1.0, shown=shown)
     await home.bus.send(TOPICS.workers, encode(beat), key=b"other", headers=[])
     await until(lambda: bool(one.gateway.others()))
     await turns()

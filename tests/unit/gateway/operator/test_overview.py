@@ -10,13 +10,13 @@ import pytest
 from app.agent.consume.dead_letters import dead_letter
 from app.errors import BusError
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.accounting.recent_requests import Recent
-from app.gateway.accounting.request_metrics import Observed
+from app.gateway.accounting.recent_requests import RecentRequests
+from app.gateway.accounting.request_metrics import RequestMetrics
 from app.gateway.gateway import Gateway
 from app.gateway.operator.dead_letters import DeadLetters
-from app.gateway.operator.live_requests import Activity
+from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
-from app.protocol.heartbeats import WorkerBeat, encode
+from app.protocol.heartbeats import WorkerHeartbeat, encode
 from tests.unit.gateway.house import CARD, Client, House, house, submission
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, request, until
 
@@ -33,7 +33,12 @@ async def shown(home: House, gateway: Gateway) -> dict[str, Any]:
     """As it goes over the wire."""
     found: dict[str, Any] = orjson.loads(
         orjson.dumps(
-            await Overview(gateway, Activity(gateway, Recent()), AccessLog(), DeadLetters(home.bus, TOPICS.dlq)).described()
+            await Overview(
+                gateway,
+                LiveRequests(gateway, RecentRequests()),
+                AccessLog(),
+                DeadLetters(home.bus, TOPICS.dlq),
+            ).described()
         )
     )
     return found
@@ -41,8 +46,17 @@ async def shown(home: House, gateway: Gateway) -> dict[str, Any]:
 
 async def beat(home: House, gateway: Gateway, **members: Any) -> None:
     """A worker's heartbeat, once the gateway has it."""
-    told = {"capacity": 4, "in_flight": 1, "waiting": 2, "partitions": (0, 1), "host": "h", "positions": {"0": 0, "1": 0}}
-    one = WorkerBeat("w", MODEL, REQUESTS, CARD.group, TOPICS.replies, time.time(), 1.0, **{**told, **members})
+    told = {
+        "capacity": 4,
+        "in_flight": 1,
+        "waiting": 2,
+        "partitions": (0, 1),
+        "host": "h",
+        "positions": {"0": 0, "1": 0},
+    }
+    one = WorkerHeartbeat(
+        "w", MODEL, REQUESTS, CARD.group, TOPICS.replies, time.time(), 1.0, **{**told, **members}
+    )
     await home.bus.send(TOPICS.workers, encode(one), key=b"w", headers=[])
     await until(lambda: gateway.catalog.all()[0].workers.get("w") == one)
 
@@ -58,8 +72,18 @@ async def test_a_model_is_shown_with_its_queue_and_its_workers(home: House) -> N
         **{"id": MODEL, "aliases": [], "queue_depth": 6, "estimated_wait_seconds": 3.0},
         **{"in_flight": 1, "capacity": 0},  # what is not ready takes nothing
     }
-    assert (worker["id"], worker["host"], worker["ready"], worker["reason"]) == ("w", "h", False, "its upstream is away")
-    assert (worker["capacity"], worker["in_flight"], worker["waiting"], worker["partitions"]) == (4, 1, 2, 2)
+    assert (worker["id"], worker["host"], worker["ready"], worker["reason"]) == (
+        "w",
+        "h",
+        False,
+        "its upstream is away",
+    )
+    assert (worker["capacity"], worker["in_flight"], worker["waiting"], worker["partitions"]) == (
+        4,
+        1,
+        2,
+        2,
+    )
 
 
 async def test_a_request_is_queued_until_a_worker_says_that_it_runs(home: House) -> None:
@@ -69,7 +93,13 @@ async def test_a_request_is_queued_until_a_worker_says_that_it_runs(home: House)
     (found,) = (await shown(home, gateway))["running"]
     assert found["created_at"] <= time.time()
     assert {**found, "created_at": 0} == {
-        **{"id": call.public_id, "model": MODEL, "endpoint": "chat/completions", "tenant": "research", "stream": True},
+        **{
+            "id": call.public_id,
+            "model": MODEL,
+            "endpoint": "chat/completions",
+            "tenant": "research",
+            "stream": True,
+        },
         **{"created_at": 0, "state": "queued", "worker": "", "gateway": gateway.dispatcher.owner},
     }
     await beat(home, gateway, running=(call.id,))
@@ -93,7 +123,14 @@ async def test_dead_letters_are_counted_and_the_last_ones_named(home: House) -> 
     assert (await shown(home, gateway))["dead_letters"] == {"count": 0, "last": [], "error": None}
     asked = request(body=SECRET.encode())
     for number in range(12):
-        await dead_letter(home.bus, TOPICS.dlq, (REQUESTS, 0, number), asked.headers(), asked.body, f"reason {number}")
+        await dead_letter(
+            home.bus,
+            TOPICS.dlq,
+            (REQUESTS, 0, number),
+            asked.headers(),
+            asked.body,
+            f"reason {number}",
+        )
     found = (await shown(home, gateway))["dead_letters"]
     assert found["count"] == 12
     assert [letter["offset"] for letter in found["last"]] == list(range(11, 1, -1))
@@ -109,10 +146,16 @@ async def test_a_dead_letter_that_is_none_of_our_format_is_shown_all_the_same(ho
     assert (letter["id"], letter["reason"], len(letter["model"])) == ("?", "", 200)
 
 
-async def test_a_log_out_of_reach_is_said_where_the_dead_letters_would_be(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_out_of_reach_is_said_where_the_dead_letters_would_be(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway = await home.gateway()
     monkeypatch.setattr(home.bus, "healthy", lambda: "no broker answers")
-    assert (await shown(home, gateway))["dead_letters"] == {"count": None, "last": [], "error": "no broker answers"}
+    assert (await shown(home, gateway))["dead_letters"] == {
+        "count": None,
+        "last": [],
+        "error": "no broker answers",
+    }
     monkeypatch.undo()
 
     async def fails(topic: str) -> dict[int, int]:
@@ -124,10 +167,14 @@ async def test_a_log_out_of_reach_is_said_where_the_dead_letters_would_be(home: 
 
 async def test_no_prompt_is_in_it(home: House) -> None:
     gateway = await home.gateway()
-    body = orjson.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": SECRET}]})
+    body = orjson.dumps(
+        {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": SECRET}]}
+    )
     client = Client(gateway.dispatcher.opened(submission(body=body)))
     await client.waits()
-    await dead_letter(home.bus, TOPICS.dlq, (REQUESTS, 0, 0), [("authorization", SECRET.encode())], body, "reason")
+    await dead_letter(
+        home.bus, TOPICS.dlq, (REQUESTS, 0, 0), [("authorization", SECRET.encode())], body, "reason"
+    )
     found = await shown(home, gateway)
     assert found["running"]
     assert found["dead_letters"]["last"]
@@ -135,12 +182,23 @@ async def test_no_prompt_is_in_it(home: House) -> None:
     await client.leaves()
 
 
-async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_written(home: House) -> None:
+async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_written(
+    home: House,
+) -> None:
     gateway = await home.gateway()
-    observed = Observed(gateway.catalog)
+    observed = RequestMetrics(gateway.catalog)
     access_log = AccessLog(observed)
-    overview = Overview(gateway, Activity(gateway, observed.recent), access_log, DeadLetters(home.bus, TOPICS.dlq))
-    access_log.ended({"path": "/v1/chat/completions", "method": "POST", "headers": []}, 200, {"model": MODEL, "request_id": "r"})
+    overview = Overview(
+        gateway,
+        LiveRequests(gateway, observed.recent),
+        access_log,
+        DeadLetters(home.bus, TOPICS.dlq),
+    )
+    access_log.ended(
+        {"path": "/v1/chat/completions", "method": "POST", "headers": []},
+        200,
+        {"model": MODEL, "request_id": "r"},
+    )
     assert [recent["id"] for recent in (await overview.described())["recent"]] == ["r"]
 
 

@@ -3,12 +3,14 @@
 import pytest
 from anthropic.types import ModelInfo
 
-from app.cluster.model_registry import Known
+from app.cluster.model_registry import ModelState
 from app.errors import BadRequest
 from app.gateway.routes.anthropic_models import anthropic_page, described_to_anthropic
-from app.protocol.heartbeats import ModelCard
+from app.protocol.heartbeats import ModelRegistration
 
-MODELS = [Known(ModelCard(f"m{number}", "t", "g", created=1767225600)) for number in range(5)]
+MODELS = [
+    ModelState(ModelRegistration(f"m{number}", "t", "g", created=1767225600)) for number in range(5)
+]
 
 
 def ids(**query: str) -> tuple[list[str], bool]:

@@ -18,8 +18,15 @@ def models():
 
 @pytest.fixture
 async def client(models):
-    application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes(lambda _: tuple(models), document))
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://gateway") as client:
+    application = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        routes=routes(lambda _: tuple(models), document),
+    )
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(application), base_url="http://gateway"
+    ) as client:
         yield client
 
 
@@ -30,7 +37,10 @@ async def test_all_that_the_page_loads_is_served_here(client):
     assert not re.search(r"https?:|//\w", page.text.replace("<!--", "").replace("-->", ""))
     loaded = re.findall(r"""(?:href|src)="([^"]+)"|url: '([^']+)'""", page.text)
     addresses = {urljoin("http://gateway/docs", one or other) for one, other in loaded}
-    assert addresses == {"http://gateway/openapi.json", *(f"http://gateway/docs/{name}" for name in ASSETS)}
+    assert addresses == {
+        "http://gateway/openapi.json",
+        *(f"http://gateway/docs/{name}" for name in ASSETS),
+    }
     for address in addresses:
         assert (await client.get(address)).status_code == 200
 
@@ -74,10 +84,19 @@ async def test_the_document_is_made_once_for_each_set_of_models():
         return document(names)
 
     shown = {"models": ("a",)}
-    application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes(lambda _: shown["models"], make))
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://gateway") as client:
+    application = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        routes=routes(lambda _: shown["models"], make),
+    )
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(application), base_url="http://gateway"
+    ) as client:
         first = await client.get("/openapi.json")
-        assert (await client.get("/openapi.json", headers={"if-none-match": first.headers["etag"]})).status_code == 304
+        assert (
+            await client.get("/openapi.json", headers={"if-none-match": first.headers["etag"]})
+        ).status_code == 304
         shown["models"] = ()
         other = await client.get("/openapi.json")
         assert other.headers["etag"] != first.headers["etag"]

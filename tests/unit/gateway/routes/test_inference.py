@@ -9,30 +9,42 @@ import pytest
 
 from app.config.settings import load
 from app.errors import BadRequest, BusUnavailable, ClientGone, UnknownUrl
-from app.gateway.access.authentication import Keys
+from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import noted
 from app.gateway.gateway import Gateway
 from app.gateway.routes.inference import Inference
 from app.openai_api.endpoints import ENDPOINTS
-from app.protocol.heartbeats import ModelCard, WorkerBeat
-from app.protocol.records import Reply
+from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
+from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED, FINAL
 from tests.unit.gateway.house import CARD, house
 from tests.unit.gateway.wire import Client
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, body, until
 
-NOTES = (("worker", "w"), ("queue-ms", "1.5"), ("upstream-ms", "20.0"), ("usage", '{"completion_tokens":2}'))
+NOTES = (
+    ("worker", "w"),
+    ("queue-ms", "1.5"),
+    ("upstream-ms", "20.0"),
+    ("usage", '{"completion_tokens":2}'),
+)
 
 
 def test_a_final_records_notes_are_members_of_the_access_line():
     line = {"outcome": COMPLETED, "queue_ms": 1.5, "upstream_ms": 20.0, "completion_tokens": 2}
-    assert noted(Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)) == line
-    assert noted(Reply("i", "g", FINAL, 0, outcome=COMPLETED)) == {"outcome": COMPLETED}
+    assert noted(ReplyRecord("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)) == line
+    assert noted(ReplyRecord("i", "g", FINAL, 0, outcome=COMPLETED)) == {"outcome": COMPLETED}
 
 
 def test_what_a_later_version_notes_beside_them_is_left_alone():
-    known = Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)
-    later = Reply("i", "w", FINAL, 0, outcome=COMPLETED, notes=(*NOTES, ("engine", "vllm"), ("cached-ms", "3")))
+    known = ReplyRecord("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)
+    later = ReplyRecord(
+        "i",
+        "w",
+        FINAL,
+        0,
+        outcome=COMPLETED,
+        notes=(*NOTES, ("engine", "vllm"), ("cached-ms", "3")),
+    )
     assert noted(later) == noted(known)
 
 
@@ -44,11 +56,21 @@ class Asking:
         self.client = Client()
         self._body = [{"type": "http.request", "body": sent or body(stream=stream)}]
         self._left = asyncio.Event()
-        keys = Keys(load({}).gateway)
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "client": ("127.0.0.1", 1)}
+        keys = Authenticator(load({}).gateway)
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "client": ("127.0.0.1", 1),
+        }
         scope["headers"] = [(b"host", b"localhost")]
         scope.update(asked)
-        scope["state"] = {"line": self.line, "began": time.monotonic(), "tenant": "t", "caller": keys.caller(scope)}
+        scope["state"] = {
+            "line": self.line,
+            "began": time.monotonic(),
+            "tenant": "t",
+            "caller": keys.caller(scope),
+        }
         self._task = asyncio.create_task(Inference(gateway)(scope, self._receive, self.client.send))
 
     async def _receive(self) -> Any:
@@ -91,12 +113,16 @@ async def test_one_that_leaves_in_the_middle_of_a_stream_has_what_was_known_by_t
     assert line["ttft_ms"] > 0
 
 
-async def test_whoever_leaves_before_anything_was_written_was_with_the_worker_that_says_it_runs() -> None:
+async def test_a_client_that_leaves_early_is_logged_with_the_worker_that_runs_its_request() -> None:
     async with house() as at:
         gateway = await at.gateway()
         asking = Asking(gateway, stream=False)
         running = ((await at.arrived(1)).id,)
-        gateway.catalog.heard(WorkerBeat("w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time.time(), 1.0, running=running))
+        gateway.catalog.heard(
+            WorkerHeartbeat(
+                "w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time.time(), 1.0, running=running
+            )
+        )
         line = await asking.leaves()
     assert (line["attempts"], line["worker"]) == (0, "w")
 
@@ -142,7 +168,9 @@ NOT_SERVED = (
 
 
 @pytest.mark.parametrize("path", NOT_SERVED)
-async def test_a_path_that_no_table_has_reaches_no_model_and_its_body_is_not_read(path: str) -> None:
+async def test_a_path_that_no_table_has_reaches_no_model_and_its_body_is_not_read(
+    path: str,
+) -> None:
     async with house() as at:
         asking = Asking(await at.gateway(), stream=False, path=f"/v1{path}")
         with pytest.raises(UnknownUrl):
@@ -155,7 +183,9 @@ async def test_a_path_that_no_table_has_reaches_no_model_and_its_body_is_not_rea
 async def test_a_path_of_the_table_reaches_the_model(path: str) -> None:
     async with house() as at:
         text = {"prompt": "a", "input": "a"}
-        asking = Asking(await at.gateway(), stream=True, path=f"/v1{path}", sent=body(stream=True, **text))
+        asking = Asking(
+            await at.gateway(), stream=True, path=f"/v1{path}", sent=body(stream=True, **text)
+        )
         assert (await at.arrived(1)).path == path
         await asking.leaves()
 
@@ -164,14 +194,16 @@ async def test_a_path_that_a_models_card_adds_is_that_models_alone() -> None:
     async with house() as at:
         gateway = await at.gateway()
         await at.announce(replace(CARD, paths=("/own/path",)))
-        await at.announce(ModelCard("other", "llm.requests.other", "llm.other"))
+        await at.announce(ModelRegistration("other", "llm.requests.other", "llm.other"))
         await until(lambda: gateway.catalog.find("other") is not None)
         asking = Asking(gateway, stream=True, path="/v1/own/path")
         assert (await at.arrived(1)).path == "/own/path"
         await asking.leaves()
         for path, model in (("/own/path", "other"), ("/own/path/x", MODEL), ("/Own/path", MODEL)):
             with pytest.raises(UnknownUrl):
-                await Asking(gateway, stream=False, path=f"/v1{path}", sent=body(model=model)).ends()
+                await Asking(
+                    gateway, stream=False, path=f"/v1{path}", sent=body(model=model)
+                ).ends()
         assert len(at.requests) == 1
 
 

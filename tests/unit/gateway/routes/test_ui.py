@@ -1,4 +1,6 @@
-"""The files of the page /ui over HTTP: all there, nothing from elsewhere, and nothing that could run what a model writes."""
+"""The files of the page /ui over HTTP: all there, nothing from elsewhere, and nothing that could
+run what a model writes.
+"""
 
 import re
 from urllib.parse import urljoin
@@ -16,7 +18,9 @@ MOST_LINES = 300
 @pytest.fixture
 async def client():
     application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=routes())
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://gateway") as client:
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(application), base_url="http://gateway"
+    ) as client:
         yield client
 
 
@@ -40,10 +44,16 @@ async def test_the_page_and_all_that_it_loads_are_served_here(client):
 
 
 def test_a_module_imports_what_is_there_and_by_name_what_that_exports():
-    imported = [(name, *found) for name in ASSETS for found in re.findall(r'import \{([^}]+)\} from "\./([^"]+)"', read(name))]
+    imported = [
+        (name, *found)
+        for name in ASSETS
+        for found in re.findall(r'import \{([^}]+)\} from "\./([^"]+)"', read(name))
+    ]
     assert imported
     for name, names, other in imported:
-        exported = set(re.findall(r"export (?:async )?(?:const|class|function\*?) (\w+)", read(other)))
+        exported = set(
+            re.findall(r"export (?:async )?(?:const|class|function\*?) (\w+)", read(other))
+        )
         assert {one.strip() for one in names.split(",")} <= exported, name
 
 
@@ -54,7 +64,11 @@ async def test_a_file_has_its_type_and_is_asked_for_again_each_time(client, name
     assert reply.headers["content-type"].split(";")[0] == KINDS["." + name.rpartition(".")[2]]
     assert reply.headers["cache-control"] == "no-cache"
     again = await client.get(f"/ui/{name}", headers={"if-none-match": reply.headers["etag"]})
-    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", reply.headers["etag"])
+    assert (again.status_code, again.content, again.headers["etag"]) == (
+        304,
+        b"",
+        reply.headers["etag"],
+    )
     changed = await client.get(f"/ui/{name}", headers={"if-none-match": '"of before"'})
     assert (changed.status_code, changed.content) == (200, reply.content)
 
@@ -64,7 +78,9 @@ async def test_the_policy_lets_the_page_load_and_send_nothing_elsewhere(client, 
     reply = await client.get(path)
     found = policy(reply)
     assert found["default-src"] == ["'none'"]
-    assert {value for name, values in found.items() if name.endswith("-src") for value in values} == {"'none'", "'self'"}
+    assert {
+        value for name, values in found.items() if name.endswith("-src") for value in values
+    } == {"'none'", "'self'"}
     assert found["require-trusted-types-for"] == ["'script'"]
     assert found["frame-ancestors"] == found["base-uri"] == found["form-action"] == ["'none'"]
     assert reply.headers["x-frame-options"] == "DENY"
@@ -75,13 +91,21 @@ async def test_the_policy_lets_the_page_load_and_send_nothing_elsewhere(client, 
 def test_a_file_names_nothing_of_the_internet_and_stays_short(name):
     text = read(name)
     assert len(text.splitlines()) <= MOST_LINES
-    known = ("http://www.w3.org/2000/svg", "https://html.spec.whatwg.org/")  # a namespace; where a comment points
-    assert [found for found in re.findall(r"(?:https?:)?//[\w.]+\.\w[^\s\"']*", text) if not found.startswith(known)] == []
+    # a namespace; where a comment points
+    known = ("http://www.w3.org/2000/svg", "https://html.spec.whatwg.org/")
+    assert [
+        found
+        for found in re.findall(r"(?:https?:)?//[\w.]+\.\w[^\s\"']*", text)
+        if not found.startswith(known)
+    ] == []
 
 
 @pytest.mark.parametrize("name", [name for name in ASSETS if name.endswith(".js")])
 def test_no_module_makes_html_or_code_out_of_text(name):
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc", read(name))
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|srcdoc",
+        read(name),
+    )
 
 
 def test_the_page_has_no_script_or_style_of_its_own_which_the_policy_would_refuse():

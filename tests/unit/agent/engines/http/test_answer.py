@@ -1,4 +1,6 @@
-"""The reader of a reply: it may rest, leave and fail at any moment, and no connection is left half used."""
+"""The reader of a reply: it may rest, leave and fail at any moment, and no connection is left half
+used.
+"""
 
 import asyncio
 import gc
@@ -62,7 +64,9 @@ async def test_a_request_cancelled_at_the_moment_its_head_comes_ends_the_connect
         assert (wire.aborted, wire.idle) == (True, [])
 
 
-async def test_a_request_cancelled_when_its_connection_is_already_anothers_leaves_that_alone() -> None:
+async def test_a_request_cancelled_when_its_connection_is_already_anothers_leaves_that_alone() -> (
+    None
+):
     wire = Wire()
     first = await wire.asked()
     wire.comes(SIZED + BODY)
@@ -93,7 +97,9 @@ async def test_a_reader_cancelled_in_the_middle_ends_the_connection(how: str) ->
         await answer.read()
 
 
-async def test_a_reader_cancelled_at_the_moment_it_asks_for_a_pause_does_not_begin_it(recwarn: pytest.WarningsRecorder) -> None:
+async def test_a_reader_cancelled_at_the_moment_it_asks_for_a_pause_does_not_begin_it(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     gc.collect()  # what earlier tests have left is not of this one
     recwarn.clear()
     wire, begun = Wire(), list[bytes]()

@@ -1,4 +1,6 @@
-"""A connection to an upstream: what is a reply, wherever it is cut, when the connection is used again, and when it is not."""
+"""A connection to an upstream: what is a reply, wherever it is cut, when the connection is used
+again, and when it is not.
+"""
 
 import asyncio
 import gzip
@@ -17,7 +19,8 @@ REPLIES = {
     "a length": SIZED + BODY,
     "chunks": CHUNKED + CHUNKS + b"0\r\n\r\n",
     "chunks and a trailer": CHUNKED + CHUNKS + b"0\r\nX-Sum: 1\r\nX-Other: 2\r\n\r\n",
-    "interim replies": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + SIZED + BODY,
+    "interim replies": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: "
+    b"</x>\r\n\r\n" + SIZED + BODY,
     "gzip": OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(PACKED) + PACKED,
     "lines that end in a line feed": b"HTTP/1.1 200 OK\nContent-Length: %d\n\n" % len(BODY) + BODY,
 }
@@ -33,7 +36,9 @@ CUTS = st.lists(st.integers(0, 5000), max_size=8)
 
 @pytest.mark.parametrize("kind", REPLIES)
 @given(places=CUTS, whole=st.booleans())
-async def test_a_reply_is_the_same_wherever_it_is_cut(kind: str, places: list[int], whole: bool) -> None:
+async def test_a_reply_is_the_same_wherever_it_is_cut(
+    kind: str, places: list[int], whole: bool
+) -> None:
     wire, found = Wire(), list[bytes]()
     task = await wire.asked()
     wire.comes(*cut(REPLIES[kind], places))
@@ -63,7 +68,9 @@ async def test_a_reply_that_comes_byte_by_byte_is_relayed_as_it_comes(kind: str)
 
 
 @given(places=CUTS, pauses=st.lists(st.booleans(), max_size=12))
-async def test_no_byte_comes_while_the_reader_asks_for_a_pause(places: list[int], pauses: list[bool]) -> None:
+async def test_no_byte_comes_while_the_reader_asks_for_a_pause(
+    places: list[int], pauses: list[bool]
+) -> None:
     wire, found, held = Wire(), list[bytes](), asyncio.Event()
     held.set()
 
@@ -92,8 +99,13 @@ async def test_no_byte_comes_while_the_reader_asks_for_a_pause(places: list[int]
     assert wire.idle == [wire.connection]
 
 
-@pytest.mark.parametrize("surplus", [b"x", b"HTTP/1.1 2", OK, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", SIZED + BODY])
-async def test_more_than_a_reply_is_not_taken_for_another_and_the_connection_not_used_again(surplus: bytes) -> None:
+@pytest.mark.parametrize(
+    "surplus",
+    [b"x", b"HTTP/1.1 2", OK, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", SIZED + BODY],
+)
+async def test_more_than_a_reply_is_not_taken_for_another_and_the_connection_not_used_again(
+    surplus: bytes,
+) -> None:
     wire = Wire()
     answer = await wire.answered(SIZED + BODY + surplus)
     assert await answer.read() == BODY
@@ -133,11 +145,15 @@ async def test_a_status_that_has_no_body_is_whole_with_its_head(status: int) -> 
 
 async def test_an_old_server_may_keep_its_connection() -> None:
     wire = Wire()
-    await wire.answered(SIZED.replace(b"1.1", b"1.0")[:-2] + b"Connection: keep-alive\r\n\r\n" + BODY)
+    await wire.answered(
+        SIZED.replace(b"1.1", b"1.0")[:-2] + b"Connection: keep-alive\r\n\r\n" + BODY
+    )
     assert wire.idle == [wire.connection]
 
 
-async def test_an_answer_before_all_of_the_request_is_sent_leaves_no_connection_to_go_on_with() -> None:
+async def test_an_answer_before_all_of_the_request_is_sent_leaves_no_connection_to_go_on_with() -> (
+    None
+):
     wire = Wire()
     wire.unsent = 1
     assert await (await wire.answered(SIZED + BODY)).read() == BODY
@@ -149,14 +165,32 @@ async def test_an_answer_before_all_of_the_request_is_sent_leaves_no_connection_
     [
         (b"SSH-2.0-x\r\n\r\n", "its reply is not HTTP"),
         (b"HTTP/1.1 2x0 OK\r\n\r\n", "its reply is not HTTP"),
-        (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx", "it switched protocols"),
+        (
+            b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx",
+            "it switched protocols",
+        ),
         (b"HTTP/1.1 101 Switching\r\n\r\n", "it switched protocols"),
         (OK + b"X: y\r\n" * (HEAD_BYTES // 5), "its reply's head is larger than 65536 bytes"),
-        (OK + b"X: " + b"y" * HEAD_BYTES + b"\r\n\r\n", "its reply's head is larger than 65536 bytes"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * (HEAD_BYTES // 20), "its reply's head is larger than 65536 bytes"),
-        (OK + b"Content-Encoding: br\r\n\r\n", "its reply's content-encoding is not supported (br)"),
-        (OK + b"Content-Encoding: gzip, gzip\r\n\r\n", "its reply's content-encoding is not supported (gzip, gzip)"),
-        (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n", "its reply's transfer-encoding is not known (gzip, chunked)"),
+        (
+            OK + b"X: " + b"y" * HEAD_BYTES + b"\r\n\r\n",
+            "its reply's head is larger than 65536 bytes",
+        ),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\n" * (HEAD_BYTES // 20),
+            "its reply's head is larger than 65536 bytes",
+        ),
+        (
+            OK + b"Content-Encoding: br\r\n\r\n",
+            "its reply's content-encoding is not supported (br)",
+        ),
+        (
+            OK + b"Content-Encoding: gzip, gzip\r\n\r\n",
+            "its reply's content-encoding is not supported (gzip, gzip)",
+        ),
+        (
+            OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+            "its reply's transfer-encoding is not known (gzip, chunked)",
+        ),
         (OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", "its reply is not HTTP"),
         (OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", "its reply is not HTTP"),
     ],
@@ -172,14 +206,16 @@ async def test_what_is_no_reply_is_refused_in_words(reply: bytes, says: str, ste
     assert wire.aborted
 
 
-async def test_a_first_connection_that_ends_without_a_byte_has_failed_and_a_used_one_was_stale() -> None:
+async def test_a_new_connection_that_ends_without_a_byte_has_failed_a_used_one_was_stale() -> None:
     for before, kind in (([], UpstreamError), ([SIZED + BODY], Stale)):
         wire = Wire()
         for reply in before:
             await wire.answered(reply)
         task = await wire.asked()
         wire.connection.connection_lost(None)
-        with pytest.raises(UpstreamError, match="it closed the connection without a reply") as caught:
+        with pytest.raises(
+            UpstreamError, match="it closed the connection without a reply"
+        ) as caught:
             await task
         assert type(caught.value) is kind
         assert wire.forgotten == [wire.connection]

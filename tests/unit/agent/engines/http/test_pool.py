@@ -30,7 +30,9 @@ def names(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> Names:
     return Names(Address.of("http://up"))
 
 
-async def test_a_name_is_looked_up_once_for_all_who_ask_and_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_is_looked_up_once_for_all_who_ask_and_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     resolver = Resolver()
     known = names(resolver, monkeypatch)
     assert await asyncio.gather(*(known.addresses() for _ in range(5))) == [FOUND] * 5
@@ -49,7 +51,9 @@ async def test_a_failure_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> N
     assert await known.addresses() == FOUND
 
 
-async def test_one_who_leaves_does_not_take_the_answer_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_who_leaves_does_not_take_the_answer_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known = names(Resolver(), monkeypatch)
     first, second = (asyncio.create_task(known.addresses()) for _ in range(2))
     await asyncio.sleep(0.5)

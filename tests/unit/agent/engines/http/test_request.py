@@ -14,16 +14,35 @@ from app.errors import BadRequest
     [
         ("http://127.0.0.1:8011", "127.0.0.1", 8011, "127.0.0.1:8011", "127.0.0.1:8011"),
         ("http://up", "up", 80, "up", "up:80"),
-        ("https://API.openai.com/v1", "api.openai.com", 443, "api.openai.com", "api.openai.com:443"),
+        (
+            "https://API.openai.com/v1",
+            "api.openai.com",
+            443,
+            "api.openai.com",
+            "api.openai.com:443",
+        ),
         ("https://up:80", "up", 80, "up:80", "up:80"),
         ("http://[::1]:8011/v1", "::1", 8011, "[::1]:8011", "[::1]:8011"),
         ("https://[2001:db8::1]", "2001:db8::1", 443, "[2001:db8::1]", "[2001:db8::1]:443"),
-        ("http://bücher.example", "xn--bcher-kva.example", 80, "xn--bcher-kva.example", "xn--bcher-kva.example:80"),
+        (
+            "http://bücher.example",
+            "xn--bcher-kva.example",
+            80,
+            "xn--bcher-kva.example",
+            "xn--bcher-kva.example:80",
+        ),
     ],
 )
-def test_an_address_is_taken_apart(url: str, host: str, port: int, authority: str, name: str) -> None:
+def test_an_address_is_taken_apart(
+    url: str, host: str, port: int, authority: str, name: str
+) -> None:
     address = Address.of(url)
-    assert (address.host, address.port, address.authority, address.name) == (host, port, authority, name)
+    assert (address.host, address.port, address.authority, address.name) == (
+        host,
+        port,
+        authority,
+        name,
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,14 +83,19 @@ def test_a_value_that_is_more_than_a_headers_value_is_refused(value: str) -> Non
         own_head("0123", value, [])
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nX", "é", "Content-Length", "transfer-encoding", "HOST", "connection"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "a:", "a\r\nX", "é", "Content-Length", "transfer-encoding", "HOST", "connection"],
+)
 def test_a_name_that_is_none_or_is_ours_is_refused(name: str) -> None:
     with pytest.raises(BadRequest, match="cannot be passed on"):
         own_head("0123", JSON, [(name, "1")])
 
 
 @given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=3))
-def test_whatever_the_headers_each_is_a_line_or_the_request_is_refused(head: list[tuple[str, str]]) -> None:
+def test_whatever_the_headers_each_is_a_line_or_the_request_is_refused(
+    head: list[tuple[str, str]],
+) -> None:
     try:
         lines = own_head("0123", JSON, head)
     except BadRequest:
@@ -102,11 +126,17 @@ def test_whatever_the_path_a_request_line_is_one_line(path: str) -> None:
     [
         ("api-version=2024-06-01", "/chat/completions", "/chat/completions?api-version=2024-06-01"),
         ("api-version=1&k=%2F", "/x?a=b&c", "/x?api-version=1&k=%2F&a=b&c"),
-        ("api-version=1", "/x?api-version=2&api%2Dversion=3&a=api-version", "/x?api-version=1&a=api-version"),
+        (
+            "api-version=1",
+            "/x?api-version=2&api%2Dversion=3&a=api-version",
+            "/x?api-version=1&a=api-version",
+        ),
         ("", "/x?a=b&&c", "/x?a=b&&c"),
     ],
 )
-def test_an_addresss_query_goes_before_the_clients_and_is_not_replaced_by_it(own: str, target: str, sent: str) -> None:
+def test_an_addresss_query_goes_before_the_clients_and_is_not_replaced_by_it(
+    own: str, target: str, sent: str
+) -> None:
     assert request_line("POST", "/v1", target, own) == f"POST /v1{sent} HTTP/1.1\r\n".encode()
 
 

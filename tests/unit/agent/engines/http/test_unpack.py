@@ -1,4 +1,6 @@
-"""Compressed replies: whatever the coding and the cuts, in bounded pieces, and none that is cut short."""
+"""Compressed replies: whatever the coding and the cuts, in bounded pieces, and none that is cut
+short.
+"""
 
 import asyncio
 import gzip
@@ -34,7 +36,9 @@ PACKERS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compr
     members=st.integers(1, 2),
     step=st.integers(1, 40),
 )
-def test_what_was_packed_is_unpacked(data: bytes, coding: str, is_raw: bool, members: int, step: int) -> None:
+def test_what_was_packed_is_unpacked(
+    data: bytes, coding: str, is_raw: bool, members: int, step: int
+) -> None:
     packed = raw(data) if is_raw and coding == "deflate" else PACKERS[coding](data)
     unpacker, found = Unpacker(coding), list[bytes]()
     packed *= members
@@ -96,7 +100,9 @@ async def test_bytes_that_unpack_to_many_are_handed_on_in_steps_that_the_reader_
 
 
 async def test_others_have_their_turn_while_a_reply_is_unpacked() -> None:
-    """Another model's request in the same process goes on meanwhile: one turn at least for each 256 KiB."""
+    """Another model's request in the same process goes on meanwhile: one turn at least for each 256
+    KiB.
+    """
     turns, size = 0, 0
 
     async def count() -> None:

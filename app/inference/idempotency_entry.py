@@ -1,0 +1,54 @@
+"""What an Idempotency-Key stands for, as the store keeps it."""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+import orjson
+
+from app.inference.submission import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a key stands for."""
+
+    id: str
+    digest: str  # of path and body
+    reply_partition: int
+    reply_offset: int
+    public_id: str = ""  # once the request lies in the log
+    readers: tuple[str, ...] = ()  # whose clients wait for the reply, at whichever gateway
+    # the reader whose client was the last to leave: it cancels, unless somebody comes
+    left: str = ""
+
+    @classmethod
+    def of(cls, ticket: Ticket, digest: str) -> "Entry":
+        return cls(ticket.id, digest, ticket.reply_partition, ticket.reply_offset)
+
+    def ticket(self, *, maybe_duplicate: bool) -> Ticket:
+        return Ticket(self.id, self.reply_partition, self.reply_offset, maybe_duplicate)
+
+    def instead_of(self, _: "Entry") -> "Entry":
+        return self
+
+    def joined_by(self, reader: str, public_id: str) -> "Entry":
+        return replace(self, public_id=public_id, readers=(*self.readers, reader))
+
+    def left_by(self, reader: str) -> "Entry":
+        return replace(
+            self, readers=tuple(other for other in self.readers if other != reader), left=reader
+        )
+
+    def ended(self) -> "Entry":
+        return replace(self, readers=())
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Entry":
+        """Members that we do not know are ignored: gateways of two versions share the store while
+        one follows the other.
+        """
+        said = orjson.loads(value)
+        found = {member.name: said[member.name] for member in fields(cls) if member.name in said}
+        return cls(**{**found, "readers": tuple(found["readers"])})
