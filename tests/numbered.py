@@ -70,7 +70,7 @@ class Generation:
             else 0,
             count=limit or natural,
             finish="length" if limit else "stop",
-            prompt_tokens=sum(len(text.split()) for text in prompt),
+            prompt_tokens=sum(map(_count_tokens, prompt)),
             odd=body.get("x_odd") is True,
         )
 
@@ -130,6 +130,11 @@ def _texts(messages: list[dict[str, Any]]) -> list[str]:
         content if isinstance(content := message.get("content"), str) else ""
         for message in messages
     ]
+
+
+def _count_tokens(text: str) -> int:
+    """Return how many tokens a text has: its words, but the space in an odd text parts none."""
+    return len(text.replace("data: [DONE]", "data:[DONE]").split())
 
 
 def _goes_on_from(text: str) -> int:

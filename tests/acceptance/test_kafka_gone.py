@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.brokers]
 MEMBER = """
 import asyncio, logging, os, sys
 from app.bus.base import TopicSpec
-from app.bus.kafka import KafkaBus
-from app.settings import load
+from app.bus.kafka.bus import KafkaBus
+from app.config.settings import load
 
 class Member:
     def on_assigned(self, assigned):
