@@ -45,16 +45,16 @@ from app.gateway.openapi import document
 from app.gateway.operator.dead_letters import DeadLetters
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
-from app.gateway.operator_port import OperatorPort
 from app.gateway.routes import docs, health, models, operator, ui
 from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
+from app.operator_port import operator_port
 from app.process import shares_its_port, start_or_end, tune_collector
 from app.protocol.topics import Topics
 from app.stores.factory import make_store
 from app.telemetry import logs
-from app.telemetry.exposed import exposed
+from app.telemetry.exposition import registered
 from app.telemetry.tracing import make_tracer
 
 logger = logging.getLogger("app.main")
@@ -87,10 +87,11 @@ def make_application(settings: Settings) -> App:
         keys.warn()
         running = asyncio.gather(start_or_end(_start(bus, gateway, fleet)), keys_file.watch())
         drain_on_signal(gateway.drain)
-        async with exposed(
-            settings.admin, [ModelsCollector(gateway.catalog), keys_file], OperatorPort(overview)
-        ):
-            yield
+        collectors = [ModelsCollector(gateway.catalog), keys_file]
+        views = [Route("/admin/overview", operator.overview_route(overview)), *ui.routes()]
+        with registered(collectors):
+            async with operator_port(settings.admin, views):
+                yield
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await gateway.close()

@@ -9,7 +9,7 @@ import sys
 import uvloop
 
 from app.agent.fleet import Fleet
-from app.agent.health import Health
+from app.agent.health import health_routes
 from app.bus.base import Bus
 from app.bus.factory import make_bus
 from app.config import settings as app_settings
@@ -17,9 +17,9 @@ from app.config.model_entry import ModelEntry
 from app.config.models_file import for_worker
 from app.config.settings import Settings
 from app.errors import SettingsError
+from app.operator_port import operator_port
 from app.process import start_or_end, tune_collector
 from app.telemetry import logs
-from app.telemetry.exposed import exposed
 from app.telemetry.tracing import make_tracer
 
 logger = logging.getLogger("app.agent")
@@ -34,7 +34,7 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
-    async with exposed(settings.admin, others=Health(fleet.unready)):
+    async with operator_port(settings.admin, health_routes(fleet.unready)):
         starting = start_or_end(_start(bus, fleet))
         await stopped.wait()
         starting.cancel()

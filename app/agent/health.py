@@ -1,40 +1,20 @@
-"""A worker's health at ADMIN_PORT, for Kubernetes' probes: the same two paths and bodies as a
-gateway's.
-"""
+"""A worker's health at ADMIN_PORT, for Kubernetes' probes: paths and bodies are a gateway's."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-import orjson
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 
-class Health:
-    """A WSGI application. GET /healthz: the process lives. GET /readyz: it takes requests, or why
-    it does not.
+def health_routes(why_unready: Callable[[], list[str]]) -> list[BaseRoute]:
+    """Return GET /healthz (the process lives) and GET /readyz (it takes requests, or why not)."""
 
-    `unready` is called from other threads than the event loop's.
-    """
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
 
-    def __init__(self, unready: Callable[[], list[str]]) -> None:
-        self._unready = unready
+    async def readyz(_request: Request) -> Response:
+        reasons = why_unready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        status, body = self._answer(environ["PATH_INFO"])
-        start_response(
-            status, [("content-type", "application/json"), ("content-length", str(len(body)))]
-        )
-        return [body]
-
-    def _answer(self, path: str) -> tuple[str, bytes]:
-        if path == "/healthz":
-            return "200 OK", orjson.dumps({"status": "alive"})
-        if path == "/readyz":
-            reasons = self._unready()
-            status = "503 Service Unavailable" if reasons else "200 OK"
-            return status, orjson.dumps({"ready": not reasons, "reasons": reasons})
-        return "404 Not Found", orjson.dumps({"paths": ["/healthz", "/readyz", "/metrics"]})
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from confluent_kafka import Producer
 
-from app.telemetry.wsgi_server import MOST_CONNECTIONS
+from app.operator_port import MAX_CONNECTIONS
 from tests.acceptance.asking import CHAT, chat, error_of
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway
@@ -156,7 +156,7 @@ async def test_connections_beyond_the_admin_ports_limit_are_closed_and_the_other
     port = free_port()
     await memory_stack.gateway(ADMIN_PORT=str(port))
     async with AsyncExitStack() as stack:
-        for _ in range(MOST_CONNECTIONS):
+        for _ in range(MAX_CONNECTIONS):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -168,7 +168,7 @@ async def test_connections_beyond_the_admin_ports_limit_are_closed_and_the_other
             return (await asked(port, "/metrics")).status_code == 200
         return False
 
-    await until(served, "a thread that is free again")
+    await until(served, "a connection that is free again")
 
 
 @pytest.mark.servers

@@ -11,7 +11,8 @@ from app.config.settings import Settings
 from app.errors import UnknownUrl
 from app.gateway.access.operator_access import Operators
 from app.gateway.operator.overview import Overview
-from app.telemetry import exposed
+from app.process import shares_its_port
+from app.telemetry.exposition import CONTENT_TYPE, metrics_text
 
 _NOT_KEPT = {"cache-control": "no-store"}
 
@@ -26,7 +27,12 @@ def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
 
     async def metrics(request: Request) -> Response:
         _refuse_unless_admitted(operators, request)
-        return Response(await exposed.text(), media_type=exposed.CONTENT_TYPE)
+        if shares_its_port():
+            raise UnknownUrl(
+                "Each of several processes (--workers) counts for itself: with ADMIN_PORT each has"
+                " /metrics at a port of its own."
+            )
+        return Response(metrics_text(), media_type=CONTENT_TYPE)
 
     shown = overview_route(overview)
 
