@@ -15,7 +15,7 @@ from app.openai_api.endpoints import ENDPOINTS
 from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat
 from app.protocol.records import ControlRecord, Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, FINAL
-from app.telemetry import exposed
+from app.telemetry.exposition import metrics_text
 from app.telemetry.metrics import DECLARED
 
 TOP = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_every_metric_is_documented_as_it_is_declared() -> None:
 
 
 async def test_every_metric_is_at_metrics_under_its_name() -> None:
-    named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", (await exposed.text()).decode(), re.MULTILINE))
+    named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics_text().decode(), re.MULTILINE))
     # a gateway's collector has those
     counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}
     assert {
