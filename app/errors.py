@@ -62,34 +62,35 @@ class GatewayError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "internal_error"
+    extra_headers: tuple[tuple[str, str], ...] = ()
     # x-should-retry, which the openai SDK obeys; None leaves it to the status
     should_retry: bool | None = None
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after: float | None = None
+        self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after = retry_after
+        self.retry_after_seconds = retry_after_seconds
 
-    def body(self) -> bytes:
+    def encode_body(self) -> bytes:
         """OpenAI's error object as JSON."""
-        return error_body(self.message, self.type, self.param, self.code)
+        return encode_error_body(self.message, self.type, self.param, self.code)
 
-    def head(self) -> tuple[tuple[str, str], ...]:
+    def build_headers(self) -> tuple[tuple[str, str], ...]:
         """The response headers that go with it."""
         pairs = [("content-type", "application/json")]
-        if self.retry_after is not None:
-            pairs.append(("retry-after", str(max(1, math.ceil(self.retry_after)))))
+        if self.retry_after_seconds is not None:
+            pairs.append(("retry-after", str(max(1, math.ceil(self.retry_after_seconds)))))
         if self.should_retry is not None:
             pairs.append(("x-should-retry", "true" if self.should_retry else "false"))
-        return tuple(pairs)
+        return (*pairs, *self.extra_headers)
 
 
-def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+def encode_error_body(message: str, error_type: str, param: str | None, code: str | None) -> bytes:
     """OpenAI's error object as JSON, from its four members."""
-    error = {"message": message, "type": type_, "param": param, "code": code}
+    error = {"message": message, "type": error_type, "param": param, "code": code}
     return orjson.dumps({"error": error})
 
 
@@ -108,9 +109,7 @@ class InvalidForm(BadRequest):
 
 class UpgradeRefused(BadRequest):
     code = "upgrade_refused"
-
-    def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("connection", "close"))  # the next bytes may be the body
+    extra_headers = (("connection", "close"),)  # the next bytes may be the body
 
 
 class UpstreamLoop(BadRequest):
@@ -119,9 +118,7 @@ class UpstreamLoop(BadRequest):
 
 class InvalidApiKey(GatewayError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
-
-    def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("www-authenticate", "Bearer"))  # RFC 9110 section 11.6.1
+    extra_headers = (("www-authenticate", "Bearer"),)  # RFC 9110 section 11.6.1
 
 
 class AnonymousRefused(GatewayError):
@@ -150,9 +147,7 @@ class MethodNotAllowed(GatewayError):
 
 class BodyTooSlow(GatewayError):
     status, type, code = 408, "invalid_request_error", "body_too_slow"
-
-    def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("connection", "close"))  # the rest of the body is not waited for
+    extra_headers = (("connection", "close"),)
 
 
 class RequestCancelled(GatewayError):
@@ -173,9 +168,7 @@ class UnsupportedMedia(GatewayError):
 
 class UnsupportedCoding(GatewayError):
     status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
-
-    def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("accept-encoding", "gzip, deflate"))  # RFC 9110 section 15.5.16
+    extra_headers = (("accept-encoding", "gzip, deflate"),)
 
 
 class QueueFull(GatewayError):
@@ -248,9 +241,7 @@ class ConnectionsFull(GatewayError):
 
 class Draining(GatewayError):
     status, type, code = 503, "server_error", "draining"
-
-    def head(self) -> tuple[tuple[str, str], ...]:
-        return (*super().head(), ("connection", "close"))  # the next request finds another gateway
+    extra_headers = (("connection", "close"),)
 
 
 class GatewayDraining(GatewayError):
@@ -267,9 +258,11 @@ class SettingsError(Exception):
 
 
 class StoreUnavailable(Exception):
-    """The shared store does not answer. The text may name its address; `told` is for clients."""
+    """The shared store does not answer. The text may name its address; `client_message` is for
+    clients.
+    """
 
-    told = "Redis is out of reach or does not answer in time"
+    client_message = "Redis is out of reach or does not answer in time"
 
 
 class ClientGone(Exception):

@@ -23,9 +23,9 @@ from app.bus.base import Bus
 from app.bus.factory import make_bus
 from app.config import settings as app_settings
 from app.config.bus_settings import BusSettings
-from app.config.models_file import configured
+from app.config.models_file import load_embedded_models
 from app.config.settings import Settings
-from app.config.unknown_settings import misspelt
+from app.config.unknown_settings import find_misspelt_settings
 from app.errors import GatewayError, MethodNotAllowed, SettingsError
 from app.gateway.access.api_keys_watcher import ApiKeysWatcher
 from app.gateway.access.authentication import Authenticator
@@ -40,9 +40,9 @@ from app.gateway.http.asgi import App
 from app.gateway.http.connection import Connection
 from app.gateway.http.cors import with_cors
 from app.gateway.http.unknown_url import unknown_url, without_base
-from app.gateway.middleware import FastPathRouter, RequestMiddleware, id_of
-from app.gateway.openapi import document
-from app.gateway.operator.dead_letters import DeadLetters
+from app.gateway.middleware import FastPathRouter, RequestMiddleware, ensure_request_id
+from app.gateway.openapi import build_document
+from app.gateway.operator.dead_letters import DeadLetterReader
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
 from app.gateway.routes import docs, health, models, operator, ui
@@ -50,7 +50,7 @@ from app.gateway.routes.inference import Inference
 from app.gateway.routes.requests import Requests
 from app.gateway.signals import drain_on_signal
 from app.operator_port import operator_port
-from app.process import shares_its_port, start_or_end, tune_collector
+from app.process import is_uvicorn_worker, start_in_background_or_exit, tune_garbage_collector
 from app.protocol.topics import Topics
 from app.stores.factory import make_store
 from app.telemetry import logs
@@ -65,35 +65,43 @@ def make_application(settings: Settings) -> App:
     refuse_many_processes(settings.bus)
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
-    Connection.stall_seconds = settings.gateway.client_stall  # uvicorn makes the connections
-    topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
+    # uvicorn makes the connections
+    Connection.stall_seconds = settings.gateway.client_stall_seconds
+    topics = Topics.with_prefix(settings.bus.prefix, settings.bus.reply_topic)
     gateway = Gateway(bus, make_store(settings), settings, tracer)
-    keys = Authenticator(settings.gateway)
-    keys_file = ApiKeysWatcher(settings.gateway.api_keys_file, keys)
-    observed = RequestMetrics(gateway.catalog)
-    access_log = AccessLog(observed, settings.logs.access_sample, settings.gateway.trusted_proxies)
+    authenticator = Authenticator(settings.gateway)
+    api_keys_watcher = ApiKeysWatcher(settings.gateway.api_keys_file, authenticator)
+    request_metrics = RequestMetrics(gateway.model_registry)
+    access_log = AccessLog(
+        request_metrics, settings.logs.access_sample_rate, settings.gateway.trusted_proxies
+    )
     async_accounting = AsyncAccounting(access_log)
-    gateway.asynchronous.ended = async_accounting.ended
-    activity = LiveRequests(gateway, observed.recent)
-    gateway.shown = activity.told
-    overview = Overview(gateway, activity, access_log, DeadLetters(bus, topics.dlq))
-    fleet = Fleet(bus, settings, [] if settings.bus.on_kafka else configured(settings), tracer)
+    gateway.async_requests.ended = async_accounting.account_request
+    live_requests = LiveRequests(gateway, request_metrics.recent_requests)
+    gateway.snapshot_requests = live_requests.heartbeat_snapshot
+    overview = Overview(gateway, live_requests, access_log, DeadLetterReader(bus, topics.dlq))
+    fleet = Fleet(
+        bus, settings, [] if settings.bus.is_kafka else load_embedded_models(settings), tracer
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if tracer is not None:
             tracer.start()
-        tune_collector()
-        keys.warn()
-        running = asyncio.gather(start_or_end(_start(bus, gateway, fleet)), keys_file.watch())
+        tune_garbage_collector()
+        authenticator.warn()
+        startup = asyncio.gather(
+            start_in_background_or_exit(_start_components(bus, gateway, fleet)),
+            api_keys_watcher.watch(),
+        )
         drain_on_signal(gateway.drain)
-        collectors = [ModelsCollector(gateway.catalog), keys_file]
+        collectors = [ModelsCollector(gateway.model_registry), api_keys_watcher]
         views = [Route("/admin/overview", operator.overview_route(overview)), *ui.routes()]
         with registered(collectors):
             async with operator_port(settings.admin, views):
                 yield
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        startup.cancel()
+        await asyncio.gather(startup, return_exceptions=True)
         await gateway.close()
         await async_accounting.close()
         access_log.close()
@@ -121,19 +129,24 @@ def make_application(settings: Settings) -> App:
         *operator.routes(settings, overview),
         Route("/", ui.home),
         *ui.routes(),
-        *docs.routes(partial(keys.visible_models, catalog=gateway.catalog), document),
+        *docs.routes(
+            partial(authenticator.visible_models, catalog=gateway.model_registry), build_document
+        ),
     ]
-    fastapi.add_exception_handler(HTTPException, _refuse)
+    fastapi.add_exception_handler(HTTPException, _handle_http_exception)
     # Around the routes, but within Starlette's own last resort, which would answer our errors with
     # a bare 500.
-    fastapi.add_middleware(RequestMiddleware, keys=keys, access_log=access_log)
-    entrance = FastPathRouter(fastapi, RequestMiddleware(inference, keys, access_log))
+    fastapi.add_middleware(RequestMiddleware, authenticator=authenticator, access_log=access_log)
+    fast_path_router = FastPathRouter(
+        fastapi, RequestMiddleware(inference, authenticator, access_log)
+    )
     return with_cors(
-        TracingMiddleware(entrance, tracer) if tracer else entrance, settings.gateway.cors_origins
+        TracingMiddleware(fast_path_router, tracer) if tracer else fast_path_router,
+        settings.gateway.cors_origins,
     )
 
 
-async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
+async def _start_components(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
     """In the background, so that /healthz and /readyz answer while the log is out of reach."""
     await bus.start()
     fleet.start()
@@ -141,21 +154,21 @@ async def _start(bus: Bus, gateway: Gateway, fleet: Fleet) -> None:
     logger.info("ready")
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     """What routing itself refuses, as OpenAI's error bodies."""
     assert isinstance(error, HTTPException)
     allowed = (error.headers or {}).get("Allow", "") if error.status_code == 405 else ""
-    ours, line = _refusal(request, allowed), request.state.line
-    line["code"] = ours.code
-    headers = {"allow": allowed} if ours.status == 405 else {}
+    gateway_error, line = _routing_error(request, allowed), request.state.line
+    line["code"] = gateway_error.code
+    headers = {"allow": allowed} if gateway_error.status == 405 else {}
     return Response(
-        error_body(request.scope, ours),
-        ours.status,
-        {**headers, **dict(ours.head()), "x-request-id": id_of(line)},
+        error_body(request.scope, gateway_error),
+        gateway_error.status,
+        {**headers, **dict(gateway_error.build_headers()), "x-request-id": ensure_request_id(line)},
     )
 
 
-def _refusal(request: Request, allowed: str) -> GatewayError:
+def _routing_error(request: Request, allowed: str) -> GatewayError:
     """Return a 404, or a 405 where a path of the gateway's own takes other methods (`allowed`).
 
     Elsewhere below /v1 a method that is not served is a part of OpenAI's API that is not here.
@@ -174,7 +187,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
     uvicorn starts a process that ends again and again, so its supervisor is told to end too.
     """
-    if settings.on_kafka or not shares_its_port():
+    if settings.is_kafka or not is_uvicorn_worker():
         return
     os.kill(os.getppid(), signal.SIGTERM)
     raise SettingsError(
@@ -185,9 +198,9 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
 def _application() -> App:
     try:
-        settings = with_published_host(app_settings.load())
+        settings = with_published_host(app_settings.load_settings())
         logs.set_up(settings.logs)  # uvicorn's own lines from here on too
-        for line in misspelt(settings.environment):
+        for line in find_misspelt_settings(settings.environment):
             logger.warning("%s", line)
         return make_application(settings)
     except SettingsError as error:

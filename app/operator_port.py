@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.config.settings import AdminSettings
-from app.locality import Policy
+from app.locality import AccessPolicy
 from app.telemetry.exposition import CONTENT_TYPE, metrics_text
 
 MAX_CONNECTIONS = 32
@@ -80,7 +80,9 @@ def _config(settings: AdminSettings, routes: Sequence[BaseRoute]) -> uvicorn.Con
     unknown = Route("/{path:path}", partial(_unknown, paths))
     application = Starlette(routes=[metrics, *routes, unknown])
     return uvicorn.Config(
-        _Guard(application, Policy(is_for_this_machine=False, hosts=settings.hosts)),
+        _Guard(
+            application, AccessPolicy(is_local_only=False, allowed_hosts=settings.allowed_hosts)
+        ),
         http=_Protocol,
         ws="none",
         lifespan="off",
@@ -95,13 +97,13 @@ def _config(settings: AdminSettings, routes: Sequence[BaseRoute]) -> uvicorn.Con
 class _Guard:
     """Refuses what the policy refuses, with a line of text that says why."""
 
-    def __init__(self, application: ASGIApp, policy: Policy) -> None:
+    def __init__(self, application: ASGIApp, policy: AccessPolicy) -> None:
         self._application = application
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         peer = (scope.get("client") or ("",))[0]
-        if why := self._policy.why_refused(peer, scope["headers"]):
+        if why := self._policy.find_refusal_reason(peer, scope["headers"]):
             text = f"This port is the operator's, so {why} (ADMIN_HOSTS).\n"
             return await PlainTextResponse(text, 403)(scope, receive, send)
         await self._application(scope, receive, send)

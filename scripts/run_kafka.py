@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from app.config import settings as app_settings
 from app.config.model_entry import ECHO
-from app.config.models_file import configured
+from app.config.models_file import load_embedded_models
 from app.config.settings import ModelSettings, Settings
 from app.errors import SettingsError
 
@@ -184,8 +184,8 @@ def _described(status: int) -> str:
 
 def main() -> int:
     try:
-        settings = app_settings.load()
-        configured(settings)  # raises what a worker would
+        settings = app_settings.load_settings()
+        load_embedded_models(settings)  # raises what a worker would
         return run(programs(settings, sys.argv[1:]))
     except SettingsError as error:
         print(f"run-kafka: {error}", file=sys.stderr)

@@ -13,8 +13,8 @@ import pytest
 from app import errors
 from app.config.api_keys_file import KeyEntry
 from app.config.model_entry import ModelEntry
-from app.config.models_file import configured
-from app.config.settings import SECTIONS, load
+from app.config.models_file import load_embedded_models
+from app.config.settings import SECTIONS, load_settings
 from app.errors import GatewayError
 
 TOP = Path(__file__).parents[1]
@@ -157,7 +157,9 @@ def test_every_field_of_the_models_file_is_documented() -> None:
 
 def example_models(text: str, tmp_path: Path, **environment: str) -> list[ModelEntry]:
     (tmp_path / "models.yaml").write_text(text)
-    return configured(load({"MODELS_FILE": str(tmp_path / "models.yaml"), **environment}))
+    return load_embedded_models(
+        load_settings({"MODELS_FILE": str(tmp_path / "models.yaml"), **environment})
+    )
 
 
 def test_the_example_of_a_models_file_works_as_it_is(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def run(bus: Bus, settings: Settings, arguments: argparse.Namespace) -> in
     try:
         async with asyncio.timeout(_PATIENCE):
             await bus.start()
-        topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
+        topics = Topics.with_prefix(settings.bus.prefix, settings.bus.reply_topic)
         status: int = await arguments.command(bus, topics, settings, arguments)
         return status
     except (BusError, TimeoutError) as error:
@@ -97,7 +97,7 @@ def main() -> int:
 
 def _obey(arguments: argparse.Namespace) -> int:
     try:
-        settings = app_settings.load()
+        settings = app_settings.load_settings()
         if "offline" in arguments:
             status: int = arguments.offline(settings, arguments)
             return status
@@ -105,7 +105,7 @@ def _obey(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         print(f"llm-gateway admin: {error}", file=sys.stderr)
         return 2
-    logs.set_up(settings.logs, least="WARNING")
+    logs.set_up(settings.logs, min_level="WARNING")
     return asyncio.run(run(bus, settings, arguments))
 
 

@@ -12,10 +12,10 @@ from app.config.settings import Settings
 from app.errors import UndecodableRecord
 from app.protocol import dead_letters
 from app.protocol.records import RequestRecord
-from app.protocol.request_id import Address, fingerprint, new_id
+from app.protocol.request_id import Address, fingerprint_topic, new_id
 from app.protocol.topics import Topics
 from app.reply_log.record_scanner import read_stretch
-from app.telemetry.printable import escaped
+from app.telemetry.printable import escape_unprintable
 
 _SHOWN_BYTES = 16 * 1024  # of a body, and of each header, unless all of it is asked for
 
@@ -43,12 +43,18 @@ async def _letter(bus: Bus, topics: Topics, offset: int) -> Record | None:
 
 
 def _line(record: Record) -> str:
-    said, own = dead_letters.split(record.headers)
-    model = dead_letters.own(own, "model")
+    said, own = dead_letters.split_marks(record.headers)
+    model = dead_letters.get_original_header(own, "model")
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="seconds")
-    origin, reason = said.get(dead_letters.ORIGIN), said.get(dead_letters.REASON)
-    cut = f" cut from {said[dead_letters.CUT]} bytes" if dead_letters.CUT in said else ""
-    return escaped(f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}")
+    origin, reason = said.get(dead_letters.ORIGIN_HEADER), said.get(dead_letters.REASON_HEADER)
+    cut = (
+        f" cut from {said[dead_letters.ORIGINAL_SIZE_HEADER]} bytes"
+        if dead_letters.ORIGINAL_SIZE_HEADER in said
+        else ""
+    )
+    return escape_unprintable(
+        f"{record.offset} {when} model={model} origin={origin} reason={reason}{cut}"
+    )
 
 
 async def show_all(
@@ -68,8 +74,8 @@ async def show_one(
     if record is None:
         return 1
     print(_line(record))
-    for name, value in dead_letters.split(record.headers)[1]:
-        print(f"  {escaped(name)}: {_shown(value, arguments.whole, kept='')}")
+    for name, value in dead_letters.split_marks(record.headers)[1]:
+        print(f"  {escape_unprintable(name)}: {_shown(value, arguments.whole, kept='')}")
     print(_shown(record.value or b"", arguments.whole, kept="\n\t"))
     return 0
 
@@ -77,7 +83,7 @@ async def show_one(
 def _shown(value: bytes, whole: bool, *, kept: str) -> str:
     """A client's bytes, for a terminal: their beginning, unless the `whole` is wanted."""
     begin = value if whole else value[:_SHOWN_BYTES]
-    text = escaped(begin.decode(errors="backslashreplace"), kept=kept)
+    text = escape_unprintable(begin.decode(errors="backslashreplace"), keep=kept)
     return (
         text
         if len(begin) == len(value)
@@ -97,17 +103,18 @@ async def replay(
     record = await _letter(bus, topics, arguments.offset)
     if record is None:
         return 1
-    said, own = dead_letters.split(record.headers)
-    if dead_letters.CUT in said:
+    said, own = dead_letters.split_marks(record.headers)
+    if dead_letters.ORIGINAL_SIZE_HEADER in said:
         print(
             f"dead letter {arguments.offset} was cut, as it was too large for its topic: "
             f"there is nothing whole to send again"
         )
         return 1
-    topic = said.get(dead_letters.ORIGIN, "").split("/")[0]
+    topic = said.get(dead_letters.ORIGIN_HEADER, "").split("/")[0]
     if topic not in {card.topic for card in (await known_cards(bus, topics)).values()}:
         print(
-            f"{escaped(topic) or 'its origin'} is no topic of a known model (models list), so "
+            f"{escape_unprintable(topic) or 'its origin'} is no topic of a known model "
+            f"(models list), so "
             f"nothing is sent there"
         )
         return 1
@@ -123,13 +130,13 @@ async def replay(
         id=new_id(),
         reply_offset=(await bus.ends(topics.replies))[request.reply_partition],
         created=now,
-        deadline=now + int(settings.bus.request_timeout * 1000),
+        deadline=now + int(settings.bus.request_timeout_seconds * 1000),
         maybe_duplicate=False,
     )
-    place = await bus.send(topic, new.body, key=new.id.encode(), headers=new.headers())
+    place = await bus.send(topic, new.body, key=new.id.encode(), headers=new.encode_headers())
     address = Address(
         new.id,
-        fingerprint(topic),
+        fingerprint_topic(topic),
         place.partition,
         place.offset,
         new.reply_partition,

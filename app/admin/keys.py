@@ -14,7 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.config.api_keys_file import KeyEntry, hash_of, in_utc, parse_keys, read_content, write_keys
+from app.config.api_keys_file import (
+    KeyEntry,
+    assume_utc,
+    hash_key,
+    parse_keys,
+    read_keys_file,
+    write_keys,
+)
 from app.config.settings import Settings
 from app.errors import SettingsError
 
@@ -35,7 +42,7 @@ def expiry(text: str) -> datetime:
     if found := re.fullmatch(r"([1-9]\d{0,5})([mhd])", text):
         return now + timedelta(**{_UNITS[found[2]]: int(found[1])})
     try:
-        until = in_utc(datetime.fromisoformat(text))
+        until = assume_utc(datetime.fromisoformat(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
             "minutes, hours or days from now (90m, 12h, 30d), or a date or a time "
@@ -134,7 +141,7 @@ def _entry(key: str, arguments: argparse.Namespace) -> KeyEntry:
         return KeyEntry(
             id=arguments.id or secrets.token_hex(4),
             tenant=arguments.tenant,
-            hash=hash_of(key.encode()),
+            hash=hash_key(key.encode()),
             **given,
         )
     except ValidationError as error:
@@ -149,7 +156,7 @@ def _path(settings: Settings) -> Path:
 
 
 def _read(path: Path) -> list[KeyEntry]:
-    return list(parse_keys(read_content(path), path)) if path.exists() else []
+    return list(parse_keys(read_keys_file(path), path)) if path.exists() else []
 
 
 @contextmanager

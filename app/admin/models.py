@@ -9,10 +9,15 @@ from contextlib import suppress
 from app.bus.base import Bus, Record
 from app.config.settings import Settings
 from app.errors import UndecodableRecord
-from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat, decode_beat, decode_card
+from app.protocol.heartbeats import (
+    ModelRegistration,
+    WorkerHeartbeat,
+    decode_heartbeat,
+    decode_registration,
+)
 from app.protocol.topics import Topics
 from app.reply_log.record_scanner import read_stretch
-from app.telemetry.printable import escaped
+from app.telemetry.printable import escape_unprintable
 
 
 async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelRegistration]:
@@ -27,10 +32,12 @@ async def known_cards(bus: Bus, topics: Topics) -> dict[bytes, ModelRegistration
             cards.pop(record.key or b"", None)
             if record.value is not None:
                 try:
-                    cards[record.key or b""] = decode_card(record.value)
+                    cards[record.key or b""] = decode_registration(record.value)
                 except UndecodableRecord as error:
                     print(
-                        escaped(f"undecodable model card at offset {record.offset}: {error}"),
+                        escape_unprintable(
+                            f"undecodable model card at offset {record.offset}: {error}"
+                        ),
                         file=sys.stderr,
                     )
 
@@ -43,7 +50,7 @@ async def show(
 ) -> int:
     for card in (await known_cards(bus, topics)).values():
         aliases = f" aliases={','.join(card.aliases)}" if card.aliases else ""
-        print(escaped(f"{card.model} topic={card.topic} group={card.group}{aliases}"))
+        print(escape_unprintable(f"{card.model} topic={card.topic} group={card.group}{aliases}"))
     return 0
 
 
@@ -54,14 +61,16 @@ async def _workers(bus: Bus, topics: Topics, model: str) -> list[WorkerHeartbeat
     def on_records(records: Sequence[Record]) -> None:
         for record in records:
             with suppress(UndecodableRecord):
-                beat = decode_beat(record.value or b"")
+                beat = decode_heartbeat(record.value or b"")
                 if isinstance(beat, WorkerHeartbeat) and beat.model == model:
                     last[beat.worker] = (beat, record.timestamp / 1000)
 
     await read_stretch(bus, topics.workers, 0, 0, None, on_records)
     now = time.time()
     return [
-        beat for beat, heard in last.values() if not beat.gone and now - heard < beat.silent_after
+        beat
+        for beat, heard in last.values()
+        if not beat.gone and now - heard < beat.heartbeat_timeout_seconds
     ]
 
 
@@ -76,7 +85,7 @@ async def forget(
         return 1
     workers = await _workers(bus, topics, arguments.model)
     if workers and not arguments.force:
-        hosts = escaped(", ".join(sorted({beat.host for beat in workers})))
+        hosts = escape_unprintable(", ".join(sorted({beat.host for beat in workers})))
         print(
             f"{arguments.model} has {len(workers)} at work ({hosts}): stop them first; with "
             f"--force it is 404 from now on"

@@ -14,11 +14,11 @@ from app.bus.base import Bus
 from app.bus.factory import make_bus
 from app.config import settings as app_settings
 from app.config.model_entry import ModelEntry
-from app.config.models_file import for_worker
+from app.config.models_file import load_worker_models
 from app.config.settings import Settings
 from app.errors import SettingsError
 from app.operator_port import operator_port
-from app.process import start_or_end, tune_collector
+from app.process import start_in_background_or_exit, tune_garbage_collector
 from app.telemetry import logs
 from app.telemetry.tracing import make_tracer
 
@@ -35,7 +35,7 @@ async def serve(bus: Bus, settings: Settings, entries: list[ModelEntry]) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _on_signal, stopped)
     async with operator_port(settings.admin, health_routes(fleet.unready)):
-        starting = start_or_end(_start(bus, fleet))
+        starting = start_in_background_or_exit(_start(bus, fleet))
         await stopped.wait()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
@@ -62,13 +62,13 @@ def main() -> int:
     work.
     """
     try:
-        settings = app_settings.load()
-        bus, entries = make_bus(settings.bus, shared=True), for_worker(settings)
+        settings = app_settings.load_settings()
+        bus, entries = make_bus(settings.bus, shared=True), load_worker_models(settings)
     except SettingsError as error:
         print(f"llm-gateway worker: {error}", file=sys.stderr)
         return 2
     logs.set_up(settings.logs)
-    tune_collector()
+    tune_garbage_collector()
     uvloop.run(serve(bus, settings, entries))
     return 0
 

@@ -10,7 +10,7 @@ from app.agent.worker import Worker
 from app.bus.base import Bus
 from app.config.model_entry import ModelEntry
 from app.config.settings import Settings
-from app.process import start_or_end
+from app.process import start_in_background_or_exit
 from app.telemetry.tracing import Tracer
 
 logger = logging.getLogger("app.agent")
@@ -26,7 +26,7 @@ class Fleet:
     ) -> None:
         self._bus = bus
         self._entries = entries
-        self._drain_seconds = settings.worker.drain
+        self._drain_seconds = settings.worker.drain_seconds
         self._workers = [
             Worker(
                 bus,
@@ -48,7 +48,9 @@ class Fleet:
         """
         warn_of_loopback_hosts(self._entries)
         if len(self._workers) == 1:
-            self._starting = [start_or_end(worker.start()) for worker in self._workers]
+            self._starting = [
+                start_in_background_or_exit(worker.start()) for worker in self._workers
+            ]
         else:
             self._starting = [
                 asyncio.create_task(_start_beside_others(worker)) for worker in self._workers

@@ -24,8 +24,8 @@ from app.cluster.peers import Peers
 from app.config.bus_settings import BusSettings
 from app.config.model_entry import ModelEntry
 from app.config.settings import WorkerSettings
-from app.protocol.heartbeats import WorkerHeartbeat, encode
-from app.protocol.reply_batch import JOINED
+from app.protocol.heartbeats import WorkerHeartbeat, encode_message
+from app.protocol.reply_batch import BATCH_VERSION
 from app.protocol.topics import Topics
 from app.reply_log.backlog_feed import ReplyTails
 from app.reply_log.record_scanner import RecordScanner
@@ -55,12 +55,12 @@ class Worker:
     ) -> None:
         self._bus = bus
         self._bus_settings = bus_settings
-        self._interval = settings.heartbeat
+        self._interval = settings.heartbeat_seconds
         self._entry = entry
         self._engine = engine = engine if tracer is None else TracedEngine(engine, entry, tracer)
         self.owner = secrets.token_hex(8)
-        self._topics = topics = Topics.named(bus_settings.prefix, bus_settings.response_topic)
-        self._card = entry.card(bus_settings.prefix, int(time.time()))
+        self._topics = topics = Topics.with_prefix(bus_settings.prefix, bus_settings.reply_topic)
+        self._card = entry.make_registration(bus_settings.prefix, int(time.time()))
         for counter in (TAKEOVERS, UPSTREAM_RETRIES, DEAD_LETTERS):
             # 0 from the start: what looks at an increase would miss the first one
             counter.labels(entry.id)
@@ -68,11 +68,13 @@ class Worker:
             entry.concurrency or settings.concurrency, lambda: self._scheduler.begin_quiet()
         )
         self._intake = PartitionBuffers(self._changed, lambda: self._scheduler.pump())
-        self._beats = HeartbeatSender(bus, topics.workers, settings.heartbeat, self._describe)
-        self._peers = Peers(bus, topics.workers, settings.heartbeat, self.owner)
+        self._beats = HeartbeatSender(
+            bus, topics.workers, settings.heartbeat_seconds, self._describe
+        )
+        self._peers = Peers(bus, topics.workers, settings.heartbeat_seconds, self.owner)
         lookup = ReplyLookup(RecordScanner(bus), topics.replies)
         self._tails = tails = ReplyTails(bus, topics.replies, lookup)
-        outbox = ReplyBatcher(bus, topics.replies, lambda: self._peers.all_read(JOINED))
+        outbox = ReplyBatcher(bus, topics.replies, lambda: self._peers.all_read(BATCH_VERSION))
         self._upstream = UpstreamWatch(engine, entry.id, self._beats.soon)
         self._context = JobContext(
             bus,
@@ -84,18 +86,20 @@ class Worker:
             tails,
             outbox,
             self._upstream,
-            settings.upstream_retries,
+            settings.max_upstream_retries,
             largest_record(bus_settings),
-            settings.max_reply,
+            settings.max_reply_bytes,
         )
         self._control = Cancellations(
             bus,
             topics.control,
-            settings.request_timeout,
+            settings.request_timeout_seconds,
             lambda control: self._scheduler.on_control(control),
         )
         group = self._card.group
-        traces = JobTraces(tracer, self.owner, group, bus_settings.system) if tracer else None
+        traces = (
+            JobTraces(tracer, self.owner, group, bus_settings.messaging_system) if tracer else None
+        )
         self._scheduler = Scheduler(
             self._context,
             self._intake,
@@ -168,7 +172,10 @@ class Worker:
         """Makes the model known, for as long as nobody forgets it."""
         card = self._card
         await self._bus.send(
-            self._topics.models, encode(card), key=card.model.encode(), headers=[("v", b"1")]
+            self._topics.models,
+            encode_message(card),
+            key=card.model.encode(),
+            headers=[("v", b"1")],
         )
 
     async def _join(self) -> None:

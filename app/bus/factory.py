@@ -17,10 +17,10 @@ def make_bus(settings: BusSettings, *, shared: bool = False) -> Bus:
 
     Raises SettingsError.
     """
-    if (shared or settings.on_kafka) and not settings.servers:
+    if (shared or settings.is_kafka) and not settings.servers:
         raise SettingsError(
             "BOOTSTRAP_SERVERS: is not set; for example BOOTSTRAP_SERVERS=localhost:9093"
         )
-    module, _, name = BUSES["kafka" if shared or settings.on_kafka else "memory"].partition(":")
+    module, _, name = BUSES["kafka" if shared or settings.is_kafka else "memory"].partition(":")
     bus: Bus = getattr(import_module(module), name)(settings)
     return bus

@@ -2,7 +2,7 @@
 
 from app.bus.base import TopicSpec
 from app.config.bus_settings import BusSettings
-from app.protocol.records import MAX_REPLY_BYTES
+from app.protocol.records import MAX_REPLY_RECORD_BYTES
 from app.protocol.topics import Topics
 
 ENVELOPE_BYTES = 64 * 1024  # room for a record's headers beside its value
@@ -21,12 +21,12 @@ _REPLIES_BYTES, _SMALL_BYTES, _DLQ_BYTES = 8 * _GIB, _GIB, 4 * _GIB
 
 def largest_request(settings: BusSettings) -> int:
     """Bytes of the largest record with a request."""
-    return settings.max_body + ENVELOPE_BYTES
+    return settings.max_body_bytes + ENVELOPE_BYTES
 
 
 def largest_record(settings: BusSettings) -> int:
     """Bytes of the largest record of any kind: a request's, or a reply's."""
-    return max(MAX_REPLY_BYTES, settings.max_body) + ENVELOPE_BYTES
+    return max(MAX_REPLY_RECORD_BYTES, settings.max_body_bytes) + ENVELOPE_BYTES
 
 
 def waiting_requests_bytes(settings: BusSettings) -> int:
@@ -61,7 +61,7 @@ def shared_specs(settings: BusSettings, topics: Topics) -> list[TopicSpec]:
     beats = {"cleanup.policy": "compact,delete", "segment.ms": "60000", "retention.ms": str(_HOUR)}
     return [
         TopicSpec(
-            topics.replies, settings.response_partitions, age | _at_most(_REPLIES_BYTES) | largest
+            topics.replies, settings.reply_partitions, age | _at_most(_REPLIES_BYTES) | largest
         ),
         TopicSpec(topics.control, _CONTROL_PARTITIONS, age | _at_most(_SMALL_BYTES)),
         TopicSpec(topics.workers, 1, beats | _at_most(_SMALL_BYTES)),
@@ -78,4 +78,4 @@ def reply_retention_ms(settings: BusSettings) -> int:
     """Replies and controls must outlive every request that may still need them: twice the longest
     timeout and ten minutes.
     """
-    return max(int((2 * settings.request_timeout + 600) * 1000), 2 * _HOUR)
+    return max(int((2 * settings.request_timeout_seconds + 600) * 1000), 2 * _HOUR)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from app.bus.base import Bus
 from app.errors import BusError
-from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode_message
 
 logger = logging.getLogger("app.bus")
 
@@ -63,7 +63,7 @@ class HeartbeatSender:
         try:
             async with asyncio.timeout(self._interval):
                 await self._bus.send(
-                    self._topic, encode(beat), key=beat.name.encode(), headers=[("v", b"1")]
+                    self._topic, encode_message(beat), key=beat.name.encode(), headers=[("v", b"1")]
                 )
         except (BusError, TimeoutError):
             return  # the next one says it

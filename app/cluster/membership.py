@@ -12,11 +12,11 @@ from app.cluster.model_registry import ModelRegistry
 from app.cluster.suspend_aware_clock import SuspendAwareClock
 from app.errors import UndecodableRecord
 from app.protocol.heartbeats import (
-    SILENT_INTERVALS,
+    HEARTBEAT_TIMEOUT_INTERVALS,
     GatewayHeartbeat,
     WorkerHeartbeat,
-    decode_beat,
-    decode_card,
+    decode_heartbeat,
+    decode_registration,
 )
 from app.protocol.topics import Topics
 
@@ -63,7 +63,7 @@ class Membership:
         """Returns when every known model is in the catalog. Raises BusError."""
         self._clock.start()
         await self._models.start(Start.BEGINNING)
-        since = time.time() - SILENT_INTERVALS * self._interval
+        since = time.time() - HEARTBEAT_TIMEOUT_INTERVALS * self._interval
         await self._workers.start(Since(int(since * 1000)))
 
     def begin_beats(self) -> None:
@@ -102,14 +102,14 @@ class Membership:
                     # not UTF-8: no model's name
                     self._catalog.forget((record.key or b"").decode(errors="replace"))
                 else:
-                    self._catalog.learn(decode_card(record.value))
+                    self._catalog.learn(decode_registration(record.value))
             except UndecodableRecord as error:
                 logger.warning("undecodable model card at offset %d: %s", record.offset, error)
 
     def _on_beats(self, records: Sequence[Record]) -> None:
         for record in records:
             try:
-                beat = decode_beat(record.value or b"")
+                beat = decode_heartbeat(record.value or b"")
             except UndecodableRecord as error:
                 logger.warning("undecodable heartbeat at offset %d: %s", record.offset, error)
                 continue
@@ -119,7 +119,7 @@ class Membership:
                 self._on_gateway(beat)
 
     def _on_worker(self, beat: WorkerHeartbeat, sent: float) -> None:
-        self._silent_at[beat.worker] = self._clock.now() + beat.silent_after
+        self._silent_at[beat.worker] = self._clock.now() + beat.heartbeat_timeout_seconds
         if beat.replies != self._topics.replies:
             what = (
                 f"worker {beat.worker} writes its replies to {beat.replies}, this gateway reads "
@@ -159,7 +159,7 @@ class Membership:
             self._gateways.pop(beat.gateway, None)
         else:
             self._gateways[beat.gateway] = beat
-            self._silent_at[beat.gateway] = self._clock.now() + beat.silent_after
+            self._silent_at[beat.gateway] = self._clock.now() + beat.heartbeat_timeout_seconds
         self._count_gateways()
 
     def _bury_the_silent(self) -> None:

@@ -11,8 +11,13 @@ from app.bus.base import Bus, Record, Since
 from app.bus.topic_follower import TopicFollower
 from app.cluster.suspend_aware_clock import SuspendAwareClock
 from app.errors import UndecodableRecord
-from app.protocol.heartbeats import SILENT_INTERVALS, GatewayHeartbeat, WorkerHeartbeat, decode_beat
-from app.protocol.records import READS
+from app.protocol.heartbeats import (
+    HEARTBEAT_TIMEOUT_INTERVALS,
+    GatewayHeartbeat,
+    WorkerHeartbeat,
+    decode_heartbeat,
+)
+from app.protocol.records import SUPPORTED_VERSIONS
 
 _LATELY_SECONDS = 60.0
 _REMEMBERED_SECONDS = 600.0  # after a worker fell silent
@@ -38,13 +43,13 @@ class Peers:
         self._peers: dict[str, _Peer] = {}
         # with when each is taken for dead
         self._gateways: dict[str, tuple[GatewayHeartbeat, float]] = {}
-        self._versions = frozenset(READS)  # of records that all who live read
+        self._versions = frozenset(SUPPORTED_VERSIONS)  # of records that all who live read
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
         """Returns when every worker that lives is known, and every one that died a moment ago."""
         self._clock.start()
-        since = time.time() - max(SILENT_INTERVALS * self._interval, _LATELY_SECONDS)
+        since = time.time() - max(HEARTBEAT_TIMEOUT_INTERVALS * self._interval, _LATELY_SECONDS)
         await self._follower.start(Since(int(since * 1000)))
         self._caught_up = True
 
@@ -118,16 +123,18 @@ class Peers:
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
             try:
-                beat = decode_beat(record.value or b"")
+                beat = decode_heartbeat(record.value or b"")
             except UndecodableRecord:
                 continue  # the gateways name it in their logs
-            silent_at = self._clock.now() + beat.silent_after - self._age(record)
+            silent_at = self._clock.now() + beat.heartbeat_timeout_seconds - self._age(record)
             if isinstance(beat, GatewayHeartbeat):
                 self._gateways[beat.gateway] = (beat, silent_at)
             elif beat.worker != self._own:
                 self._heard(beat, silent_at)
         self._forget_the_dead()
-        self._versions = frozenset(READS).intersection(*(beat.reads for beat in self._beats()))
+        self._versions = frozenset(SUPPORTED_VERSIONS).intersection(
+            *(beat.reads for beat in self._beats())
+        )
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

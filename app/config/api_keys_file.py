@@ -16,13 +16,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.config.yaml_file import named, parse_entries
+from app.config.yaml_file import describe_entry, parse_entries
 from app.errors import SettingsError
 
 EXAMPLE = "keys: [{id: one, tenant: research, hash: SHA-256 OF THE KEY, rpm: 60}]"
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_HEAD = (
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_FILE_HEADER = (
     "# Written by python -m app.admin keys, which keeps no comments; "
     "docs/operating/keys.md says what may stand here.\n"
 )
@@ -34,8 +34,8 @@ class KeyEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=_NAME)
-    tenant: str = Field(pattern=_NAME)
+    id: str = Field(pattern=_NAME_PATTERN)
+    tenant: str = Field(pattern=_NAME_PATTERN)
     hash: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
     models: tuple[str, ...] = ()  # ids or aliases; without it all
     rpm: int | None = Field(default=None, ge=1)  # requests a minute, of the tenant with each model
@@ -46,7 +46,7 @@ class KeyEntry(BaseModel):
 
     @field_validator("models")
     @classmethod
-    def _some(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+    def _refuse_empty_models(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         """A list that came out empty, of a variable that was not set, is not to open every
         model.
         """
@@ -56,26 +56,26 @@ class KeyEntry(BaseModel):
 
     @field_validator("expires")
     @classmethod
-    def _aware(cls, expires: datetime | None) -> datetime | None:
-        return expires and in_utc(expires)
+    def _set_expires_timezone(cls, expires: datetime | None) -> datetime | None:
+        return expires and assume_utc(expires)
 
 
-def in_utc(time: datetime) -> datetime:
+def assume_utc(time: datetime) -> datetime:
     """The same, in UTC unless it says otherwise."""
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def hash_of(key: bytes) -> str:
+def hash_key(key: bytes) -> str:
     """What the file holds of a key."""
     return hashlib.sha256(key).hexdigest()
 
 
-def read_content(path: Path) -> bytes:
+def read_keys_file(path: Path) -> bytes:
     """The file as it is. Raises SettingsError."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _wrong(path, f"it cannot be read ({error.strerror})") from None
+        raise _file_error(path, f"it cannot be read ({error.strerror})") from None
 
 
 def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
@@ -85,8 +85,8 @@ def parse_keys(content: bytes, path: Path) -> tuple[KeyEntry, ...]:
     try:
         entries = tuple(parse_entries(content, "key", KeyEntry))
     except ValueError as error:
-        raise _wrong(path, str(error)) from None
-    _refuse_repeats(entries, path)
+        raise _file_error(path, str(error)) from None
+    _refuse_duplicates(entries, path)
     return entries
 
 
@@ -96,8 +96,8 @@ def write_keys(path: Path, entries: Iterable[KeyEntry]) -> None:
     """
     path = path.resolve()  # a link stays a link
     described = [entry.model_dump(mode="python", exclude_defaults=True) for entry in entries]
-    content = _HEAD + yaml.dump(
-        {"keys": [_plain(entry) for entry in described]}, Dumper=_DUMPER, sort_keys=False
+    content = _FILE_HEADER + yaml.dump(
+        {"keys": [_convert_tuples(entry) for entry in described]}, Dumper=_DUMPER, sort_keys=False
     )
     # a gateway may run as another user
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
@@ -115,23 +115,24 @@ def write_keys(path: Path, entries: Iterable[KeyEntry]) -> None:
             raise
 
 
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+def _convert_tuples(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in entry.items()
     }
 
 
-def _refuse_repeats(entries: Iterable[KeyEntry], path: Path) -> None:
+def _refuse_duplicates(entries: Iterable[KeyEntry], path: Path) -> None:
     for member in ("id", "hash"):
         seen: set[str] = set()
         for number, entry in enumerate(entries, 1):
             value = getattr(entry, member)
             if value in seen:
-                raise _wrong(
-                    path, f"{named('key', number, entry.id)}: another key has the same {member}"
+                raise _file_error(
+                    path,
+                    f"{describe_entry('key', number, entry.id)}: another key has the same {member}",
                 )
             seen.add(value)
 
 
-def _wrong(path: Path, fault: str) -> SettingsError:
+def _file_error(path: Path, fault: str) -> SettingsError:
     return SettingsError(f"API_KEYS_FILE: {path}: {fault}; for example {EXAMPLE}")

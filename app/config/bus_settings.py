@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.config import parsers as parse
 from app.config.variables import var
-from app.protocol.names import topic_name, topic_prefix
+from app.protocol.names import validate_topic_name, validate_topic_prefix
 
 
 @dataclass(frozen=True)
@@ -17,27 +17,27 @@ class BusSettings:
     )
     servers: str = var("BOOTSTRAP_SERVERS", "", "Kafka's brokers, host:port with commas between")
     prefix: str = var(
-        "TOPIC_PREFIX", "llm", "how the names of our topics and groups begin", topic_prefix
+        "TOPIC_PREFIX", "llm", "how the names of our topics and groups begin", validate_topic_prefix
     )
-    response_topic: str = var(
+    reply_topic: str = var(
         "KAFKA_RESPONSE_TOPIC",
         "",
         "the reply topic of the deployment; empty: <prefix>.replies",
-        topic_name,
+        validate_topic_name,
     )
     request_partitions: int = var(
         "KAFKA_REQUEST_PARTITIONS",
         "16",
         "partitions of a model's topic, at its making",
-        parse.count,
+        parse.positive_int,
     )
-    response_partitions: int = var(
+    reply_partitions: int = var(
         "KAFKA_RESPONSE_PARTITIONS",
         "8",
         "partitions of the reply topic, at its making",
-        parse.count,
+        parse.positive_int,
     )
-    replication: int = var(
+    replication_factor: int = var(
         "KAFKA_REPLICATION", "-1", "copies of each topic we make; -1: the broker's default", int
     )
     group_protocol: str = var(
@@ -79,24 +79,29 @@ class BusSettings:
         parse.properties,
         secret=True,
     )
-    admit_timeout: float = var(
+    admit_timeout_seconds: float = var(
         "BUS_ADMIT_TIMEOUT_SECONDS",
         "3",
         "longest wait for a broker's acknowledgement",
-        parse.positive,
+        parse.positive_seconds,
     )
-    max_body: int = var("MAX_BODY_BYTES", "16777216", "largest request body, bytes", parse.count)
+    max_body_bytes: int = var(
+        "MAX_BODY_BYTES", "16777216", "largest request body, bytes", parse.positive_int
+    )
     max_queue_depth: int = var(
-        "MAX_QUEUE_DEPTH", "1000", "waiting (not running) requests a model may have", parse.count
+        "MAX_QUEUE_DEPTH",
+        "1000",
+        "waiting (not running) requests a model may have",
+        parse.positive_int,
     )
-    request_timeout: float = var(
-        "REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive
+    request_timeout_seconds: float = var(
+        "REQUEST_TIMEOUT_SECONDS", "540", "deadline of a request", parse.positive_seconds
     )
 
     @property
-    def on_kafka(self) -> bool:
+    def is_kafka(self) -> bool:
         return self.kind == "kafka" or (self.kind == "" and bool(self.servers))
 
     @property
-    def system(self) -> str:
-        return "kafka" if self.on_kafka else "memory"
+    def messaging_system(self) -> str:
+        return "kafka" if self.is_kafka else "memory"

@@ -10,37 +10,37 @@ from pydantic import SecretStr
 
 from app.config.model_entry import ECHO, ModelEntry
 from app.config.settings import ModelSettings, Settings
-from app.config.yaml_file import named, parse_entries
+from app.config.yaml_file import describe_entry, parse_entries
 from app.errors import SettingsError
 
 EXAMPLE = 'models: [{id: qwen, host: "http://127.0.0.1:8011", upstream_model: Qwen/Qwen3-8B}]'
 
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
-def configured(settings: Settings) -> list[ModelEntry]:
+def load_embedded_models(settings: Settings) -> list[ModelEntry]:
     """The models of the embedded default: MODELS_FILE's, FIRST_OPENAI_*, SECOND_OPENAI_*; `echo` if
     there are none.
 
     Raises SettingsError.
     """
     models = settings.models
-    entries = _from_file(settings) if models.file else []
+    entries = _read_models_file(settings) if models.file else []
     for order in ("first", "second"):
-        entry = _triple(models, order)
+        entry = _make_numbered_entry(models, order)
         entries += [entry] if entry else []
-    _refuse_repeats(entries, "MODELS_FILE" if models.file else "SECOND_OPENAI_MODEL_NAME")
+    _refuse_duplicate_names(entries, "MODELS_FILE" if models.file else "SECOND_OPENAI_MODEL_NAME")
     return entries or [ECHO]
 
 
-def for_worker(settings: Settings) -> list[ModelEntry]:
+def load_worker_models(settings: Settings) -> list[ModelEntry]:
     """The models of `python -m app.agent`: the one OPENAI_MODEL_NAME names, or all of MODELS_FILE.
     Raises SettingsError.
     """
     models = settings.models
     if models.file:
-        described = _from_file(settings)
-        entries = [entry for entry in described if models.name in ("", entry.id)]
+        file_entries = _read_models_file(settings)
+        entries = [entry for entry in file_entries if models.name in ("", entry.id)]
         if not entries:
             raise SettingsError(
                 f"OPENAI_MODEL_NAME: {models.name!r} is not in MODELS_FILE; name one of its ids"
@@ -50,10 +50,10 @@ def for_worker(settings: Settings) -> list[ModelEntry]:
         raise SettingsError(
             "OPENAI_MODEL_NAME: is not set; for example OPENAI_MODEL_NAME=Qwen/Qwen3-8B"
         )
-    return [_worker_entry(models)]
+    return [_make_worker_entry(models)]
 
 
-def _worker_entry(models: ModelSettings) -> ModelEntry:
+def _make_worker_entry(models: ModelSettings) -> ModelEntry:
     if models.name == ECHO.id and not models.host:
         return ECHO
     if not models.host:
@@ -71,9 +71,9 @@ def _worker_entry(models: ModelSettings) -> ModelEntry:
     )
 
 
-def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
-    name, host = getattr(models, f"{order}_name"), getattr(models, f"{order}_host")
-    token = getattr(models, f"{order}_token")
+def _make_numbered_entry(models: ModelSettings, ordinal: str) -> ModelEntry | None:
+    name, host = getattr(models, f"{ordinal}_name"), getattr(models, f"{ordinal}_host")
+    token = getattr(models, f"{ordinal}_token")
     # an entry of the file may name that variable
     if not (name or host) and (not token or models.file):
         return None
@@ -82,51 +82,53 @@ def _triple(models: ModelSettings, order: str) -> ModelEntry | None:
         ("HOST", host, "https://api.openai.com"),
     ):
         if not value:
-            variable = f"{order.upper()}_OPENAI_{part}"
-            set_ = " and ".join(
-                f"{order.upper()}_OPENAI_{other}"
+            variable = f"{ordinal.upper()}_OPENAI_{part}"
+            set_variables = " and ".join(
+                f"{ordinal.upper()}_OPENAI_{other}"
                 for other, text in (("TOKEN", token), ("MODEL_NAME", name), ("HOST", host))
                 if text
             )
             raise SettingsError(
-                f"{variable}: is not set, and {set_} is; for example {variable}={example}"
+                f"{variable}: is not set, and {set_variables} is; for example {variable}={example}"
             )
-    read_timeout = getattr(models, f"{order}_read_timeout")
+    read_timeout = getattr(models, f"{ordinal}_read_timeout")
     return ModelEntry(id=name, host=host, token=SecretStr(token), read_timeout=read_timeout)
 
 
-def _from_file(settings: Settings) -> list[ModelEntry]:
+def _read_models_file(settings: Settings) -> list[ModelEntry]:
     path = Path(settings.models.file)
     try:
-        described = parse_entries(path.read_bytes(), "model", ModelEntry)
+        file_entries = parse_entries(path.read_bytes(), "model", ModelEntry)
     except OSError as error:
-        raise _wrong(path, f"it cannot be read ({error.strerror})") from None
+        raise _file_error(path, f"it cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise _wrong(path, str(error)) from None
-    if not described:
-        raise _wrong(path, "it has no models")
-    entries = [_entry(entry, number, settings) for number, entry in enumerate(described, 1)]
-    _refuse_repeats(entries, "MODELS_FILE")
+        raise _file_error(path, str(error)) from None
+    if not file_entries:
+        raise _file_error(path, "it has no models")
+    entries = [
+        _resolve_entry(entry, number, settings) for number, entry in enumerate(file_entries, 1)
+    ]
+    _refuse_duplicate_names(entries, "MODELS_FILE")
     return entries
 
 
-def _entry(entry: ModelEntry, number: int, settings: Settings) -> ModelEntry:
+def _resolve_entry(entry: ModelEntry, number: int, settings: Settings) -> ModelEntry:
     """One of the file's models, with its token: the file has the name of a variable, so that no
     secret lies in it.
     """
-    path, which = settings.models.file, named("model", number, entry.id)
+    path, which = settings.models.file, describe_entry("model", number, entry.id)
     if entry.engine == "http" and not entry.host:
-        raise _wrong(path, f"{which} has no host")
+        raise _file_error(path, f"{which} has no host")
     variable = entry.token.get_secret_value()
     token = settings.environment.get(variable, "")
     if variable and not token:
-        raise SettingsError(f"MODELS_FILE: {path}: {which}: {_no_token(variable)}")
+        raise SettingsError(f"MODELS_FILE: {path}: {which}: {_describe_missing_token(variable)}")
     return entry.model_copy(update={"token": SecretStr(token)})
 
 
-def _no_token(variable: str) -> str:
+def _describe_missing_token(variable: str) -> str:
     """What is no variable's name may be the secret itself, so it is not shown."""
-    if _VARIABLE.fullmatch(variable):
+    if _VARIABLE_NAME.fullmatch(variable):
         return f"token names the variable {variable}, which is not set"
     return (
         "token takes the NAME of a variable of the environment or .env, not the token "
@@ -134,7 +136,7 @@ def _no_token(variable: str) -> str:
     )
 
 
-def _refuse_repeats(entries: Iterable[ModelEntry], setting: str) -> None:
+def _refuse_duplicate_names(entries: Iterable[ModelEntry], setting: str) -> None:
     seen: set[str] = set()
     for entry in entries:
         for name in (entry.id, *entry.aliases):
@@ -145,7 +147,7 @@ def _refuse_repeats(entries: Iterable[ModelEntry], setting: str) -> None:
             seen.add(name)
 
 
-def _wrong(path: Path | str, fault: str) -> SettingsError:
+def _file_error(path: Path | str, fault: str) -> SettingsError:
     """Return the error; where the file as a whole is wrong, with an example of one."""
     example = "" if fault.startswith("model ") else f"; for example {EXAMPLE}"
     return SettingsError(f"MODELS_FILE: {path}: {fault}{example}")

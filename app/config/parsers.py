@@ -8,9 +8,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from app.config.weak_keys import weakness
+from app.config.weak_keys import find_key_weakness
 
-_ENDPOINTS = (
+_ENDPOINT_SUFFIXES = (
     "/chat/completions",
     "/completions",
     "/responses",
@@ -23,7 +23,7 @@ _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?")
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-def without_userinfo(address: str) -> str:
+def redact_url(address: str) -> str:
     """Return an address for messages and logs: without user, password, query, which may hold a key,
     and fragment.
 
@@ -35,28 +35,28 @@ def without_userinfo(address: str) -> str:
     return scheme + ("***@" if at else "") + re.split("[?#]", rest)[0]
 
 
-def seconds(text: str) -> float:
+def non_negative_seconds(text: str) -> float:
     value = float(text)
     if value < 0 or value != value or value == float("inf"):
         raise ValueError("a number of seconds, 0 or more")
     return value
 
 
-def positive(text: str) -> float:
-    value = seconds(text)
+def positive_seconds(text: str) -> float:
+    value = non_negative_seconds(text)
     if value == 0:
         raise ValueError("a number of seconds above 0")
     return value
 
 
-def optional_positive(text: str) -> float | None:
+def optional_positive_seconds(text: str) -> float | None:
     """Parse a number of seconds above 0; an empty text is None."""
-    return positive(text) if text else None
+    return positive_seconds(text) if text else None
 
 
-def proxy(text: str) -> str:
+def proxy_url(text: str) -> str:
     """Parse a proxy's address; `http://` may be left out."""
-    if text and not _is_address(text if "://" in text else f"http://{text}"):
+    if text and not _is_http_url(text if "://" in text else f"http://{text}"):
         raise ValueError("an http:// address, http://user:password@host:port")
     if text.startswith("https://"):
         raise ValueError(
@@ -65,21 +65,21 @@ def proxy(text: str) -> str:
     return text
 
 
-def count(text: str) -> int:
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError("a whole number, 1 or more")
     return value
 
 
-def natural(text: str) -> int:
+def non_negative_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise ValueError("a whole number, 0 or more")
     return value
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError("a share, 0 to 1")
@@ -93,35 +93,35 @@ def port(text: str) -> int:
     return value
 
 
-def names(text: str) -> tuple[str, ...]:
+def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def host_names(text: str) -> tuple[str, ...]:
     """Parse names of hosts, without ports."""
-    found = tuple(name.lower() for name in names(text))
+    found = tuple(name.lower() for name in comma_separated(text))
     for name in found:
         if not re.fullmatch(r"[\w.-]+", name):
             raise ValueError("names such as gpu-box.example.com, without a port or a path")
     return found
 
 
-def switch(text: str) -> bool:
+def boolean(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
     return text == "1"
 
 
-def own_keys(text: str) -> tuple[str, ...]:
-    keys = names(text)
+def strong_keys(text: str) -> tuple[str, ...]:
+    keys = comma_separated(text)
     for number, key in enumerate(keys, 1):
-        if fault := weakness(key):
+        if fault := find_key_weakness(key):
             raise ValueError(f"key {number} {fault}; `openssl rand -hex 24` makes a good one")
     return keys
 
 
 def origins(text: str) -> tuple[str, ...]:
-    found = names(text)
+    found = comma_separated(text)
     for name in found:
         if name != "*" and not re.fullmatch(r"https?://[^/\s]+", name):
             raise ValueError("origins such as https://app.example.com, without a path")
@@ -129,26 +129,26 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    return tuple(ip_network(name, strict=False) for name in names(text))
+    return tuple(ip_network(name, strict=False) for name in comma_separated(text))
 
 
 def url(text: str) -> str:
-    if text and not _is_address(text):
+    if text and not _is_http_url(text):
         raise ValueError("an http:// or https:// address; its port, if it has one, is 1 to 65535")
     return text
 
 
-def upstream(text: str) -> str:
+def upstream_url(text: str) -> str:
     """Parse the address where an upstream's API begins."""
     path = urlsplit(url(text)).path.rstrip("/")
-    if path.endswith(_ENDPOINTS):
+    if path.endswith(_ENDPOINT_SUFFIXES):
         raise ValueError(
             "the address where the API begins, such as https://host/v1, not that of one endpoint"
         )
     return text
 
 
-def _is_address(text: str) -> bool:
+def _is_http_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         name, number = parts.hostname or "", parts.port

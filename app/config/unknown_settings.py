@@ -10,10 +10,10 @@ from app.config.settings import SECTIONS
 
 # every variable that begins so is meant for this program
 _PREFIXES = ("FIRST_OPENAI_", "SECOND_OPENAI_")
-_ALIKE = 0.88  # difflib's ratio; a letter too few, too many or another one
+_SIMILARITY_CUTOFF = 0.88  # difflib's ratio; a letter too few, too many or another one
 # Variables of other programs that resemble ours: the OpenAI SDKs', OpenTelemetry's, the compose
 # files'.
-_OTHERS = frozenset(
+_FOREIGN_VARIABLES = frozenset(
     (
         *(
             "API_KEY",
@@ -30,32 +30,35 @@ _OTHERS = frozenset(
 )
 
 
-def known_settings() -> frozenset[str]:
+def list_setting_names() -> frozenset[str]:
     """Return the names of all settings."""
     return frozenset(item.metadata["name"] for section in SECTIONS for item in fields(section))
 
 
-def misspelt(environment: Mapping[str, str]) -> list[str]:
+def find_misspelt_settings(environment: Mapping[str, str]) -> list[str]:
     """Return one line for each variable that is no setting, and resembles one."""
-    known = known_settings()
+    setting_names = list_setting_names()
     return [
         f"{name}: there is no such setting; did you mean {meant}?"
         for name in sorted(environment)
-        if name not in known and name not in _OTHERS
-        for meant in _meant(name, known)
+        if name not in setting_names and name not in _FOREIGN_VARIABLES
+        for meant in _suggest_setting(name, setting_names)
     ]
 
 
-def _meant(name: str, known: Iterable[str]) -> Iterator[str]:
+def _suggest_setting(name: str, setting_names: Iterable[str]) -> Iterator[str]:
     """Return the setting that was probably meant, at most one: `name` with an end, a letter away,
     or of the same prefix.
     """
     if not name.isupper() or "_" not in name:
         return
-    longer = sorted(other for other in known if other.startswith(f"{name}_"))
-    close = get_close_matches(name, known, n=1, cutoff=_ALIKE)
+    longer = sorted(other for other in setting_names if other.startswith(f"{name}_"))
+    close = get_close_matches(name, setting_names, n=1, cutoff=_SIMILARITY_CUTOFF)
     prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
     alike = get_close_matches(
-        name, [other for other in known if prefix and other.startswith(prefix)], n=1, cutoff=0
+        name,
+        [other for other in setting_names if prefix and other.startswith(prefix)],
+        n=1,
+        cutoff=0,
     )
     yield from (longer or close or alike)[:1]

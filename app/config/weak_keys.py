@@ -1,7 +1,7 @@
 """Which keys of our own are too easily guessed."""
 
-_SHORTEST_KEY = 16  # characters
-_FEWEST_LETTERS = 5  # different ones
+_MIN_KEY_CHARS = 16  # characters
+_MIN_DISTINCT_CHARS = 5  # different ones
 _PLACEHOLDERS = (
     *(
         "changeme",
@@ -28,11 +28,11 @@ _PLACEHOLDERS = (
 )
 
 
-def weakness(key: str) -> str:
+def find_key_weakness(key: str) -> str:
     """Why a key of our own can be guessed; empty if nothing is seen."""
-    if len(key) < _SHORTEST_KEY:
-        return f"is shorter than {_SHORTEST_KEY} characters"
+    if len(key) < _MIN_KEY_CHARS:
+        return f"is shorter than {_MIN_KEY_CHARS} characters"
     letters = "".join(char for char in key.lower() if char.isalnum())
-    if len(set(letters)) < _FEWEST_LETTERS or any(word in letters for word in _PLACEHOLDERS):
+    if len(set(letters)) < _MIN_DISTINCT_CHARS or any(word in letters for word in _PLACEHOLDERS):
         return "is a placeholder"
     return ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.cluster.model_registry import ModelState
 from app.protocol.heartbeats import WorkerHeartbeat
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 
 
 class WorkerSelector:
@@ -27,13 +27,13 @@ class WorkerSelector:
         """
         serving = [beat for beat in known.serving if beat.partitions]
         if not serving:
-            everywhere = halves(tuple(sorted(known.ends)))[crowd]
+            everywhere = split_into_lanes(tuple(sorted(known.ends)))[crowd]
             return self._turn(known.card.topic, everywhere) if everywhere else None
         if known.backlog and not crowd:
             best, partitions = self._beside_the_backlog(serving, known.backlog)
         else:
             best = max(serving, key=self._room)
-            partitions = halves(best.partitions)[crowd]
+            partitions = split_into_lanes(best.partitions)[crowd]
         self._sent[best.worker] += 1
         return self._turn(best.worker, partitions)
 
@@ -43,7 +43,7 @@ class WorkerSelector:
         """Quiet partitions in which nothing waits, where there are any: a crowd may have been there
         before partitions moved.
         """
-        quiet = {beat.worker: halves(beat.partitions).quiet for beat in serving}
+        quiet = {beat.worker: split_into_lanes(beat.partitions).interactive for beat in serving}
         free = {
             worker: tuple(p for p in half if p not in backlog) for worker, half in quiet.items()
         }

@@ -26,7 +26,7 @@ from app.inference.pending_request import PendingRequest
 from app.inference.reply_consumer import ReplyConsumer
 from app.inference.reply_reader import ReplyReader
 from app.inference.request_view import RequestViews
-from app.protocol.heartbeats import GatewayHeartbeat, Shown
+from app.protocol.heartbeats import GatewayHeartbeat, RequestSnapshots
 from app.protocol.topics import Topics
 from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_feed import ReplyFollowers
@@ -40,7 +40,7 @@ store_logger = logging.getLogger("app.gateway.store")
 store_logger.addFilter(Throttle())  # anybody may ask
 
 _RETRY_SECONDS = 1.0
-_STORE_SECONDS = 1.0  # for its answer, when somebody asks how it is
+_STORE_TIMEOUT_SECONDS = 1.0  # for its answer, when somebody asks how it is
 
 
 class Gateway:
@@ -48,41 +48,63 @@ class Gateway:
         self, bus: Bus, store: Store, settings: Settings, tracer: Tracer | None = None
     ) -> None:
         self.settings = settings.gateway
-        self.max_body = settings.bus.max_body
+        self.max_body_bytes = settings.bus.max_body_bytes
         self._bus = bus
         self._store = store
         self._bus_settings = settings.bus
-        self._topics = topics = Topics.named(settings.bus.prefix, settings.bus.response_topic)
-        self.catalog = ModelRegistry()
-        placement = WorkerSelector()
-        self._inbox = ReplyConsumer(bus, topics.replies)
-        self.asynchronous = self._inbox.asynchronous
-        self.admission = Admission(self.catalog, self._inbox, settings.gateway)
+        self._topics = topics = Topics.with_prefix(settings.bus.prefix, settings.bus.reply_topic)
+        self.model_registry = ModelRegistry()
+        worker_selector = WorkerSelector()
+        self._reply_consumer = ReplyConsumer(bus, topics.replies)
+        self.async_requests = self._reply_consumer.asynchronous
+        self.admission = Admission(self.model_registry, self._reply_consumer, settings.gateway)
         self.limiter = RateLimiter(self.admission, store, settings.gateway.limits_fail_open)
-        sender = TracingSender(bus, tracer, settings.bus.system) if tracer else bus
+        sender = TracingSender(bus, tracer, settings.bus.messaging_system) if tracer else bus
         self.dispatcher = Dispatcher(
-            sender, topics, self.admission, self._inbox, placement, settings.bus.admit_timeout
+            sender,
+            topics,
+            self.admission,
+            self._reply_consumer,
+            worker_selector,
+            settings.bus.admit_timeout_seconds,
         )
-        own, interval = self.dispatcher.owner, settings.gateway.heartbeat
-        self._presence = Membership(
-            own, bus, topics, self.catalog, interval, self._describe, placement.heard
+        own_id, interval_seconds = self.dispatcher.owner, settings.gateway.heartbeat_seconds
+        self._membership = Membership(
+            own_id,
+            bus,
+            topics,
+            self.model_registry,
+            interval_seconds,
+            self._make_heartbeat,
+            worker_selector.heard,
         )
         # Measured by itself: a broker that is slow to say how long queues are must not silence this
         # gateway.
-        self._queues = QueueDepthMonitor(
-            bus, self.catalog, self.dispatcher.withdrawn, self._presence.others, interval
+        self._queue_depth_monitor = QueueDepthMonitor(
+            bus,
+            self.model_registry,
+            self.dispatcher.withdrawn,
+            self._membership.others,
+            interval_seconds,
         )
         # what its heartbeats tell while an operator looks at another gateway
-        self.shown: Callable[[], Shown] = dict
+        self.snapshot_requests: Callable[[], RequestSnapshots] = dict
         scanner = RecordScanner(bus)
-        self.resources = RequestViews(
-            bus, scanner, ReplyLookup(scanner, topics.replies), self.catalog
+        self.request_views = RequestViews(
+            bus, scanner, ReplyLookup(scanner, topics.replies), self.model_registry
         )
-        self._followers = ReplyFollowers(bus, topics.replies)
-        self.reader = ReplyReader(self._followers, self.dispatcher)
-        ttl = min(settings.gateway.idempotency_ttl, reply_retention_ms(settings.bus) / 1000)
+        self._reply_followers = ReplyFollowers(bus, topics.replies)
+        self.reply_reader = ReplyReader(self._reply_followers, self.dispatcher)
+        ttl_seconds = min(
+            settings.gateway.idempotency_ttl_seconds, reply_retention_ms(settings.bus) / 1000
+        )
         self.idempotency = Idempotency(
-            store, self.dispatcher, self.resources, self.reader, settings.gateway, ttl
+            store,
+            self.dispatcher,
+            self.request_views,
+            self.reply_reader,
+            settings.gateway,
+            ttl_seconds,
         )
 
     async def start(self) -> None:
@@ -91,97 +113,99 @@ class Gateway:
         """
         while self.admission.unready:
             try:
-                await self._begin()
+                await self._start_components()
             except BusError as error:
                 self.admission.unready = str(error)
                 logger.warning("not ready: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _begin(self) -> None:
+    async def _start_components(self) -> None:
         for line in await self._bus.ensure_topics(shared_specs(self._bus_settings, self._topics)):
             logger.warning("topic kept as it is: %s", line)
-        await self._presence.start()
-        await self._inbox.start(self._presence.reply_partitions())
-        self._presence.begin_beats()
-        self._queues.start()
+        await self._membership.start()
+        await self._reply_consumer.start(self._membership.reply_partitions())
+        self._membership.begin_beats()
+        self._queue_depth_monitor.start()
         self.admission.deployment = self._bus.deployment
         self.admission.unready = ""
 
     async def drain(self) -> None:
         """Refuses what is new and waits for what runs, at most DRAIN_SECONDS."""
         self.admission.draining = True
-        logger.info("draining: %d requests run", len(self._inbox))
-        await self._inbox.empty(self.settings.drain)
-        for call in self.calls():
-            gone_on = (
-                f"this gateway is being stopped; the request {call.public_id} goes on and its "
+        logger.info("draining: %d requests run", len(self._reply_consumer))
+        await self._reply_consumer.empty(self.settings.drain_seconds)
+        for pending in self.pending_requests():
+            message = (
+                f"this gateway is being stopped; the request {pending.public_id} goes on and its "
                 f"reply is kept"
             )
-            self.dispatcher.let_go(call, GatewayDraining(gone_on))
+            self.dispatcher.let_go(pending, GatewayDraining(message))
 
     async def close(self) -> None:
         self.admission.draining = True
-        self._queues.close()
-        await self._presence.close()
-        await self._inbox.close()
-        await self._followers.close()
+        self._queue_depth_monitor.close()
+        await self._membership.close()
+        await self._reply_consumer.close()
+        await self._reply_followers.close()
         self.limiter.places.close()
         await self._store.close()
 
-    def unready(self) -> list[str]:
+    def unready_reasons(self) -> list[str]:
         """Why it does not serve; empty when it does."""
-        reasons = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
-        found = [f"{name}: {why}" for name, why in reasons if why]
-        return [*found, "draining"] if self.admission.draining else found
+        checks = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
+        reasons = [f"{name}: {why}" for name, why in checks if why]
+        return [*reasons, "draining"] if self.admission.draining else reasons
 
-    async def dependencies(self) -> dict[str, str]:
+    async def check_dependencies(self) -> dict[str, str]:
         """What it depends on, each `ok` or why not. Without its store it serves all the same, but
         for Idempotency-Keys.
         """
-        return {"bus": self._bus.healthy() or "ok", "store": await self._store_state()}
+        return {"bus": self._bus.healthy() or "ok", "store": await self._check_store()}
 
-    async def _store_state(self) -> str:
+    async def _check_store(self) -> str:
         try:
-            async with asyncio.timeout(_STORE_SECONDS):
+            async with asyncio.timeout(_STORE_TIMEOUT_SECONDS):
                 await self._store.get("readyz")
         except (StoreUnavailable, TimeoutError) as error:
             store_logger.warning("the store is not ready: %s", error or "no answer in time")
-            return StoreUnavailable.told
+            return StoreUnavailable.client_message
         return "ok"
 
-    def calls(self) -> set[PendingRequest]:
+    def pending_requests(self) -> set[PendingRequest]:
         """The requests that are being answered here."""
-        return {*self._inbox.calls(), *self.reader.calls()}
+        return {*self._reply_consumer.calls(), *self.reply_reader.calls()}
 
-    def detach(self, call: PendingRequest, one: AsyncRequest) -> None:
-        """The call's client has been told that it is accepted, and waits no more; `one` is what is
-        kept of it.
+    def detach_client(self, pending: PendingRequest, async_request: AsyncRequest) -> None:
+        """The call's client has been told that it is accepted, and waits no more; `async_request`
+        is what is kept of it.
         """
-        self._inbox.detach(call, one)
+        self._reply_consumer.detach(pending, async_request)
 
-    def gateways(self) -> list[GatewayHeartbeat]:
+    def live_gateways(self) -> list[GatewayHeartbeat]:
         """The gateways that live."""
-        return self._presence.gateways()
+        return self._membership.gateways()
 
-    def others(self) -> list[GatewayHeartbeat]:
+    def other_gateways(self) -> list[GatewayHeartbeat]:
         """The same without this one."""
-        return self._presence.others()
+        return self._membership.others()
 
-    def watch(self) -> None:
+    def mark_watched(self) -> None:
         """An operator looks: for a while the other gateways tell what they have to show."""
-        self._presence.watch()
+        self._membership.watch()
 
-    def _describe(self) -> GatewayHeartbeat:
+    def _make_heartbeat(self) -> GatewayHeartbeat:
         return GatewayHeartbeat(
             gateway=self.dispatcher.owner,
             replies=self._topics.replies,
-            partition=self._inbox.partition,
+            partition=self._reply_consumer.partition,
             time=time.time(),
-            interval=self.settings.heartbeat,
-            in_flight=len(self._inbox),
+            interval=self.settings.heartbeat_seconds,
+            in_flight=len(self._reply_consumer),
             leaving=self.admission.draining,
             version=__version__,
             withdrawn=self.dispatcher.withdrawn.counts(),
-            watched=self._presence.watched,
-            shown=self.shown() if any(beat.watched for beat in self.others()) else {},
+            watched=self._membership.watched,
+            shown=self.snapshot_requests()
+            if any(beat.watched for beat in self.other_gateways())
+            else {},
         )

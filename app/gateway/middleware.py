@@ -11,16 +11,16 @@ from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.api_dialect import error_body, speaks_anthropic, with_request_id
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
 from app.gateway.http.unknown_url import refuse_websocket
-from app.protocol.request_id import refused_id
+from app.protocol.request_id import new_refused_id
 
 logger = logging.getLogger("app.gateway")
 
 # No key of a caller's asked. What is the operator's asks by itself who comes.
-_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
+_KEYLESS_PREFIXES = ("/healthz", "/readyz", "/docs", "/openapi.json", "/ui", "/metrics", "/admin")
 # A model may write HTML, and an upstream may send it: no browser is to take a reply for a page of
 # this origin.
-_NO_SNIFFING = ((b"x-content-type-options", b"nosniff"),)
-_NO_PAGE = (*_NO_SNIFFING, (b"content-security-policy", b"sandbox; default-src 'none'"))
+_NOSNIFF_HEADERS = ((b"x-content-type-options", b"nosniff"),)
+_SANDBOX_HEADERS = (*_NOSNIFF_HEADERS, (b"content-security-policy", b"sandbox; default-src 'none'"))
 
 
 class FastPathRouter:
@@ -60,9 +60,9 @@ class RequestMiddleware:
     request goes on without its connection, and another tells its end.
     """
 
-    def __init__(self, app: App, keys: Authenticator, access_log: AccessLog) -> None:
+    def __init__(self, app: App, authenticator: Authenticator, access_log: AccessLog) -> None:
         self._app = app
-        self._keys = keys
+        self._authenticator = authenticator
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,13 +70,13 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["began"] = began = time.monotonic()
+        state["began"] = started_at = time.monotonic()
         line: dict[str, object] = {}
         state["line"] = line
         status = 0
-        guards = _NO_PAGE if scope["path"].startswith("/v1") else _NO_SNIFFING
+        security_headers = _SANDBOX_HEADERS if scope["path"].startswith("/v1") else _NOSNIFF_HEADERS
 
-        async def sending(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -85,43 +85,45 @@ class RequestMiddleware:
                     headers = with_request_id(headers)
                 if "grant" in state:
                     headers = state["grant"].headed(headers)
-                message = {**message, "headers": [*headers, *guards]}
+                message = {**message, "headers": [*headers, *security_headers]}
             await send(message)
 
         try:
-            if scope["path"] != "/" and not scope["path"].startswith(_OPEN):
-                state["caller"] = caller = self._keys.caller(scope)
+            if scope["path"] != "/" and not scope["path"].startswith(_KEYLESS_PREFIXES):
+                state["caller"] = caller = self._authenticator.caller(scope)
                 line["tenant"] = state["tenant"] = caller.tenant
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_wrapper)
         except ClientGone:
             line["client"] = "gone"
         except GatewayError as error:
-            await self._error(error, scope, status, sending)
+            await self._send_error(error, scope, status, send_wrapper)
         except Exception:  # whatever it is, the client gets an error body and the log the trace
             logger.exception(
-                "unexpected error on %s", scope["path"], extra={"request_id": id_of(line)}
+                "unexpected error on %s",
+                scope["path"],
+                extra={"request_id": ensure_request_id(line)},
             )
-            await self._error(
-                InternalError("the gateway failed; its log says why"), scope, status, sending
+            await self._send_error(
+                InternalError("the gateway failed; its log says why"), scope, status, send_wrapper
             )
         finally:
             if "handed_over" not in state:
                 if "grant" in state:
                     await state["grant"].settle(line, status)
-                line["total_ms"] = round((time.monotonic() - began) * 1000, 1)
-                self._access_log.ended(scope, status, line)
+                line["total_ms"] = round((time.monotonic() - started_at) * 1000, 1)
+                self._access_log.log_request(scope, status, line)
 
-    async def _error(self, error: GatewayError, scope: Scope, status: int, send: Send) -> None:
+    async def _send_error(self, error: GatewayError, scope: Scope, status: int, send: Send) -> None:
         line = scope["state"]["line"]
         line["code"] = error.code
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
-        await send_error(send, error, id_of(line), body=error_body(scope, error))
+        await send_error(send, error, ensure_request_id(line), body=error_body(scope, error))
 
 
-def id_of(line: dict[str, object]) -> str:
+def ensure_request_id(line: dict[str, object]) -> str:
     """The request's id in its access line; it gets one that is nowhere else if it was not
     accepted.
     """
-    line["request_id"] = found = str(line.get("request_id") or refused_id())
-    return found
+    line["request_id"] = request_id = str(line.get("request_id") or new_refused_id())
+    return request_id

@@ -17,27 +17,28 @@ def drain_on_signal(drain: Callable[[], Awaitable[None]]) -> None:
     application starts.
     """
     loop = asyncio.get_running_loop()
-    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
+    previous_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     tasks: set[asyncio.Task[None]] = set()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        handler = earlier[signal.Signals(number)]
+    def call_previous_handler(number: int, frame: FrameType | None) -> None:
+        handler = previous_handlers[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
 
-    async def drain_then_pass_on(number: int) -> None:
+    async def drain_then_call_previous_handler(number: int) -> None:
         await drain()
-        pass_on(number, None)
+        call_previous_handler(number, None)
 
-    def begin(number: int) -> None:
-        tasks.add(asyncio.create_task(drain_then_pass_on(number)))
+    def start_drain(number: int) -> None:
+        tasks.add(asyncio.create_task(drain_then_call_previous_handler(number)))
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if tasks:
-            pass_on(number, frame)
-            pass_on(signal.SIGINT, frame)  # uvicorn ends at once only on a SIGINT that comes second
+            call_previous_handler(number, frame)
+            # uvicorn ends at once only on a SIGINT that comes second
+            call_previous_handler(signal.SIGINT, frame)
         else:
-            loop.call_soon_threadsafe(begin, number)
+            loop.call_soon_threadsafe(start_drain, number)
 
     for number in _SIGNALS:
         signal.signal(number, on_signal)

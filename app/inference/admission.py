@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.inference.reply_consumer import ReplyConsumer
 from app.inference.submission import Submission
-from app.telemetry.metrics import CROWDED
+from app.telemetry.metrics import BULK_LANE_REQUESTS
 
 _RETRY_AFTER_SECONDS = 5.0  # while no rate is known
 _SHOWN = 200  # characters of an unknown model's name: it may be as large as the body
@@ -34,8 +34,8 @@ class Admission:
         self._catalog = catalog
         self._inbox = inbox
         self._most = settings.max_queue_depth
-        self._most_of_tenant = settings.tenant_hard_queue or math.inf
-        self._few_of_tenant = settings.tenant_soft_queue
+        self._most_of_tenant = settings.max_tenant_queue_depth or math.inf
+        self._few_of_tenant = settings.soft_max_tenant_queue_depth
         self.deployment = ""  # names the log this gateway writes to
         self.unready = "starting"  # why no request is admitted; empty when they are
         self.draining = False
@@ -54,19 +54,21 @@ class Admission:
         known = self.model(submission.model)
         crowd = self._is_crowd(known, submission)
         if crowd:
-            CROWDED.labels(known.card.model).inc()
+            BULK_LANE_REQUESTS.labels(known.card.model).inc()
         return known, crowd
 
     def refuse_if_closed(self) -> None:
         """Raises Draining, and BusUnavailable while this gateway has no reply partition yet."""
         if self.draining:
-            raise Draining("this gateway is being stopped; send the request again", retry_after=1)
+            raise Draining(
+                "this gateway is being stopped; send the request again", retry_after_seconds=1
+            )
         self.refuse_if_unready()
 
     def refuse_if_unready(self) -> None:
         """Raises BusUnavailable while this gateway does not know the log's models and requests."""
         if self.unready:
-            raise BusUnavailable(f"not ready: {self.unready}", retry_after=1)
+            raise BusUnavailable(f"not ready: {self.unready}", retry_after_seconds=1)
 
     def model(self, name: str) -> ModelState:
         """Raises ModelNotFound."""
@@ -111,7 +113,7 @@ class Admission:
             over = waiting - int(self._most_of_tenant)
             raise TenantQueueFull(
                 f"{waiting} of your requests already wait for {submission.model!r}",
-                retry_after=_until_room(known, over),
+                retry_after_seconds=_until_room(known, over),
             )
         many = low or waiting > min(self._few_of_tenant, depth // 2)
         # many tenants with little each are no crowd, and yet too many
@@ -119,7 +121,7 @@ class Admission:
         if depth >= most:
             raise QueueFull(
                 f"{depth} requests already wait for {submission.model!r}",
-                retry_after=_until_room(known, depth - most),
+                retry_after_seconds=_until_room(known, depth - most),
             )
         crowd = many and submission.priority != "high"
         if crowd:
@@ -139,5 +141,5 @@ def _refuse_if_too_late(known: ModelState, depth: int, submission: Submission) -
         longer = f"about {wait:.0f} s, longer than this one's {submission.timeout:g} s"
         raise QueueFull(
             f"{depth} requests wait for {submission.model!r}, {longer}",
-            retry_after=wait - submission.timeout,
+            retry_after_seconds=wait - submission.timeout,
         )

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_state import ReplyState, Step
+from app.protocol.reply_state import RecordEffect, ReplyState
 
 logger = logging.getLogger("app.inference.async_requests")
 
@@ -48,9 +48,9 @@ class AsyncRequest:
     status: int = 0  # that a client which waited would have got
     due: set[bytes] = field(default_factory=set)  # those whose deadline is in the same second
 
-    def feed(self, reply: ReplyRecord) -> Step:
+    def feed(self, reply: ReplyRecord) -> RecordEffect:
         """Takes the next record of this id from the log."""
-        step = self.fold.apply(
+        step = self.fold.apply_record(
             reply.kind,
             reply.owner,
             reply.seq,
@@ -58,7 +58,7 @@ class AsyncRequest:
             supersedes=reply.supersedes,
             by_gateway=reply.by_gateway,
         )
-        if step in (Step.PART, Step.ENDED):
+        if step in (RecordEffect.APPENDED, RecordEffect.ENDED):
             self.saw(reply)
         return step
 
@@ -126,7 +126,7 @@ class AsyncRequests:
         step = one.feed(reply)
         if one.fold.attempts:
             self._waits_no_more(one)
-        if step is Step.ENDED:
+        if step is RecordEffect.ENDED:
             del self._all[id_]
             one.due.discard(id_)
             self._end(one, reply)

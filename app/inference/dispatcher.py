@@ -27,13 +27,13 @@ from app.inference.admission import Admission
 from app.inference.pending_request import PendingRequest
 from app.inference.reply_consumer import ReplyConsumer
 from app.inference.submission import Submission, Ticket
-from app.openai_api.endpoints import endpoint_of
+from app.openai_api.endpoints import find_endpoint
 from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, EXPIRED, FAILED, FINAL
 from app.protocol.request_id import new_id
 from app.protocol.topics import Topics
 from app.telemetry.logs import Throttle
-from app.telemetry.metrics import ENDED
+from app.telemetry.metrics import ENDED_BY_GATEWAY
 
 logger = logging.getLogger("app.inference.dispatcher")
 logger.addFilter(Throttle())
@@ -114,7 +114,7 @@ class Dispatcher:
 
         The log decides whether it came first; the call is fed what the log says.
         """
-        ENDED.labels(call.model, outcome).inc()
+        ENDED_BY_GATEWAY.labels(call.model, outcome).inc()
         self.withdrawn.add(call.model, call.address)
         final = self._final(call, error or self._error(call, outcome), outcome)
         key = call.id.encode()
@@ -125,12 +125,12 @@ class Dispatcher:
                 self._topics.replies,
                 final.value,
                 key=key,
-                headers=final.headers(),
+                headers=final.encode_headers(),
                 partition=partition,
             )
             sent.add_done_callback(_quietly)
             self._bus.send(
-                self._topics.control, b"", key=key, headers=cancel.headers()
+                self._topics.control, b"", key=key, headers=cancel.encode_headers()
             ).add_done_callback(_quietly)
         except BusError as failure:
             logger.warning(
@@ -204,11 +204,13 @@ class Dispatcher:
         except BusFull as error:  # so nothing was sent
             self.forget(call)
             raise BusUnavailable(
-                f"the request could not be queued: {error}", retry_after=1
+                f"the request could not be queued: {error}", retry_after_seconds=1
             ) from None
         except (BusError, TimeoutError) as error:
             why = str(error) or "no acknowledgement in time"
-            refusal = BusUnavailable(f"the request could not be queued: {why}", retry_after=1)
+            refusal = BusUnavailable(
+                f"the request could not be queued: {why}", retry_after_seconds=1
+            )
             # The record may be in the log, or come there yet, and another gateway may have joined
             # it by its Idempotency-Key: its client has not cancelled anything, and is to send the
             # request again.
@@ -220,7 +222,7 @@ class Dispatcher:
         """Where the request lies. Raises BusError, TimeoutError."""
         request = call.request
         while True:
-            headers = request.headers()
+            headers = request.encode_headers()
             sent = self._bus.send(
                 call.topic,
                 request.body,
@@ -242,9 +244,9 @@ class Dispatcher:
             call.id,
             self.owner,
             FINAL,
-            value=endpoint_of(call.request.path).error_body(error),
+            value=find_endpoint(call.request.path).encode_error_body(error),
             status=error.status,
-            head=error.head(),
+            head=error.build_headers(),
             outcome=outcome,
             code=error.code or "",
             by_gateway=True,

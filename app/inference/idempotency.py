@@ -28,7 +28,7 @@ from app.inference.pending_request import PendingRequest
 from app.inference.reply_reader import ReplyReader
 from app.inference.request_view import RequestView, RequestViews
 from app.inference.submission import Submission
-from app.openai_api.multipart import without_boundary
+from app.openai_api.multipart import strip_boundary
 from app.protocol.reply_state import CANCELLED, EXPIRED, FAILED
 from app.stores.base import Store
 from app.telemetry.logs import Throttle
@@ -57,7 +57,7 @@ class Idempotency:
         self._dispatcher = dispatcher
         self._resources = resources
         self._reader = reader
-        self._grace = settings.cancel_grace
+        self._grace = settings.cancel_grace_seconds
         self._ttl = ttl
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -72,7 +72,7 @@ class Idempotency:
         twice. A proxy's key may be forgotten.
         """
         form, body = submission.content_type, submission.body
-        said = without_boundary(form, body) if form else body
+        said = strip_boundary(form, body) if form else body
         digest = hashlib.sha256(submission.path.encode() + b"\0" + said).hexdigest()
         name = f"idempotency:{submission.tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         while True:
@@ -115,7 +115,7 @@ class Idempotency:
         except GatewayError:
             # the key is free again: what was not taken has nothing that could be joined
             with suppress(StoreUnavailable):
-                await self._store.swap(name, entry.encode(), entry.encode(), 0)
+                await self._store.compare_and_swap(name, entry.encode(), entry.encode(), 0)
             raise
         async with self._read(name, call, grace):
             yield call
@@ -198,7 +198,7 @@ class Idempotency:
                 return False
             changed = change(entry)
             if changed == entry or await _asked(
-                self._store.swap(name, value, changed.encode(), ttl)
+                self._store.compare_and_swap(name, value, changed.encode(), ttl)
             ):
                 return True
 
@@ -249,7 +249,7 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
     except StoreUnavailable as error:
         logger.warning("no Idempotency-Key can be looked up: %s", error)
         raise BusUnavailable(
-            "the Idempotency-Key cannot be looked up just now", retry_after=1
+            "the Idempotency-Key cannot be looked up just now", retry_after_seconds=1
         ) from None
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from app.errors import BusUnavailable, ClientGone
 from app.protocol.records import ReplyRecord, RequestRecord
-from app.protocol.reply_state import ReplyState, Step
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.reply_state import RecordEffect, ReplyState
+from app.protocol.request_id import Address, fingerprint_topic
 
 _AGAIN_SECONDS = 1.0
 # bytes that wait for a slow client; what comes then is read from the log again
@@ -61,7 +61,7 @@ class PendingRequest:
     def placed(self, partition: int, offset: int) -> None:
         """The request is in the log: it is accepted."""
         request = self.request
-        where = fingerprint(self.topic)
+        where = fingerprint_topic(self.topic)
         self.address = Address(
             request.id, where, partition, offset, request.reply_partition, request.reply_offset
         )
@@ -71,13 +71,13 @@ class PendingRequest:
         """What has come and nobody has read."""
         return list(self._parts)
 
-    def feed(self, reply: ReplyRecord, offset: int) -> Step:
+    def feed(self, reply: ReplyRecord, offset: int) -> RecordEffect:
         """Takes the next record of this id from the log."""
         if self.request.stream and self._pending > _MOST_PENDING and self.refill is not None:
             self.behind = self.from_log = True  # the log is the buffer
-            return Step.IGNORED
+            return RecordEffect.IGNORED
         self.next_offset = offset + 1
-        step = self.fold.apply(
+        step = self.fold.apply_record(
             reply.kind,
             reply.owner,
             reply.seq,
@@ -85,10 +85,10 @@ class PendingRequest:
             supersedes=reply.supersedes,
             by_gateway=reply.by_gateway,
         )
-        if step is Step.CLAIMED and not self.request.stream:
+        if step is RecordEffect.CLAIMED and not self.request.stream:
             self._parts.clear()  # nothing of a whole reply was shown: the new writer begins anew
-        elif step in (Step.PART, Step.ENDED):
-            if step is Step.PART and self._sunk(reply):
+        elif step in (RecordEffect.APPENDED, RecordEffect.ENDED):
+            if step is RecordEffect.APPENDED and self._sunk(reply):
                 return step
             self._pending += len(reply.value)
             self._parts.append(reply)

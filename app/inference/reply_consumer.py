@@ -13,8 +13,8 @@ from app.errors import BusError, UndecodableRecord
 from app.inference.async_requests import AsyncRequest, AsyncRequests, Either
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_batch import replies_of
-from app.protocol.reply_state import Step
+from app.protocol.reply_batch import decode_replies
+from app.protocol.reply_state import RecordEffect
 
 logger = logging.getLogger("app.inference.reply_consumer")
 
@@ -114,7 +114,7 @@ class ReplyConsumer:
         wanted = self._either if self.asynchronous else self._calls
         for record in records:
             try:
-                replies = replies_of(record.headers, record.value, wanted)
+                replies = decode_replies(record.headers, record.value, wanted)
             except UndecodableRecord as error:
                 logger.warning("undecodable reply at %s[%d]@%d: %s", *record[:3], error)
                 continue
@@ -131,5 +131,5 @@ class ReplyConsumer:
         step = call.feed(reply, offset)
         if call.answered and not began:
             self._begun(call.model, call.request.tenant)
-        if step is Step.ENDED:
+        if step is RecordEffect.ENDED:
             self.drop(call)

@@ -8,8 +8,8 @@ from app.bus.base import Record
 from app.errors import BusError, BusUnavailable, UndecodableRecord
 from app.inference.dispatcher import Dispatcher
 from app.inference.pending_request import PendingRequest
-from app.protocol.reply_batch import replies_of
-from app.protocol.reply_state import Step
+from app.protocol.reply_batch import decode_replies
+from app.protocol.reply_state import RecordEffect
 from app.reply_log.reply_feed import Follower, ReplyFollowers
 
 # the gateway that took the request keeps its deadline; this is for when it is gone
@@ -48,18 +48,20 @@ class ReplyReader:
             try:
                 steps = [
                     call.feed(reply, record.offset)
-                    for reply in replies_of(record.headers, record.value, wanted)
+                    for reply in decode_replies(record.headers, record.value, wanted)
                 ]
             except UndecodableRecord:
                 return True
-            return Step.ENDED not in steps and not call.behind
+            return RecordEffect.ENDED not in steps and not call.behind
 
         try:
             follower = await self._followers.follow(
                 request.reply_partition, call.next_offset, request.id, feed
             )
         except BusError as error:
-            raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
+            raise BusUnavailable(
+                f"the log cannot be read: {error}", retry_after_seconds=1
+            ) from None
         self._following[call] = follower
 
     def calls(self) -> list[PendingRequest]:

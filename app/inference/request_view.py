@@ -12,12 +12,12 @@ from app.bus.end_offsets import Ends
 from app.cluster.model_registry import ModelRegistry, ModelState
 from app.errors import BusError, BusUnavailable, RateLimited, RequestNotFound, UndecodableRecord
 from app.inference.pending_request import PendingRequest
-from app.openai_api.endpoints import error_in
+from app.openai_api.endpoints import find_last_error
 from app.openai_api.sse import count_events
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, EXPIRED, FAILED
 from app.protocol.reply_view import ReplyView
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.request_id import Address, fingerprint_topic
 from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 
@@ -38,13 +38,13 @@ class RequestView:
 
     @property
     def final(self) -> ReplyRecord | None:
-        return self.seen.parts[-1] if self.seen.fold.outcome else None
+        return self.seen.parts[-1] if self.seen.state.outcome else None
 
     @property
     def status(self) -> str:
-        if self.seen.fold.outcome:
-            return self.seen.fold.outcome
-        return RUNNING if self.seen.fold.writer or self._worker() else QUEUED
+        if self.seen.state.outcome:
+            return self.seen.state.outcome
+        return RUNNING if self.seen.state.writer or self._worker() else QUEUED
 
     @property
     def head_status(self) -> int:
@@ -60,7 +60,7 @@ class RequestView:
     def overdue(self) -> bool:
         """Its deadline has long passed and nobody has said so."""
         return (
-            not self.seen.fold.outcome
+            not self.seen.state.outcome
             and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS
         )
 
@@ -74,14 +74,14 @@ class RequestView:
         """What a stream cost that was cut off before its upstream could say: its events, one a
         token.
         """
-        if self.seen.fold.outcome not in (CANCELLED, EXPIRED, FAILED):
+        if self.seen.state.outcome not in (CANCELLED, EXPIRED, FAILED):
             return None
         shown = sum(count_events(part.value) for part in self.seen.parts if not part.outcome)
         return {"completion_tokens": shown, "estimated": True} if shown else None
 
     def _worker(self) -> str:
         """The worker that has it: its writer in the log, else the one whose heartbeat lists it."""
-        return self.seen.fold.writer or self.known.worker_of(self.address.id)
+        return self.seen.state.writer or self.known.worker_of(self.address.id)
 
     def described(self) -> dict[str, Any]:
         status, final = self.status, self.final
@@ -96,7 +96,7 @@ class RequestView:
             "created_at": self.request.created // 1000,
             "queue_position": position if waiting else None,
             "estimated_wait_seconds": self.known.estimated_wait(position) if waiting else None,
-            "attempts": max(self.seen.fold.attempts, 0 if waiting else 1),
+            "attempts": max(self.seen.state.attempts, 0 if waiting else 1),
             "worker": self._worker() or notes.get("worker") or None,
             "timings": {
                 name.replace("-", "_"): float(notes[name])
@@ -114,7 +114,7 @@ def error_of(final: ReplyRecord | None) -> dict[str, Any] | None:
     """
     if final is None or final.outcome == "completed":
         return None
-    value = final.value if final.status else (error_in(final.value) or final.value)
+    value = final.value if final.status else (find_last_error(final.value) or final.value)
     try:
         found = orjson.loads(value)
     except orjson.JSONDecodeError:
@@ -156,7 +156,7 @@ class RequestViews:
         """
         if self._waiting[tenant] >= MOST_WAITING:
             raise RateLimited(
-                f"{MOST_WAITING} look-ups of your requests already wait here", retry_after=1
+                f"{MOST_WAITING} look-ups of your requests already wait here", retry_after_seconds=1
             )
         self._waiting[tenant] += 1
         try:
@@ -173,7 +173,7 @@ class RequestViews:
             raise _not_found()
         # it would be told in the end, after longer than anybody should wait
         if trouble := self._bus.healthy():
-            raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after=1)
+            raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after_seconds=1)
         try:
             if await self._is_beyond_end(address, known):
                 raise _not_found()
@@ -182,14 +182,16 @@ class RequestViews:
                 raise _not_found()
             return RequestView(address, request, known, await self._lookup.look(request))
         except BusError as error:
-            raise BusUnavailable(f"the log cannot be read: {error}", retry_after=1) from None
+            raise BusUnavailable(
+                f"the log cannot be read: {error}", retry_after_seconds=1
+            ) from None
 
     def _model_of(self, address: Address) -> ModelState | None:
         return next(
             (
                 known
                 for known in self._catalog.all()
-                if fingerprint(known.card.topic) == address.topic
+                if fingerprint_topic(known.card.topic) == address.topic
             ),
             None,
         )

@@ -6,7 +6,7 @@ from app.errors import GatewayError
 
 VERSION_HEADER = b"anthropic-version"  # every client of that API sends it
 
-_TYPES = {
+_ERROR_TYPES_BY_STATUS = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -20,19 +20,21 @@ _TYPES = {
 
 def error_type(status: int) -> str:
     """Return Anthropic's word for an HTTP status of 400 or above."""
-    return _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+    return _ERROR_TYPES_BY_STATUS.get(status) or (
+        "invalid_request_error" if status < 500 else "api_error"
+    )
 
 
-def error_body(error: GatewayError) -> bytes:
+def encode_error_body(error: GatewayError) -> bytes:
     """Return the error as JSON. The SDK shows `details.error_code` as the exception's
     `error_code`.
     """
-    described: dict[str, object] = {
+    error_object: dict[str, object] = {
         "type": error_type(error.status),
         "message": error.message,
         "param": error.param,
         "code": error.code,
     }
     if error.code:
-        described["details"] = {"error_code": error.code}
-    return orjson.dumps({"type": "error", "error": described})
+        error_object["details"] = {"error_code": error.code}
+    return orjson.dumps({"type": "error", "error": error_object})

@@ -12,11 +12,11 @@ import orjson
 
 from app.errors import BadRequest, InvalidBody
 from app.openai_api.model_member import refuse_ambiguous_model
-from app.process import collector_paused
+from app.process import garbage_collector_paused
 
-ANY = "*"
-_LARGE = 256 * 1024  # bytes
-_MOST_SIGNS = 300_000  # a text with as many of them in it would be a million tokens
+ANY_PATH = "*"
+_LARGE_BODY_BYTES = 256 * 1024  # bytes
+_MAX_JSON_MEMBERS = 300_000  # a text with as many of them in it would be a million tokens
 CHAT, COMPLETIONS, EMBEDDINGS, SPEECH = (
     "/chat/completions",
     "/completions",
@@ -25,7 +25,7 @@ CHAT, COMPLETIONS, EMBEDDINGS, SPEECH = (
 )
 
 _ABSENT: Any = ...  # not None: a null is something else than a field that is not there
-_KINDS = {
+_JSON_TYPE_NAMES = {
     type(None): "null",
     bool: "a boolean",
     int: "a number",
@@ -36,7 +36,7 @@ _KINDS = {
 }
 
 
-class Body(NamedTuple):
+class ParsedBody(NamedTuple):
     """What the gateway needs to know of a request's body."""
 
     model: str
@@ -44,150 +44,154 @@ class Body(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One row of the table: on `path`, `field` must pass `test`, for `reason`; not looked at if
-    `unless` is there instead.
+    """One row of the table: on `path`, `field` must pass `validate`, for `reason`; not looked at if
+    `unless_field` is there instead.
     """
 
     path: str
     field: str
-    test: Callable[[Any, str], None]
+    validate: Callable[[Any, str], None]
     reason: str
-    unless: str | None = None
+    unless_field: str | None = None
 
 
-def _refuse(value: Any, param: str, expected: str) -> None:
+def _raise_bad_field(value: Any, param: str, expected: str) -> None:
     if value is _ABSENT:
         raise BadRequest(f"{param} is missing: expected {expected}.", param=param)
-    raise BadRequest(f"{param}: expected {expected}, got {_KINDS[type(value)]}.", param=param)
+    raise BadRequest(
+        f"{param}: expected {expected}, got {_JSON_TYPE_NAMES[type(value)]}.", param=param
+    )
 
 
-def _filled_text(value: Any, param: str) -> None:
+def _require_nonempty_string(value: Any, param: str) -> None:
     if type(value) is not str:
-        _refuse(value, param, "a string")
+        _raise_bad_field(value, param, "a string")
     if not value:
         raise BadRequest(f"{param}: expected a string that is not empty.", param=param)
 
 
-def _filled_array(value: Any, param: str) -> None:
+def _require_nonempty_array(value: Any, param: str) -> None:
     if type(value) is not list:
-        _refuse(value, param, "an array")
+        _raise_bad_field(value, param, "an array")
     if not value:
         raise BadRequest(f"{param}: expected an array that is not empty.", param=param)
 
 
-def _text_or_array(value: Any, param: str) -> None:
+def _require_string_or_array(value: Any, param: str) -> None:
     if type(value) not in (str, list):
-        _refuse(value, param, "a string or an array")
+        _raise_bad_field(value, param, "a string or an array")
 
 
-def _switch(value: Any, param: str) -> None:
+def _check_optional_boolean(value: Any, param: str) -> None:
     if value is not _ABSENT and value is not None and type(value) is not bool:
-        _refuse(value, param, "a boolean")
+        _raise_bad_field(value, param, "a boolean")
 
 
-def _options(value: Any, param: str) -> None:
+def _check_stream_options(value: Any, param: str) -> None:
     if value is _ABSENT or value is None:
         return
     if type(value) is not dict:
-        _refuse(value, param, "an object")
-    _switch(value.get("include_usage", _ABSENT), f"{param}.include_usage")
+        _raise_bad_field(value, param, "an object")
+    _check_optional_boolean(value.get("include_usage", _ABSENT), f"{param}.include_usage")
 
 
-def _messages(value: Any, param: str) -> None:
+def _check_messages(value: Any, param: str) -> None:
     for index, message in enumerate(value):
         if type(message) is not dict:
-            _refuse(message, f"{param}[{index}]", "an object")
+            _raise_bad_field(message, f"{param}[{index}]", "an object")
         if type(message.get("role")) is not str:
-            _refuse(message.get("role", _ABSENT), f"{param}[{index}].role", "a string")
+            _raise_bad_field(message.get("role", _ABSENT), f"{param}[{index}].role", "a string")
 
 
 CHECKS = (
     Check(
-        ANY,
+        ANY_PATH,
         "model",
-        _filled_text,
+        _require_nonempty_string,
         "names the topic; without it there is nowhere to send the request",
     ),
     Check(
-        ANY,
+        ANY_PATH,
         "stream",
-        _switch,
+        _check_optional_boolean,
         "decides whether the reply is written as one body or as server-sent events",
     ),
     Check(
-        ANY,
+        ANY_PATH,
         "stream_options",
-        _options,
+        _check_stream_options,
         "a continued stream's usage chunk is counted anew only if include_usage asked for it",
     ),
     Check(
         CHAT,
         "messages",
-        _filled_array,
+        _require_nonempty_array,
         "chat templates fail on an empty conversation, with a 5xx on several servers",
     ),
     Check(
         CHAT,
         "messages",
-        _messages,
+        _check_messages,
         "a text is continued as the last message; templates fail on one without a role",
     ),
     Check(
         COMPLETIONS,
         "prompt",
-        _text_or_array,
+        _require_string_or_array,
         "a text is continued behind its prompt",
-        unless="prompt_embeds",
+        unless_field="prompt_embeds",
     ),
     Check(
         EMBEDDINGS,
         "input",
-        _text_or_array,
+        _require_string_or_array,
         "its absence is a 5xx with several servers",
-        unless="messages",
+        unless_field="messages",
     ),
 )
 
-_BY_PATH = {
-    path: tuple(row for row in CHECKS if row.path in (ANY, path))
-    for path in (ANY, CHAT, COMPLETIONS, EMBEDDINGS)
+_CHECKS_BY_PATH = {
+    path: tuple(row for row in CHECKS if row.path in (ANY_PATH, path))
+    for path in (ANY_PATH, CHAT, COMPLETIONS, EMBEDDINGS)
 }
 
 
-def check_body(path: str, body: bytes) -> Body:
+def check_body(path: str, body: bytes) -> ParsedBody:
     """Parse a request's body and apply the table's rows for `path` (below the API's root:
     /chat/completions).
 
     Raises InvalidBody if it is not a JSON object, else BadRequest with the place as `param`
     (`messages[0].role`). A body that names its model more than once is refused.
     """
-    document = _parse(body)
-    for row in _BY_PATH.get(path) or _BY_PATH[ANY]:
-        if row.unless not in document:
-            row.test(document.get(row.field, _ABSENT), row.field)
+    document = _parse_object(body)
+    for row in _CHECKS_BY_PATH.get(path) or _CHECKS_BY_PATH[ANY_PATH]:
+        if row.unless_field not in document:
+            row.validate(document.get(row.field, _ABSENT), row.field)
     refuse_ambiguous_model(document, body)
-    return Body(
+    return ParsedBody(
         document["model"],
         document.get("stream") is True
         or (path == SPEECH and document.get("stream_format") == "sse"),
     )
 
 
-def is_text(content_type: str) -> bool:
+def is_text_content_type(content_type: str) -> bool:
     """Whether a reply is JSON or another text, as one without a type is: what names a model and its
     usage.
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    return not kind or kind.startswith("text/") or "json" in kind
+    media_type = content_type.partition(";")[0].strip().lower()
+    return not media_type or media_type.startswith("text/") or "json" in media_type
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = parse_json(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidBody(_fault(error, body)) from None
+        raise InvalidBody(_describe_parse_error(error, body)) from None
     if type(document) is not dict:
-        raise InvalidBody(f"The body must be a JSON object, not {_KINDS[type(document)]}.")
+        raise InvalidBody(
+            f"The body must be a JSON object, not {_JSON_TYPE_NAMES[type(document)]}."
+        )
     return document
 
 
@@ -197,15 +201,17 @@ def parse_json(body: bytes) -> Any:
 
     16 MiB of empty arrays held the event loop for 1.5 s.
     """
-    if len(body) < _LARGE:
+    if len(body) < _LARGE_BODY_BYTES:
         return orjson.loads(body)
-    if sum(body.count(sign) for sign in (b"{", b"[", b'":')) > _MOST_SIGNS:
-        raise InvalidBody(f"The body has more than {_MOST_SIGNS} objects, arrays and members.")
-    with collector_paused():
+    if sum(body.count(sign) for sign in (b"{", b"[", b'":')) > _MAX_JSON_MEMBERS:
+        raise InvalidBody(
+            f"The body has more than {_MAX_JSON_MEMBERS} objects, arrays and members."
+        )
+    with garbage_collector_paused():
         return orjson.loads(body)
 
 
-def _fault(error: orjson.JSONDecodeError, body: bytes) -> str:
+def _describe_parse_error(error: orjson.JSONDecodeError, body: bytes) -> str:
     """What is wrong with a body that does not parse, and where; nothing of the body itself."""
     if not body or body.isspace():
         return "The body is empty; expected a JSON object."

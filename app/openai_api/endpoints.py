@@ -18,13 +18,19 @@ import orjson
 from app.errors import GatewayError, InvalidBody
 from app.openai_api import anthropic
 from app.openai_api.bodies import parse_json
-from app.openai_api.sse import as_event, data_of, field_of, has_data, split_events
+from app.openai_api.sse import (
+    encode_event,
+    extract_event_data,
+    extract_event_field,
+    has_data,
+    split_events,
+)
 
 _DONE_DATA = b"[DONE]"
 _EVENT_LINE = re.compile(rb"(?:^|[\r\n])event:")
-_ERROR_TYPES = ("error", "response.failed")
+_ERROR_EVENT_TYPES = ("error", "response.failed")
 # that are parsed at a stream's end: it is told by the last few, and a burst has thousands
-_LATEST_EVENTS = 64
+_MAX_PARSED_EVENTS = 64
 
 
 @dataclass(slots=True)
@@ -43,19 +49,19 @@ class StreamEnd:
 class Endpoint:
     """One endpoint: `path` lies below the API's root (`/v1`).
 
-    `last_types`: values of an event's member `type` that complete the answer. `requires_end`: a
-    stream without a last event is incomplete. Elsewhere a clean end of the body suffices.
-    `ends_by_finish_reason`: a choice with a `finish_reason` completes that choice. `is_done_sent`:
-    `data: [DONE]` is the stream's last event. `is_anthropic`: errors have Anthropic's shape,
-    https://docs.anthropic.com/en/api/errors . `is_responses`: errors are events of the Responses
-    API. `is_usage_optional`: the stream has its usage only where `stream_options.include_usage`
-    asks for it.
+    `final_event_types`: values of an event's member `type` that complete the answer.
+    `is_end_required`: a stream without a last event is incomplete. Elsewhere a clean end of the
+    body suffices. `is_ended_by_finish_reason`: a choice with a `finish_reason` completes that
+    choice. `is_done_sent`: `data: [DONE]` is the stream's last event. `is_anthropic`: errors have
+    Anthropic's shape, https://docs.anthropic.com/en/api/errors . `is_responses`: errors are events
+    of the Responses API. `is_usage_optional`: the stream has its usage only where
+    `stream_options.include_usage` asks for it.
     """
 
     path: str
-    last_types: frozenset[str] = frozenset()
-    requires_end: bool = False
-    ends_by_finish_reason: bool = False
+    final_event_types: frozenset[str] = frozenset()
+    is_end_required: bool = False
+    is_ended_by_finish_reason: bool = False
     is_done_sent: bool = False
     is_anthropic: bool = False
     is_responses: bool = False
@@ -63,44 +69,46 @@ class Endpoint:
 
     def is_complete(self, block: bytes) -> bool:
         """Return whether a block of whole events, the latest of a stream, completes the answer."""
-        return self.read_end(block).is_complete
+        return self.read_stream_end(block).is_complete
 
-    def read_end(self, block: bytes) -> "StreamEnd":
+    def read_stream_end(self, block: bytes) -> "StreamEnd":
         """Read what the latest events of a stream, a block of whole ones, say about its end.
 
         With several choices, each one that occurs among them has to be finished.
         """
         end = StreamEnd()
-        seen: set[str] = set()
-        finished: set[str] = set()
-        for event in reversed(split_events(block)[-_LATEST_EVENTS:]):
+        seen_choices: set[str] = set()
+        finished_choices: set[str] = set()
+        for event in reversed(split_events(block)[-_MAX_PARSED_EVENTS:]):
             if not has_data(event):
                 continue
-            data = data_of(event)
+            data = extract_event_data(event)
             if data == _DONE_DATA:
                 end.is_done = end.is_complete = True
                 continue
-            document = parse_event(data)
-            if end.error is None and _is_error(event, document):
+            document = parse_event_data(data)
+            if end.error is None and _is_error_event(event, document):
                 end.error, end.is_failed = data, True
-            end.is_complete = end.is_complete or document.get("type") in self.last_types
-            end.usage = end.usage or usage_of(document)
-            for choice in choices_of(document) if self.ends_by_finish_reason else ():
+            end.is_complete = end.is_complete or document.get("type") in self.final_event_types
+            end.usage = end.usage or find_usage(document)
+            for choice in iter_choices(document) if self.is_ended_by_finish_reason else ():
                 index = str(choice.get("index"))
-                seen.add(index)
+                seen_choices.add(index)
                 if reason := choice.get("finish_reason"):
-                    finished.add(index)
+                    finished_choices.add(index)
                     end.is_failed = end.is_failed or reason == "error"
-            if end.is_complete and (finished or end.usage):
+            if end.is_complete and (finished_choices or end.usage):
                 break  # what comes before is text
-        end.is_complete = end.is_complete or (bool(finished) and seen == finished)
+        end.is_complete = end.is_complete or (
+            bool(finished_choices) and seen_choices == finished_choices
+        )
         return end
 
-    def is_reply(self, document: dict[str, Any]) -> bool:
+    def is_valid_reply(self, document: dict[str, Any]) -> bool:
         """Return whether a whole reply has the form of this endpoint's; True where streams need no
         last event.
         """
-        if not self.requires_end:
+        if not self.is_end_required:
             return True
         if self.is_responses:
             return document.get("object") == "response"
@@ -110,11 +118,11 @@ class Endpoint:
             else isinstance(document.get("choices"), list)
         )
 
-    def error_body(self, error: GatewayError) -> bytes:
+    def encode_error_body(self, error: GatewayError) -> bytes:
         """Return one of our own errors as a body of the endpoint's API."""
-        return anthropic.error_body(error) if self.is_anthropic else error.body()
+        return anthropic.encode_error_body(error) if self.is_anthropic else error.encode_body()
 
-    def error_event(self, body: bytes) -> bytes:
+    def encode_error_event(self, body: bytes) -> bytes:
         """Return an error's body as an event of this endpoint's stream.
 
         The Anthropic SDK takes only `event: error` for an error:
@@ -123,28 +131,30 @@ class Endpoint:
         https://platform.openai.com/docs/api-reference/responses-streaming/error
         """
         if self.is_responses:
-            return b"event: error\n" + as_event(_responses_error(body))
+            return b"event: error\n" + encode_event(_encode_responses_error(body))
         if not self.is_anthropic:
-            return as_event(body)
-        typed = b'{"type":"error",' + body[1:] if body.startswith(b'{"error":') else body
-        return b"event: error\n" + as_event(typed)
+            return encode_event(body)
+        typed_body = b'{"type":"error",' + body[1:] if body.startswith(b'{"error":') else body
+        return b"event: error\n" + encode_event(typed_body)
 
 
-_of_choices = partial(Endpoint, requires_end=True, ends_by_finish_reason=True, is_done_sent=True)
-_RESPONSE_ENDS = frozenset(
+_choices_endpoint = partial(
+    Endpoint, is_end_required=True, is_ended_by_finish_reason=True, is_done_sent=True
+)
+_RESPONSE_END_TYPES = frozenset(
     f"response.{state}" for state in ("completed", "incomplete", "failed", "cancelled")
 )
 
 ENDPOINTS = {
     row.path: row
     for row in (
-        _of_choices("/chat/completions", is_usage_optional=True),
-        _of_choices("/completions", is_usage_optional=True),
-        _of_choices("/fim/completions"),
-        Endpoint("/responses", _RESPONSE_ENDS, requires_end=True, is_responses=True),
+        _choices_endpoint("/chat/completions", is_usage_optional=True),
+        _choices_endpoint("/completions", is_usage_optional=True),
+        _choices_endpoint("/fim/completions"),
+        Endpoint("/responses", _RESPONSE_END_TYPES, is_end_required=True, is_responses=True),
         Endpoint("/responses/compact"),
         Endpoint("/responses/input_tokens"),
-        Endpoint("/messages", frozenset({"message_stop"}), requires_end=True, is_anthropic=True),
+        Endpoint("/messages", frozenset({"message_stop"}), is_end_required=True, is_anthropic=True),
         Endpoint("/messages/count_tokens", is_anthropic=True),
         Endpoint("/embeddings"),
         Endpoint("/audio/speech", frozenset({"speech.audio.done"})),
@@ -168,8 +178,8 @@ ENDPOINTS = {
 }
 
 
-def _responses_error(body: bytes) -> bytes:
-    document = parse_event(body)
+def _encode_responses_error(body: bytes) -> bytes:
+    document = parse_event_data(body)
     error = document.get("error")
     if not isinstance(error, dict):
         return body
@@ -177,15 +187,15 @@ def _responses_error(body: bytes) -> bytes:
     return orjson.dumps({"type": "error", "sequence_number": 0, **members, "error": error})
 
 
-def endpoint_of(path: str) -> Endpoint:
+def find_endpoint(path: str) -> Endpoint:
     """Return the row of a path below the API's root, with or without a query; one of its own for
     any other path.
     """
-    bare = path.partition("?")[0]
-    return ENDPOINTS.get(bare) or Endpoint(bare)
+    path_without_query = path.partition("?")[0]
+    return ENDPOINTS.get(path_without_query) or Endpoint(path_without_query)
 
 
-def parse_event(data: bytes) -> dict[str, Any]:
+def parse_event_data(data: bytes) -> dict[str, Any]:
     """Return an event's data as a JSON object; an empty one where it is none, or has too many
     members.
     """
@@ -196,7 +206,7 @@ def parse_event(data: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def choices_of(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def iter_choices(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the choices of a chunk that are objects."""
     choices = event.get("choices")
     return (
@@ -206,7 +216,7 @@ def choices_of(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     )
 
 
-def usage_of(document: dict[str, Any]) -> dict[str, Any]:
+def find_usage(document: dict[str, Any]) -> dict[str, Any]:
     """Return the usage that an event names: its own, or that of the object inside; empty without
     one.
     """
@@ -216,32 +226,34 @@ def usage_of(document: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def error_in(block: bytes) -> bytes | None:
+def find_last_error(block: bytes) -> bytes | None:
     """Return the data of the last error among a block's whole events; None without one."""
     for event in reversed(split_events(block)):
         if has_data(event):
-            data = data_of(event)
-            if _is_error(event, parse_event(data)):
+            data = extract_event_data(event)
+            if _is_error_event(event, parse_event_data(data)):
                 return data
     return None
 
 
-def bare_error(block: bytes) -> bytes | None:
+def find_bare_error(block: bytes) -> bytes | None:
     """Return a JSON error among a stream's last bytes that no `data:` stands before; None without
     one.
     """
     for event in reversed(split_events(block)):
-        if not has_data(event) and _is_error(b"", parse_event(event.strip())):
+        if not has_data(event) and _is_error_event(b"", parse_event_data(event.strip())):
             return event.strip()
     return None
 
 
-def _is_error(event: bytes, document: dict[str, Any]) -> bool:
-    if document.get("error") or document.get("type") in _ERROR_TYPES:
+def _is_error_event(event: bytes, document: dict[str, Any]) -> bool:
+    if document.get("error") or document.get("type") in _ERROR_EVENT_TYPES:
         return True
-    return _EVENT_LINE.search(event) is not None and field_of(event, b"event") == b"error"
+    return (
+        _EVENT_LINE.search(event) is not None and extract_event_field(event, b"event") == b"error"
+    )
 
 
-def ends_stream(event: bytes) -> bool:
+def is_done_event(event: bytes) -> bool:
     """Return whether an event's whole data is `[DONE]`."""
-    return data_of(event) == _DONE_DATA
+    return extract_event_data(event) == _DONE_DATA

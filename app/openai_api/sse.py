@@ -10,7 +10,7 @@ import sys
 
 from app.errors import ReplyTooLarge
 
-DONE = b"data: [DONE]\n\n"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 _LINE_END = rb"(?>\r\n|\n|\r)"  # atomic: "\r\n" is one line's end, never two
 _LINE_ENDS = (b"\r", b"\n")
@@ -20,9 +20,9 @@ _EVENT_END = re.compile(_LINE_END + rb"{2,}|\A" + _LINE_END + rb"+")
 # more than the one that ends an event
 _BLANK_LINES = re.compile(rb"(" + _LINE_END + rb"{2})" + _LINE_END + rb"+\Z")
 _ID_LINE = re.compile(rb"(?:^|[\r\n])id(?::|[\r\n])")
-_OVERLAP = 3  # bytes of "\r\n\r\n" that may lie before the byte which completes it
+_OVERLAP_BYTES = 3  # bytes of "\r\n\r\n" that may lie before the byte which completes it
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_FIRST_BYTES = (b"data:", b"event:", b"id:", b"retry:", b":")
+_EVENT_STREAM_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 
 
@@ -33,11 +33,11 @@ class EventSplitter:
     new is searched, with the three bytes before it that a blank line may have begun in.
     """
 
-    __slots__ = ("_most", "_pieces", "_size", "_tail")
+    __slots__ = ("_max_event_bytes", "_pieces", "_size", "_tail")
 
-    def __init__(self, most: int = sys.maxsize) -> None:
-        """`most`: bytes of the largest event; a larger one raises ReplyTooLarge."""
-        self._most = most
+    def __init__(self, max_event_bytes: int = sys.maxsize) -> None:
+        """`max_event_bytes`: bytes of the largest event; a larger one raises ReplyTooLarge."""
+        self._max_event_bytes = max_event_bytes
         self._pieces: list[bytes] = []  # of an event that is not whole yet
         self._size = 0  # bytes of these pieces
         self._tail = b""  # their last bytes
@@ -50,7 +50,7 @@ class EventSplitter:
             return self._feed_rest(data)
         end = _end_of_events(data)
         if end < len(data):
-            self._keep(data[end:])
+            self._buffer_piece(data[end:])
         return data[:end]
 
     def _feed_rest(self, data: bytes) -> bytes:
@@ -58,20 +58,22 @@ class EventSplitter:
         tail = self._tail
         end = _end_of_events(tail + data)
         if not end:
-            self._keep(data)
+            self._buffer_piece(data)
             return b""
         end -= len(tail)
         block = self.flush() + data[:end]
         if end < len(data):
-            self._keep(data[end:])
+            self._buffer_piece(data[end:])
         return block
 
-    def _keep(self, data: bytes) -> None:
+    def _buffer_piece(self, data: bytes) -> None:
         self._pieces.append(data)
         self._size += len(data)
-        self._tail = (self._tail + data)[-_OVERLAP:]
-        if self._size > self._most:
-            raise ReplyTooLarge(f"one event of the model's reply is larger than {self._most} bytes")
+        self._tail = (self._tail + data)[-_OVERLAP_BYTES:]
+        if self._size > self._max_event_bytes:
+            raise ReplyTooLarge(
+                f"one event of the model's reply is larger than {self._max_event_bytes} bytes"
+            )
 
     def flush(self) -> bytes:
         """Return what is left at the end of the stream: an event without its blank line."""
@@ -94,15 +96,15 @@ def _end_of_events(buffer: bytes) -> int:
     return end
 
 
-def begins_events(head: bytes) -> bool | None:
+def is_event_stream(head: bytes) -> bool | None:
     """Return whether a body with these first bytes is an event stream; None if more bytes decide.
 
     Servers exist that stream events as `text/plain`, as JSON, or without any Content-Type.
     """
     text = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n")
-    if text.startswith(_FIRST_BYTES):
+    if text.startswith(_EVENT_STREAM_PREFIXES):
         return True
-    return None if any(first.startswith(text) for first in _FIRST_BYTES) else False
+    return None if any(first.startswith(text) for first in _EVENT_STREAM_PREFIXES) else False
 
 
 def split_events(block: bytes) -> list[bytes]:
@@ -120,7 +122,7 @@ def split_events(block: bytes) -> list[bytes]:
     return [*events, rest] if rest else events
 
 
-def as_event(data: bytes) -> bytes:
+def encode_event(data: bytes) -> bytes:
     """Return the data, of one line or several, as one event."""
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
     return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
@@ -142,7 +144,7 @@ def count_events(block: bytes) -> int:
     return sum(map(has_data, split_events(block)))
 
 
-def data_of(event: bytes) -> bytes:
+def extract_event_data(event: bytes) -> bytes:
     """The data of one event: its `data:` lines joined by newlines."""
     # the usual case
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
@@ -151,7 +153,7 @@ def data_of(event: bytes) -> bytes:
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
-def field_of(event: bytes, name: bytes) -> bytes:
+def extract_event_field(event: bytes, name: bytes) -> bytes:
     """Return the value of an event's last line of that name, such as `event`; empty without one."""
     values = [
         value
@@ -162,20 +164,20 @@ def field_of(event: bytes, name: bytes) -> bytes:
     return values[-1].removeprefix(b" ") if values else b""
 
 
-def without_blank_line(comment: bytes) -> bytes:
+def strip_blank_line(comment: bytes) -> bytes:
     """Return a comment as a line of the event behind it, for a stream whose events have ids: see
-    `with_ids`.
+    `add_event_ids`.
     """
     return comment.rstrip(b"\r\n") + b"\n"
 
 
-def has_id(block: bytes) -> bool:
+def has_event_id(block: bytes) -> bool:
     """Whether an event of a block has an id of its own."""
     return _ID_LINE.search(block) is not None
 
 
-def with_ids(block: bytes, first: int) -> bytes:
-    """Return the block with an `id:` line before each `data:` event, counting from `first`.
+def add_event_ids(block: bytes, first_number: int) -> bytes:
+    """Return the block with an `id:` line before each `data:` event, counting from `first_number`.
 
     What has no data loses all but its comment lines, and its blank line, as do further blank lines
     behind an event: the openai SDK dispatches an empty event at a blank line once an id has come,
@@ -184,22 +186,22 @@ def with_ids(block: bytes, first: int) -> bytes:
     out = []
     for event in split_events(block):
         if has_data(event):
-            out.append(b"id: %d\n" % first)
+            out.append(b"id: %d\n" % first_number)
             out.append(_BLANK_LINES.sub(rb"\1", event) if event[-3:-2] in _LINE_ENDS else event)
-            first += 1
+            first_number += 1
         else:
             out.extend(line + b"\n" for line in event.splitlines() if line.startswith(b":"))
     return b"".join(out)
 
 
-def after(block: bytes, first: int, seen: int) -> bytes:
-    """The block without its `data:` events up to number `seen`, its own first being number
-    `first`.
+def drop_seen_events(block: bytes, first_number: int, last_seen_number: int) -> bytes:
+    """The block without its `data:` events up to number `last_seen_number`, its own first being
+    number `first_number`.
     """
     out = []
     for event in split_events(block):
-        counts = has_data(event)
-        if not counts or first > seen:
+        is_counted = has_data(event)
+        if not is_counted or first_number > last_seen_number:
             out.append(event)
-        first += counts
+        first_number += is_counted
     return b"".join(out)

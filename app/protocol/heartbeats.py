@@ -9,18 +9,18 @@ import orjson
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from app.errors import UndecodableRecord
-from app.protocol.names import model_name, topic_name
-from app.protocol.records import READS
+from app.protocol.names import validate_model_name, validate_topic_name
+from app.protocol.records import SUPPORTED_VERSIONS
 
-SILENT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
+HEARTBEAT_TIMEOUT_INTERVALS = 3  # a process that misses so many heartbeats is taken for dead
 
 # a number, as the name of a JSON member
-_Partition: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
+_PartitionKey: TypeAlias = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
 _Offset: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
-_Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(model_name)]
-_Topic: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(topic_name)]
+_Name: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(validate_model_name)]
+_Topic: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(validate_topic_name)]
 # requests, `running` and `recent`, as the operator's view has them
-Shown: TypeAlias = dict[str, list[dict[str, Any]]]
+RequestSnapshots: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class ModelRegistration:
         return (self.model, *self.aliases)
 
 
-class _Beat:
+class _Heartbeat:
     __slots__ = ()
     interval: float  # seconds between two heartbeats
 
     @property
-    def silent_after(self) -> float:
+    def heartbeat_timeout_seconds(self) -> float:
         """Seconds until its process is taken for dead unless it is heard again."""
-        return SILENT_INTERVALS * self.interval
+        return HEARTBEAT_TIMEOUT_INTERVALS * self.interval
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerHeartbeat(_Beat):
+class WorkerHeartbeat(_Heartbeat):
     """A worker's heartbeat."""
 
     worker: str  # its owner name: random at start
@@ -70,7 +70,7 @@ class WorkerHeartbeat(_Beat):
     aliases: tuple[str, ...] = ()
     partitions: tuple[int, ...] = ()
     # -> the next offset it will start on
-    positions: dict[_Partition, _Offset] = field(default_factory=dict)
+    positions: dict[_PartitionKey, _Offset] = field(default_factory=dict)
     capacity: int = 0
     in_flight: int = 0
     waiting: int = 0  # taken from the log and not started
@@ -81,7 +81,7 @@ class WorkerHeartbeat(_Beat):
     gone: bool = False  # its last heartbeat
     host: str = ""
     version: str = ""
-    reads: tuple[int, ...] = READS
+    reads: tuple[int, ...] = SUPPORTED_VERSIONS
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class WorkerHeartbeat(_Beat):
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayHeartbeat(_Beat):
+class GatewayHeartbeat(_Heartbeat):
     """A gateway's heartbeat: which reply partition it reads."""
 
     gateway: str
@@ -100,38 +100,38 @@ class GatewayHeartbeat(_Beat):
     in_flight: int = 0
     leaving: bool = False
     version: str = ""
-    reads: tuple[int, ...] = READS
+    reads: tuple[int, ...] = SUPPORTED_VERSIONS
     # model -> requests it has ended that lie in the queue still
     withdrawn: dict[str, int] = field(default_factory=dict)
     watched: bool = False  # an operator looks at it: the others tell it what they have to show
-    shown: Shown = field(default_factory=dict)
+    shown: RequestSnapshots = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.gateway
 
 
-_BEATS: TypeAdapter[WorkerHeartbeat | GatewayHeartbeat] = TypeAdapter(
+_HEARTBEAT_ADAPTER: TypeAdapter[WorkerHeartbeat | GatewayHeartbeat] = TypeAdapter(
     WorkerHeartbeat | GatewayHeartbeat
 )
-_CARDS = TypeAdapter(ModelRegistration)
+_REGISTRATION_ADAPTER = TypeAdapter(ModelRegistration)
 
 
-def encode(beat: WorkerHeartbeat | GatewayHeartbeat | ModelRegistration) -> bytes:
-    return orjson.dumps(asdict(beat))
+def encode_message(message: WorkerHeartbeat | GatewayHeartbeat | ModelRegistration) -> bytes:
+    return orjson.dumps(asdict(message))
 
 
-def decode_beat(value: bytes) -> WorkerHeartbeat | GatewayHeartbeat:
+def decode_heartbeat(value: bytes) -> WorkerHeartbeat | GatewayHeartbeat:
     """Raises UndecodableRecord; members that we do not know are ignored."""
     try:
-        return _BEATS.validate_json(value)
+        return _HEARTBEAT_ADAPTER.validate_json(value)
     except ValidationError as error:
         raise UndecodableRecord(f"not a heartbeat: {error.errors()[0]['msg']}") from None
 
 
-def decode_card(value: bytes) -> ModelRegistration:
+def decode_registration(value: bytes) -> ModelRegistration:
     """Raises UndecodableRecord; members that we do not know are ignored."""
     try:
-        return _CARDS.validate_json(value)
+        return _REGISTRATION_ADAPTER.validate_json(value)
     except ValidationError as error:
         raise UndecodableRecord(f"not a model's card: {error.errors()[0]['msg']}") from None

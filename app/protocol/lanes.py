@@ -10,29 +10,29 @@ partition. Every other one by number would give one of two workers all of one ha
 from functools import lru_cache
 from typing import NamedTuple
 
-_GOLDEN = 0.6180339887498949
+_GOLDEN_RATIO = 0.6180339887498949
 
 
-class Halves(NamedTuple):
-    quiet: tuple[int, ...]
-    crowd: tuple[int, ...]
+class PartitionLanes(NamedTuple):
+    interactive: tuple[int, ...]
+    bulk: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
-def halves(partitions: tuple[int, ...]) -> Halves:
+def split_into_lanes(partitions: tuple[int, ...]) -> PartitionLanes:
     """A worker's partitions, divided; neither half is empty unless there are none.
 
     Where all are of one half by their numbers, every other one stands in for the other half, so
     that the worker serves both. A single partition is both.
     """
-    found = Halves(
-        tuple(partition for partition in partitions if not _is_for_crowds(partition)),
-        tuple(partition for partition in partitions if _is_for_crowds(partition)),
+    lanes = PartitionLanes(
+        tuple(partition for partition in partitions if not _is_bulk_partition(partition)),
+        tuple(partition for partition in partitions if _is_bulk_partition(partition)),
     )
-    if found.quiet and found.crowd:
-        return found
-    return Halves(partitions[::2], partitions[1::2] or partitions)
+    if lanes.interactive and lanes.bulk:
+        return lanes
+    return PartitionLanes(partitions[::2], partitions[1::2] or partitions)
 
 
-def _is_for_crowds(partition: int) -> bool:
-    return int(partition * _GOLDEN) % 2 == 1
+def _is_bulk_partition(partition: int) -> bool:
+    return int(partition * _GOLDEN_RATIO) % 2 == 1

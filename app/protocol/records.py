@@ -16,13 +16,14 @@ from app.protocol.reply_state import CLAIM, DATA, FINAL, OUTCOMES
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 VERSION = b"1"
-READS = (1, 2)  # 2: replies joined in one record (joined.py)
+SUPPORTED_VERSIONS = (1, 2)  # 2: replies joined in one record (joined.py)
 # a request's hops, from a deployment's worker to another's gateway
 HOPS_HEADER = "x-llm-gateway-hops"
-MAX_REPLY_BYTES = 512 * 1024  # of one reply record's value; a longer reply is several records
+# of one reply record's value; a longer reply is several records
+MAX_REPLY_RECORD_BYTES = 512 * 1024
 
 
-def header_map(headers: Headers | None) -> dict[str, str]:
+def decode_headers(headers: Headers | None) -> dict[str, str]:
     """Headers as text. Raises UndecodableRecord for a version we do not read or bytes that are not
     UTF-8.
     """
@@ -63,7 +64,7 @@ class RequestRecord:
     maybe_duplicate: bool = False
     content_type: str = ""  # of a body that is no JSON
 
-    def headers(self) -> Headers:
+    def encode_headers(self) -> Headers:
         pairs = [
             ("v", VERSION),
             ("id", self.id.encode()),
@@ -91,7 +92,7 @@ class RequestRecord:
     @classmethod
     def decode(cls, headers: Headers | None, value: bytes | None) -> "RequestRecord":
         """Raises UndecodableRecord, naming what is wrong."""
-        found = header_map(headers)
+        found = decode_headers(headers)
         try:
             bytes.fromhex(found["id"])
             return cls(
@@ -100,13 +101,13 @@ class RequestRecord:
                 path=found["path"],
                 body=value or b"",
                 stream=found["stream"] == "1",
-                reply_partition=_natural(found["reply-partition"]),
-                reply_offset=_natural(found["reply-offset"]),
+                reply_partition=_parse_non_negative_int(found["reply-partition"]),
+                reply_offset=_parse_non_negative_int(found["reply-offset"]),
                 created=int(found["created"]),
                 deadline=int(found["deadline"]),
                 tenant=found.get("tenant", ""),
                 hops=found.get("hops", ""),
-                head=pairs(orjson.loads(found.get("head") or "[]")),
+                head=parse_pairs(orjson.loads(found.get("head") or "[]")),
                 traceparent=found.get("traceparent", ""),
                 maybe_duplicate="maybe-duplicate" in found,
                 content_type=found.get("content-type", ""),
@@ -148,7 +149,7 @@ class ReplyRecord:
             return found if isinstance(found, dict) else {}
         return {}
 
-    def headers(self) -> Headers:
+    def encode_headers(self) -> Headers:
         pairs = [
             ("v", VERSION),
             ("id", self.id.encode()),
@@ -176,19 +177,24 @@ class ReplyRecord:
     @classmethod
     def decode(cls, headers: Headers | None, value: bytes | None) -> "ReplyRecord":
         """Raises UndecodableRecord, naming what is wrong."""
-        if headers and len(headers) == len(_PLAIN):  # as nearly all records of a stream
-            plain = dict(headers)
-            if plain.keys() == _PLAIN and plain["v"] == VERSION and plain["kind"] == b"data":
+        # as nearly all records of a stream
+        if headers and len(headers) == len(_DATA_RECORD_HEADERS):
+            data_headers = dict(headers)
+            if (
+                data_headers.keys() == _DATA_RECORD_HEADERS
+                and data_headers["v"] == VERSION
+                and data_headers["kind"] == b"data"
+            ):
                 with suppress(ValueError):  # the long way says what is wrong
                     return cls(
-                        plain["id"].decode(),
-                        plain["owner"].decode(),
+                        data_headers["id"].decode(),
+                        data_headers["owner"].decode(),
                         DATA,
-                        int(plain["seq"]),
+                        int(data_headers["seq"]),
                         value or b"",
-                        int(plain["event"]),
+                        int(data_headers["event"]),
                     )
-        return cls._decode(header_map(headers), value)
+        return cls._decode(decode_headers(headers), value)
 
     @classmethod
     def _decode(cls, found: dict[str, str], value: bytes | None) -> "ReplyRecord":
@@ -204,14 +210,14 @@ class ReplyRecord:
                 value=value or b"",
                 event=int(found["event"]),
                 status=int(found.get("status", "0")),
-                head=pairs(orjson.loads(found.get("head") or "[]")),
+                head=parse_pairs(orjson.loads(found.get("head") or "[]")),
                 outcome=outcome,
                 code=found.get("code", ""),
                 supersedes=found.get("supersedes", ""),
                 deaths=int(found.get("deaths", "0")),
                 dead=tuple(filter(None, found.get("dead", "").split(","))),
                 by_gateway=found.get("by") == "gateway",
-                notes=pairs(orjson.loads(found.get("notes") or "[]")),
+                notes=parse_pairs(orjson.loads(found.get("notes") or "[]")),
             )
         except KeyError as error:
             raise UndecodableRecord(f"header {error} is missing") from None
@@ -219,21 +225,22 @@ class ReplyRecord:
             raise UndecodableRecord(f"a header has the wrong form: {error}") from None
 
 
-_PLAIN = frozenset({"v", "id", "owner", "kind", "seq", "event"})  # what each reply record has
+# what each reply record has
+_DATA_RECORD_HEADERS = frozenset({"v", "id", "owner", "kind", "seq", "event"})
 
 
-def _natural(text: str) -> int:
+def _parse_non_negative_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise ValueError(f"{value} is no place in the log")
     return value
 
 
-def pairs(listed: list[list[str]]) -> tuple[tuple[str, str], ...]:
+def parse_pairs(raw_pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
     """HTTP headers or notes, from their JSON. Raises ValueError or TypeError for what has another
     form.
     """
-    return tuple([(str(name), str(value)) for name, value in listed])
+    return tuple([(str(name), str(value)) for name, value in raw_pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +255,7 @@ class ControlRecord:
     owner: str = ""
     supersedes: str = ""
 
-    def headers(self) -> Headers:
+    def encode_headers(self) -> Headers:
         return [
             ("v", VERSION),
             ("id", self.id.encode()),
@@ -260,7 +267,7 @@ class ControlRecord:
     @classmethod
     def decode(cls, headers: Headers | None) -> "ControlRecord":
         """Raises UndecodableRecord, naming what is wrong."""
-        found = header_map(headers)
+        found = decode_headers(headers)
         try:
             return cls(
                 found["id"], found["kind"], found.get("owner", ""), found.get("supersedes", "")

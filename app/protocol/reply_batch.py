@@ -2,8 +2,8 @@
 docs/wire-format.md shows one.
 
 A record costs the worker, the broker and the gateway much more than the bytes in it, and a gateway
-with a thousand streams gets twenty thousand tokens a second. Readers ask `replies_of`, which knows
-both forms.
+with a thousand streams gets twenty thousand tokens a second. Readers ask `decode_replies`, which
+knows both forms.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 
 from app.errors import UndecodableRecord
-from app.protocol.records import Headers, ReplyRecord, pairs, record_id
+from app.protocol.records import Headers, ReplyRecord, parse_pairs, record_id
 from app.protocol.reply_state import DATA, FINAL, OUTCOMES
 
-JOINED = 2  # the version of such a record
+BATCH_VERSION = 2  # the version of such a record
 
 
-def join(replies: Sequence[ReplyRecord]) -> tuple[Headers, bytes]:
+def encode_batch(replies: Sequence[ReplyRecord]) -> tuple[Headers, bytes]:
     """Headers and value of a record with the data and final records of one owner, at most one of
     each id.
 
@@ -26,17 +26,20 @@ def join(replies: Sequence[ReplyRecord]) -> tuple[Headers, bytes]:
     else it says if it says more.
     """
     lines = "\n".join(
-        [f"{one.id} {one.seq} {one.event} {len(one.value)}{_more(one)}" for one in replies]
+        [
+            f"{one.id} {one.seq} {one.event} {len(one.value)}{_encode_extra_fields(one)}"
+            for one in replies
+        ]
     )
     headers = [
-        ("v", b"%d" % JOINED),
+        ("v", b"%d" % BATCH_VERSION),
         ("owner", replies[0].owner.encode()),
         ("parts", lines.encode()),
     ]
     return headers, b"".join([one.value for one in replies])
 
 
-def ids_of(headers: Headers | None) -> Iterable[bytes]:
+def record_ids(headers: Headers | None) -> Iterable[bytes]:
     """The internal ids that a record of the reply topic is about."""
     id_ = record_id(headers)
     if id_:
@@ -44,32 +47,34 @@ def ids_of(headers: Headers | None) -> Iterable[bytes]:
     return [line.partition(b" ")[0] for line in dict(headers or ()).get("parts", b"").split(b"\n")]
 
 
-def replies_of(
-    headers: Headers | None, value: bytes | None, wanted: Container[bytes]
+def decode_replies(
+    headers: Headers | None, value: bytes | None, wanted_ids: Container[bytes]
 ) -> Sequence[ReplyRecord]:
     """What a record of the reply topic says about the wanted ids. Raises UndecodableRecord."""
     id_ = record_id(headers)
     if not id_:
-        return _split(dict(headers or ()), value or b"", wanted)
-    return (ReplyRecord.decode(headers, value),) if id_ in wanted else ()
+        return _decode_batch(dict(headers or ()), value or b"", wanted_ids)
+    return (ReplyRecord.decode(headers, value),) if id_ in wanted_ids else ()
 
 
-def _split(found: dict[str, bytes], value: bytes, wanted: Container[bytes]) -> list[ReplyRecord]:
-    if "parts" not in found:
+def _decode_batch(
+    headers: dict[str, bytes], value: bytes, wanted_ids: Container[bytes]
+) -> list[ReplyRecord]:
+    if "parts" not in headers:
         return []
-    if found.get("v") != b"%d" % JOINED:
-        raise UndecodableRecord(f"version {found.get('v')!r} is not {JOINED}")
+    if headers.get("v") != b"%d" % BATCH_VERSION:
+        raise UndecodableRecord(f"version {headers.get('v')!r} is not {BATCH_VERSION}")
     replies, begin = [], 0
     try:
-        owner = found["owner"].decode()
-        for line in found["parts"].split(b"\n"):
+        owner = headers["owner"].decode()
+        for line in headers["parts"].split(b"\n"):
             id_, seq, event, size, *more = line.split(b" ", 4)
             end = begin + int(size)
-            if id_ in wanted:
+            if id_ in wanted_ids:
                 reply = ReplyRecord(
                     id_.decode(), owner, DATA, int(seq), value[begin:end], int(event)
                 )
-                replies.append(_with(reply, orjson.loads(more[0])) if more else reply)
+                replies.append(_apply_extra_fields(reply, orjson.loads(more[0])) if more else reply)
             begin = end
     except (ValueError, TypeError, KeyError) as error:
         raise UndecodableRecord(f"joined replies of the wrong form: {error}") from None
@@ -78,24 +83,24 @@ def _split(found: dict[str, bytes], value: bytes, wanted: Container[bytes]) -> l
     return replies
 
 
-def _more(reply: ReplyRecord) -> str:
-    said: dict[str, Any] = {}
+def _encode_extra_fields(reply: ReplyRecord) -> str:
+    extra_fields: dict[str, Any] = {}
     if reply.status:
-        said = {"status": reply.status, "head": reply.head}
+        extra_fields = {"status": reply.status, "head": reply.head}
     if reply.outcome:
-        said |= {"outcome": reply.outcome, "code": reply.code, "notes": reply.notes}
-    return " " + orjson.dumps(said).decode() if said else ""
+        extra_fields |= {"outcome": reply.outcome, "code": reply.code, "notes": reply.notes}
+    return " " + orjson.dumps(extra_fields).decode() if extra_fields else ""
 
 
-def _with(reply: ReplyRecord, said: dict[str, Any]) -> ReplyRecord:
-    if "status" in said:
-        reply.status, reply.head = int(said["status"]), pairs(said["head"])
-    if "outcome" in said:
+def _apply_extra_fields(reply: ReplyRecord, extra_fields: dict[str, Any]) -> ReplyRecord:
+    if "status" in extra_fields:
+        reply.status, reply.head = int(extra_fields["status"]), parse_pairs(extra_fields["head"])
+    if "outcome" in extra_fields:
         reply.kind, reply.outcome, reply.code, reply.notes = (
             FINAL,
-            said["outcome"],
-            str(said["code"]),
-            pairs(said["notes"]),
+            extra_fields["outcome"],
+            str(extra_fields["code"]),
+            parse_pairs(extra_fields["notes"]),
         )
         if reply.outcome not in OUTCOMES:
             raise ValueError(f"outcome {reply.outcome!r}")

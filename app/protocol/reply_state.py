@@ -20,12 +20,12 @@ OUTCOMES = frozenset({COMPLETED, FAILED, CANCELLED, EXPIRED})
 GATEWAY_OUTCOMES = frozenset({CANCELLED, EXPIRED})
 
 
-class Step(Enum):
+class RecordEffect(Enum):
     """What one record means to a reader."""
 
     IGNORED = "ignored"  # not there for a reader
     CLAIMED = "claimed"  # the writer changed
-    PART = "part"  # the reply goes on
+    APPENDED = "part"  # the reply goes on
     ENDED = "ended"  # the reply's last record
 
 
@@ -38,7 +38,7 @@ class ReplyState:
     outcome: str = ""
     attempts: int = 0  # writers so far
 
-    def apply(
+    def apply_record(
         self,
         kind: str,
         owner: str,
@@ -47,33 +47,33 @@ class ReplyState:
         outcome: str = "",
         supersedes: str = "",
         by_gateway: bool = False,
-    ) -> Step:
+    ) -> RecordEffect:
         """Takes the next record of this id in log order."""
         if self.outcome:
-            return Step.IGNORED
+            return RecordEffect.IGNORED
         if by_gateway:
             return (
-                self._end(outcome)
+                self._set_outcome(outcome)
                 if kind == FINAL and outcome in GATEWAY_OUTCOMES
-                else Step.IGNORED
+                else RecordEffect.IGNORED
             )
         if kind == CLAIM:
-            return self._claim(owner) if supersedes == self.writer else Step.IGNORED
-        return self._write(kind, owner, seq, outcome)
+            return self._apply_claim(owner) if supersedes == self.writer else RecordEffect.IGNORED
+        return self._apply_part(kind, owner, seq, outcome)
 
-    def _claim(self, owner: str) -> Step:
+    def _apply_claim(self, owner: str) -> RecordEffect:
         self.writer = owner
         self.attempts += bool(owner)  # without one it is handed back
-        return Step.CLAIMED
+        return RecordEffect.CLAIMED
 
-    def _write(self, kind: str, owner: str, seq: int, outcome: str) -> Step:
+    def _apply_part(self, kind: str, owner: str, seq: int, outcome: str) -> RecordEffect:
         if seq != self.next_seq or (self.attempts and owner != self.writer):
-            return Step.IGNORED
+            return RecordEffect.IGNORED
         if not self.attempts:
             self.writer, self.attempts = owner, 1
         self.next_seq += 1
-        return self._end(outcome) if kind == FINAL else Step.PART
+        return self._set_outcome(outcome) if kind == FINAL else RecordEffect.APPENDED
 
-    def _end(self, outcome: str) -> Step:
+    def _set_outcome(self, outcome: str) -> RecordEffect:
         self.outcome = outcome
-        return Step.ENDED
+        return RecordEffect.ENDED

@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 
 from app.errors import UndecodableRecord
 from app.protocol.records import Headers, ReplyRecord
-from app.protocol.reply_batch import replies_of
-from app.protocol.reply_state import ReplyState, Step
+from app.protocol.reply_batch import decode_replies
+from app.protocol.reply_state import RecordEffect, ReplyState
 
 
 @dataclass(slots=True)
 class ReplyView:
-    fold: ReplyState = field(default_factory=ReplyState)
+    state: ReplyState = field(default_factory=ReplyState)
     parts: list[ReplyRecord] = field(default_factory=list)
     deaths: int = 0  # as the last claim that counts has it
     dead: tuple[str, ...] = ()  # the same: those of them that have a name
-    progressed: bool = False  # something was written since that claim
+    has_progressed: bool = False  # something was written since that claim
     # when its first record was written: by the log's clock, milliseconds; 0: not known
-    began: int = 0
-    truncated: bool = False  # its first records may be gone from the log
+    started_at_ms: int = 0
+    is_truncated: bool = False  # its first records may be gone from the log
 
-    def add(self, reply: ReplyRecord) -> Step:
-        step = self.fold.apply(
+    def apply_record(self, reply: ReplyRecord) -> RecordEffect:
+        effect = self.state.apply_record(
             reply.kind,
             reply.owner,
             reply.seq,
@@ -30,21 +30,23 @@ class ReplyView:
             supersedes=reply.supersedes,
             by_gateway=reply.by_gateway,
         )
-        if step is Step.CLAIMED:
-            self.deaths, self.dead, self.progressed = reply.deaths, reply.dead, False
-        elif step is not Step.IGNORED:
-            self.progressed = True
+        if effect is RecordEffect.CLAIMED:
+            self.deaths, self.dead, self.has_progressed = reply.deaths, reply.dead, False
+        elif effect is not RecordEffect.IGNORED:
+            self.has_progressed = True
             self.parts.append(reply)
-        return step
+        return effect
 
-    def read(self, headers: Headers, value: bytes | None, id_: bytes, timestamp: int = 0) -> None:
+    def apply_log_record(
+        self, headers: Headers, value: bytes | None, id_: bytes, timestamp_ms: int = 0
+    ) -> None:
         """Take what a record says of this reply; one that is not in our format is not there for a
         reader.
         """
         try:
-            for reply in replies_of(headers, value, (id_,)):
-                if self.add(reply) is not Step.IGNORED:
-                    self.began = self.began or timestamp
+            for reply in decode_replies(headers, value, (id_,)):
+                if self.apply_record(reply) is not RecordEffect.IGNORED:
+                    self.started_at_ms = self.started_at_ms or timestamp_ms
         except UndecodableRecord:
             return
 

@@ -16,37 +16,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-PREFIX = "req_"
-REFUSED_PREFIX = "err_"
+PUBLIC_ID_PREFIX = "req_"
+REFUSED_ID_PREFIX = "err_"
 # 36 bytes: no padding and no spare bits, so one text per address
-_FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{48}")
+_PUBLIC_ID_PATTERN = re.compile(PUBLIC_ID_PREFIX + r"[A-Za-z0-9_-]{48}")
 
 
 def new_id() -> str:
     """An internal id: 128 random bits as 32 hexadecimal digits."""
-    return next(_ids)
+    return next(_id_generator)
 
 
-def refused_id() -> str:
+def new_refused_id() -> str:
     """An id for a request that was not accepted: what its client was told and our own log have it,
     and nothing else.
     """
-    return REFUSED_PREFIX + new_id()
+    return REFUSED_ID_PREFIX + new_id()
 
 
-def _random_ids() -> Iterator[str]:
+def _generate_ids() -> Iterator[str]:
     """The system is asked for many at once, as each question costs some 20 us."""
     while True:
-        digits = secrets.token_hex(16 * _IDS_AT_ONCE)
+        digits = secrets.token_hex(16 * _ID_BATCH_SIZE)
         yield from (digits[begin : begin + 32] for begin in range(0, len(digits), 32))
 
 
-_IDS_AT_ONCE = 256
-_ids = _random_ids()  # begins with the first id, so a process that was forked before has its own
+_ID_BATCH_SIZE = 256
+# begins with the first id, so a process that was forked before has its own
+_id_generator = _generate_ids()
 
 
 @lru_cache(maxsize=1024)
-def fingerprint(topic: str) -> bytes:
+def fingerprint_topic(topic: str) -> bytes:
     return hashlib.sha256(topic.encode()).digest()[:4]
 
 
@@ -72,14 +73,14 @@ class Address:
             + self.reply_partition.to_bytes(2, "big")
             + self.reply_offset.to_bytes(6, "big")
         )
-        return PREFIX + base64.urlsafe_b64encode(raw).decode()
+        return PUBLIC_ID_PREFIX + base64.urlsafe_b64encode(raw).decode()
 
     @classmethod
     def decode(cls, text: str) -> "Address | None":
         """The address in a public id, or None if it is not one of ours."""
-        if not _FORM.fullmatch(text):
+        if not _PUBLIC_ID_PATTERN.fullmatch(text):
             return None
-        raw = base64.urlsafe_b64decode(text[len(PREFIX) :])
+        raw = base64.urlsafe_b64decode(text[len(PUBLIC_ID_PREFIX) :])
         return cls(
             id=raw[:16].hex(),
             topic=raw[16:20],

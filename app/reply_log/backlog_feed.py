@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from app.bus.base import At, Bus, LogReader, Record
 from app.errors import BusError
 from app.protocol.records import RequestRecord
-from app.protocol.reply_batch import ids_of
+from app.protocol.reply_batch import record_ids
 from app.protocol.reply_view import ReplyView
 from app.reply_log.reply_lookup import ReplyLookup
 
@@ -76,7 +76,7 @@ class _Tail:
 
     def _on_records(self, records: Sequence[Record]) -> None:
         for record in records:
-            for id_ in ids_of(record.headers):
+            for id_ in record_ids(record.headers):
                 if id_ in self.watched:
                     self._watch(id_, record)
                 else:
@@ -95,7 +95,7 @@ class _Tail:
 
     def _watch(self, id_: bytes, record: Record) -> None:
         try:
-            self.watched[id_].read(record.headers, record.value, id_, record.timestamp)
+            self.watched[id_].apply_log_record(record.headers, record.value, id_, record.timestamp)
         except Exception:
             logger.exception("a reply cannot be read at %s[%d]@%d", *record[:3])
             # whoever asks hears of it from a look-up in full; the others' replies are read on
@@ -124,7 +124,7 @@ class ReplyTails:
         if id_ in tail.ids:
             return await self._lookup.look(request)
         return tail.watched.setdefault(
-            id_, ReplyView(truncated=tail.first_kept > request.reply_offset)
+            id_, ReplyView(is_truncated=tail.first_kept > request.reply_offset)
         )
 
     async def look_past(self, request: RequestRecord, offset: int) -> ReplyView:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.bus.base import At, Bus, Record
-from app.protocol.reply_batch import ids_of
+from app.protocol.reply_batch import record_ids
 
 # records between two stretches that are read along rather than in a pass of their own; a request's
 # may be large
@@ -110,7 +110,9 @@ class RecordScanner:
 
         def seen(records: Sequence[Record]) -> bool:
             for record in records:
-                for one in [one for id_ in ids_of(record.headers) for one in by_id.get(id_, ())]:
+                for one in [
+                    one for id_ in record_ids(record.headers) for one in by_id.get(id_, ())
+                ]:
                     if one.begin <= record.offset < one.end and not one.has_all:
                         one.show(record)
             return all(one.has_all for one in wanted)

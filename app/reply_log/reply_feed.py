@@ -13,7 +13,7 @@ from asyncio import Task
 from collections.abc import Callable, Sequence
 
 from app.bus.base import At, Bus, LogReader, Record
-from app.protocol.reply_batch import ids_of
+from app.protocol.reply_batch import record_ids
 
 logger = logging.getLogger("app.reply_log.reply_feed")
 
@@ -70,7 +70,7 @@ class _Sweep:
         self.position = records[-1].offset + 1
         for record in records:
             for follower in [
-                one for id_ in ids_of(record.headers) for one in self.followers.get(id_, ())
+                one for id_ in record_ids(record.headers) for one in self.followers.get(id_, ())
             ]:
                 if record.offset >= follower.next and not follower.take(record):
                     self.remove(follower)

@@ -18,10 +18,10 @@ class ReplyLookup:
         seen, id_ = ReplyView(), request.id.encode()
 
         def visit(record: Record) -> bool:
-            seen.read(record.headers, record.value, id_, record.timestamp)
-            return bool(seen.fold.outcome)  # nothing behind it counts
+            seen.apply_log_record(record.headers, record.value, id_, record.timestamp)
+            return bool(seen.state.outcome)  # nothing behind it counts
 
         where = self._topic, request.reply_partition, request.id, request.reply_offset
         low = await self._scanner.look(*where, visit, owner=request.tenant)
-        seen.truncated = low > request.reply_offset
+        seen.is_truncated = low > request.reply_offset
         return seen

@@ -10,64 +10,66 @@ from dataclasses import dataclass
 
 from app.stores.base import Store
 
-_SHARE = 100  # of a limit: one of so many parts is taken in advance
-_KEPT_SECONDS = 120  # of a counter: corrections come to it until its minute is over
+_LEASE_DIVISOR = 100  # of a limit: one of so many parts is taken in advance
+_COUNTER_TTL_SECONDS = 120  # of a counter: corrections come to it until its minute is over
 
 
 @dataclass(slots=True)
-class _Lease:
+class _CounterLease:
     minute: int
-    used: int = 0  # by all, with what each holds, when last asked
-    left: int = 0  # of that this process holds so much
+    shared_count: int = 0  # by all, with what each holds, when last asked
+    remaining: int = 0  # of that this process holds so much
 
 
-class Leases:
+class CounterLeases:
     """Raises StoreUnavailable where the counters have to be asked and do not answer."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._leases: dict[str, _Lease] = {}
+        self._leases: dict[str, _CounterLease] = {}
 
-    async def take(self, name: str, minute: int, amount: int, limit: int) -> tuple[bool, int]:
+    async def try_consume(
+        self, name: str, minute: int, amount: int, limit: int
+    ) -> tuple[bool, int]:
         """Whether `amount` was left of the minute's `limit`, which is then used; and how much of it
         is used. 0: only to look.
         """
-        lease = self._of(name, minute)
-        unheard = lease.left < amount or not lease.used
+        lease = self._get_lease(name, minute)
+        needs_refresh = lease.remaining < amount or not lease.shared_count
         # nobody is refused by what was heard long ago
-        if unheard or lease.used - lease.left + amount > limit:
-            asked = amount + limit // _SHARE
-            lease.used = await self._add(name, minute, asked)
-            lease.left += asked
-        lease.left -= amount
-        used = lease.used - lease.left
+        if needs_refresh or lease.shared_count - lease.remaining + amount > limit:
+            requested = amount + limit // _LEASE_DIVISOR
+            lease.shared_count = await self._add_to_counter(name, minute, requested)
+            lease.remaining += requested
+        lease.remaining -= amount
+        used = lease.shared_count - lease.remaining
         if used <= limit:
             return True, used
-        return False, await self._end(name, lease, amount)
+        return False, await self._return_remaining(name, lease, amount)
 
-    async def correct(self, name: str, minute: int, amount: int, limit: int) -> None:
+    async def adjust_consumption(self, name: str, minute: int, amount: int, limit: int) -> None:
         """Adds `amount` to what was taken, as so much more was used; a negative one gives it
         back.
         """
-        lease, spare = self._of(name, minute), limit // _SHARE
-        lease.left -= amount
-        if not 0 <= lease.left <= 2 * spare:
-            surplus, lease.left = lease.left - spare, spare
-            lease.used = await self._add(name, minute, -surplus)
+        lease, spare = self._get_lease(name, minute), limit // _LEASE_DIVISOR
+        lease.remaining -= amount
+        if not 0 <= lease.remaining <= 2 * spare:
+            surplus, lease.remaining = lease.remaining - spare, spare
+            lease.shared_count = await self._add_to_counter(name, minute, -surplus)
 
-    def _of(self, name: str, minute: int) -> _Lease:
+    def _get_lease(self, name: str, minute: int) -> _CounterLease:
         lease = self._leases.get(name)
         if lease is None or lease.minute != minute:
-            lease = self._leases[name] = _Lease(minute)
+            lease = self._leases[name] = _CounterLease(minute)
         return lease
 
-    async def _end(self, name: str, lease: _Lease, amount: int) -> int:
+    async def _return_remaining(self, name: str, lease: _CounterLease, amount: int) -> int:
         """All is given back, so that the next who asks hears what the others have given back
         meanwhile.
         """
-        back, lease.left = lease.left + amount, 0
-        lease.used = await self._add(name, lease.minute, -back)
-        return lease.used
+        returned, lease.remaining = lease.remaining + amount, 0
+        lease.shared_count = await self._add_to_counter(name, lease.minute, -returned)
+        return lease.shared_count
 
-    async def _add(self, name: str, minute: int, amount: int) -> int:
-        return await self._store.add(f"{name}:{minute}", amount, _KEPT_SECONDS)
+    async def _add_to_counter(self, name: str, minute: int, amount: int) -> int:
+        return await self._store.add_to_counter(f"{name}:{minute}", amount, _COUNTER_TTL_SECONDS)

@@ -12,10 +12,10 @@ from redis.exceptions import ConnectionError, RedisError
 
 from app.errors import StoreUnavailable
 
-Command: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
+PipelineCommand: TypeAlias = Callable[[Any], Any]  # is queued in a pipeline
 
-_CALL_SECONDS = 2.0
-_SWAP = """
+_CALL_TIMEOUT_SECONDS = 2.0
+_COMPARE_AND_SWAP_SCRIPT = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] == '' then
   redis.call('set', KEYS[1], ARGV[2], 'keepttl')
@@ -26,40 +26,42 @@ return 1
 """
 # A sorted set of holders by the time when their places are free again, by Redis's own clock, in
 # milliseconds.
-_NOW = """
+_READ_NOW_AND_TTL = """
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[1])
 """
-_KEPT = "if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end"
-_HOLD = f"""{_NOW}
+_EXTEND_KEY_TTL = (
+    "if redis.call('pttl', KEYS[1]) < ttl then redis.call('pexpire', KEYS[1], ttl) end"
+)
+_ACQUIRE_LEASE_SCRIPT = f"""{_READ_NOW_AND_TTL}
 redis.call('zremrangebyscore', KEYS[1], '-inf', now)
 local held = redis.call('zscore', KEYS[1], ARGV[2])
 if not held and redis.call('zcard', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 redis.call('zadd', KEYS[1], now + ttl, ARGV[2])
-{_KEPT}
+{_EXTEND_KEY_TTL}
 return 1
 """
-_RENEW = f"""{_NOW}
+_RENEW_LEASES_SCRIPT = f"""{_READ_NOW_AND_TTL}
 for index = 2, #ARGV do redis.call('zadd', KEYS[1], now + ttl, ARGV[index]) end
-{_KEPT}
+{_EXTEND_KEY_TTL}
 """
-_ADD = """
+_ADD_TO_COUNTER_SCRIPT = """
 local value = redis.call('incrby', KEYS[1], ARGV[1])
 if redis.call('pttl', KEYS[1]) < 0 then redis.call('pexpire', KEYS[1], ARGV[2]) end
 return value
 """
 
 
-def _options() -> dict[str, Any]:
+def _connection_options() -> dict[str, Any]:
     """Of every connection. One more try, at once, on a new one: one that lay idle may have been cut
     by Redis, or by what lies between, and its next use would look as if Redis were away. What takes
     too long is not tried again.
     """
     once_more = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
     return {
-        "socket_timeout": _CALL_SECONDS,
-        "socket_connect_timeout": _CALL_SECONDS,
+        "socket_timeout": _CALL_TIMEOUT_SECONDS,
+        "socket_connect_timeout": _CALL_TIMEOUT_SECONDS,
         "retry": once_more,
     }
 
@@ -72,85 +74,106 @@ class RedisStore:
     """
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._redis = Redis.from_url(url, **_options())
+        self._redis = Redis.from_url(url, **_connection_options())
         self._prefix = prefix
-        self._waiting: list[tuple[Command, Future[Any]]] = []
-        self._sending: Task[None] | None = None
+        self._pending_commands: list[tuple[PipelineCommand, Future[Any]]] = []
+        self._send_task: Task[None] | None = None
 
     async def get(self, key: str) -> bytes | None:
-        value = await self._asked(lambda pipeline: pipeline.get(self._name(key)))
+        value = await self._enqueue_command(lambda pipeline: pipeline.get(self._redis_key(key)))
         return bytes(value) if value is not None else None
 
-    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bytes | None:
-        name, milliseconds = self._name(key), _milliseconds(ttl)
-        there = await self._asked(
+    async def put_if_absent(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
+        name, milliseconds = self._redis_key(key), _to_milliseconds(ttl_seconds)
+        existing = await self._enqueue_command(
             lambda pipeline: pipeline.set(name, value, nx=True, get=True, px=milliseconds)
         )
-        return bytes(there) if there is not None else None
+        return bytes(existing) if existing is not None else None
 
-    async def swap(self, key: str, old: bytes, new: bytes, ttl: float | None) -> bool:
-        name, milliseconds = self._name(key), "" if ttl is None else _milliseconds(ttl)
+    async def compare_and_swap(
+        self, key: str, expected_value: bytes, new_value: bytes, ttl_seconds: float | None
+    ) -> bool:
+        name, milliseconds = (
+            self._redis_key(key),
+            "" if ttl_seconds is None else _to_milliseconds(ttl_seconds),
+        )
         return bool(
-            await self._asked(
-                lambda pipeline: pipeline.eval(_SWAP, 1, name, old, new, milliseconds)
+            await self._enqueue_command(
+                lambda pipeline: pipeline.eval(
+                    _COMPARE_AND_SWAP_SCRIPT, 1, name, expected_value, new_value, milliseconds
+                )
             )
         )
 
-    async def hold(self, key: str, holder: str, most: int, ttl: float) -> bool:
-        name, milliseconds = self._name(key), _milliseconds(ttl)
+    async def acquire_lease(
+        self, key: str, holder: str, max_holders: int, ttl_seconds: float
+    ) -> bool:
+        name, milliseconds = self._redis_key(key), _to_milliseconds(ttl_seconds)
         return bool(
-            await self._asked(
-                lambda pipeline: pipeline.eval(_HOLD, 1, name, milliseconds, holder, most)
+            await self._enqueue_command(
+                lambda pipeline: pipeline.eval(
+                    _ACQUIRE_LEASE_SCRIPT, 1, name, milliseconds, holder, max_holders
+                )
             )
         )
 
-    async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
-        milliseconds = _milliseconds(ttl)
+    async def renew_leases(
+        self, holders: Mapping[str, Collection[str]], ttl_seconds: float
+    ) -> None:
+        milliseconds = _to_milliseconds(ttl_seconds)
         # Nothing is awaited before all are queued: whoever lets go from now on is heard after this.
         await asyncio.gather(
             *(
-                self._renewed(self._name(key), of_key, milliseconds)
+                self._enqueue_renewal(self._redis_key(key), of_key, milliseconds)
                 for key, of_key in holders.items()
             )
         )
 
-    async def let_go(self, key: str, holder: str) -> None:
-        await self._asked(lambda pipeline: pipeline.zrem(self._name(key), holder))
+    async def release_lease(self, key: str, holder: str) -> None:
+        await self._enqueue_command(lambda pipeline: pipeline.zrem(self._redis_key(key), holder))
 
-    async def add(self, key: str, amount: int, ttl: float) -> int:
-        name, milliseconds = self._name(key), _milliseconds(ttl)
+    async def add_to_counter(self, key: str, amount: int, ttl_seconds: float) -> int:
+        name, milliseconds = self._redis_key(key), _to_milliseconds(ttl_seconds)
         return int(
-            await self._asked(lambda pipeline: pipeline.eval(_ADD, 1, name, amount, milliseconds))
+            await self._enqueue_command(
+                lambda pipeline: pipeline.eval(
+                    _ADD_TO_COUNTER_SCRIPT, 1, name, amount, milliseconds
+                )
+            )
         )
 
     async def close(self) -> None:
         await self._redis.aclose()
 
-    def _renewed(self, name: str, holders: Collection[str], milliseconds: int) -> "Future[Any]":
-        return self._asked(lambda pipeline: pipeline.eval(_RENEW, 1, name, milliseconds, *holders))
+    def _enqueue_renewal(
+        self, name: str, holders: Collection[str], milliseconds: int
+    ) -> "Future[Any]":
+        return self._enqueue_command(
+            lambda pipeline: pipeline.eval(_RENEW_LEASES_SCRIPT, 1, name, milliseconds, *holders)
+        )
 
-    def _name(self, key: str) -> str:
+    def _redis_key(self, key: str) -> str:
         return f"{self._prefix}:{key}"
 
-    def _asked(self, command: Command) -> "Future[Any]":
+    def _enqueue_command(self, command: PipelineCommand) -> "Future[Any]":
         """Its answer. Raises StoreUnavailable."""
         future: Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, future))
-        if self._sending is None:
-            self._sending = asyncio.create_task(self._send())
+        self._pending_commands.append((command, future))
+        if self._send_task is None:
+            self._send_task = asyncio.create_task(self._send_batches())
         return future
 
-    async def _send(self) -> None:
+    async def _send_batches(self) -> None:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                answers = await self._answers([command for command, _ in batch])
+            while self._pending_commands:
+                batch, self._pending_commands = self._pending_commands, []
+                answers = await self._execute_batch([command for command, _ in batch])
                 for (_, future), answer in zip(batch, answers, strict=True):
-                    _tell(future, answer)
+                    _resolve_future(future, answer)
         finally:
-            self._sending = None
+            self._send_task = None
 
-    async def _answers(self, commands: Sequence[Command]) -> list[Any]:
+    async def _execute_batch(self, commands: Sequence[PipelineCommand]) -> list[Any]:
         """One for each, or the error it comes to."""
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
@@ -161,14 +184,14 @@ class RedisStore:
             return [error] * len(commands)
 
 
-def _tell(future: "Future[Any]", answer: Any) -> None:
+def _resolve_future(future: "Future[Any]", result: Any) -> None:
     if future.done():  # whoever asked has left
         return
-    if isinstance(answer, Exception):
-        future.set_exception(StoreUnavailable(f"Redis: {answer}"))
+    if isinstance(result, Exception):
+        future.set_exception(StoreUnavailable(f"Redis: {result}"))
     else:
-        future.set_result(answer)
+        future.set_result(result)
 
 
-def _milliseconds(seconds: float) -> int:
+def _to_milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))

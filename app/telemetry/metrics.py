@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 
-from app.telemetry.tally import TallyCounter, TallyHistogram
+from app.telemetry.tally import LockFreeCounter, LockFreeHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each of ours, which nobody looks at
 
@@ -20,58 +20,92 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 # Seconds: from what a small model needs, or none at all, to the longest deadlines.
-_WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
-_QUEUE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_QUEUE_TIME_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    120,
+    300,
+    600,
+)
 # As the conventions advise, without their finest steps.
-_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120)
-_EACH = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+_FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120)
+_OUTPUT_TOKEN_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1,
+    2.5,
+)
 
 
 @dataclass(frozen=True)
-class Declared:
+class MetricDeclaration:
     name: str
     kind: str
     labels: tuple[str, ...]
-    sentence: str
+    documentation: str
 
 
-DECLARED: list[Declared] = []
+DECLARATIONS: list[MetricDeclaration] = []
 
 
-def _counter(name: str, sentence: str, *labels: str) -> Counter:
-    DECLARED.append(Declared(name, "counter", labels, sentence))
-    return Counter(name, sentence, labels, registry=REGISTRY)
+def _counter(name: str, documentation: str, *labels: str) -> Counter:
+    DECLARATIONS.append(MetricDeclaration(name, "counter", labels, documentation))
+    return Counter(name, documentation, labels, registry=REGISTRY)
 
 
-def _tally(name: str, sentence: str, *labels: str) -> TallyCounter:
+def _lock_free_counter(name: str, documentation: str, *labels: str) -> LockFreeCounter:
     """A counter of each request."""
-    DECLARED.append(Declared(name, "counter", labels, sentence))
-    tally = TallyCounter(name, sentence, labels)
-    REGISTRY.register(tally)
-    return tally
+    DECLARATIONS.append(MetricDeclaration(name, "counter", labels, documentation))
+    counter = LockFreeCounter(name, documentation, labels)
+    REGISTRY.register(counter)
+    return counter
 
 
-def _histogram(name: str, sentence: str, bounds: Sequence[float], *labels: str) -> TallyHistogram:
-    DECLARED.append(Declared(name, "histogram", labels, sentence))
-    tally = TallyHistogram(name, sentence, labels, bounds)
-    REGISTRY.register(tally)
-    return tally
+def _histogram(
+    name: str, documentation: str, bounds: Sequence[float], *labels: str
+) -> LockFreeHistogram:
+    DECLARATIONS.append(MetricDeclaration(name, "histogram", labels, documentation))
+    histogram = LockFreeHistogram(name, documentation, labels, bounds)
+    REGISTRY.register(histogram)
+    return histogram
 
 
-def _gauge(name: str, sentence: str, *labels: str) -> Declared:
-    """One that is read when somebody asks; `family` makes it what a collector yields."""
-    declared = Declared(name, "gauge", labels, sentence)
-    DECLARED.append(declared)
-    return declared
+def _gauge(name: str, documentation: str, *labels: str) -> MetricDeclaration:
+    """One that is read when somebody asks; `gauge_family` makes it what a collector yields."""
+    declaration = MetricDeclaration(name, "gauge", labels, documentation)
+    DECLARATIONS.append(declaration)
+    return declaration
 
 
-def family(gauge: Declared) -> GaugeMetricFamily:
-    return GaugeMetricFamily(gauge.name, gauge.sentence, labels=gauge.labels)
+def gauge_family(gauge: MetricDeclaration) -> GaugeMetricFamily:
+    return GaugeMetricFamily(gauge.name, gauge.documentation, labels=gauge.labels)
 
 
 # The gateway: each request, at its end.
 
-REQUESTS = _tally(
+REQUESTS = _lock_free_counter(
     "llm_gateway_requests_total",
     "Requests that have been answered, or whose client has left (status 499); "
     "outcome is the request's own, or `refused` "
@@ -88,7 +122,7 @@ REFUSALS = _counter(
     "queue_full a model's, tenant_queue_full a tenant's share of it.",
     "code",
 )
-UNCOUNTED = _counter(
+LIMITS_UNCOUNTED = _counter(
     "llm_gateway_limits_uncounted_total",
     "Requests whose caller has limits that could not be looked up, as Redis was "
     "away: served all the same, or refused where "
@@ -97,42 +131,42 @@ UNCOUNTED = _counter(
 DURATION = _histogram(
     "gen_ai_server_request_duration_seconds",
     "From a request's head to the end of its reply.",
-    _WHOLE,
+    _DURATION_BUCKETS,
     "gen_ai_request_model",
 )
-FIRST_TOKEN = _histogram(
+TIME_TO_FIRST_TOKEN = _histogram(
     "gen_ai_server_time_to_first_token_seconds",
     "From a streamed request's head to the first part of its reply, the queue included.",
-    _FIRST,
+    _FIRST_TOKEN_BUCKETS,
     "gen_ai_request_model",
 )
-OUTPUT_TOKEN = _histogram(
+TIME_PER_OUTPUT_TOKEN = _histogram(
     "gen_ai_server_time_per_output_token_seconds",
     "Of a completed stream whose usage is known: the time after its first part, "
     "divided by the tokens after the first.",
-    _EACH,
+    _OUTPUT_TOKEN_BUCKETS,
     "gen_ai_request_model",
 )
-QUEUE = _histogram(
+QUEUE_TIME = _histogram(
     "llm_gateway_queue_seconds",
     "From the moment a request was written to the log until a worker began it.",
-    _QUEUE,
+    _QUEUE_TIME_BUCKETS,
     "model",
 )
-TOKENS = _tally(
+TOKENS = _lock_free_counter(
     "llm_gateway_tokens_total",
     "Tokens of completed requests whose usage is known; type is input or output.",
     "model",
     "type",
 )
-ENDED = _counter(
+ENDED_BY_GATEWAY = _counter(
     "llm_gateway_ended_total",
     "Requests that this gateway ended: cancelled because the client left or asked "
     "for it, expired at their deadline.",
     "model",
     "outcome",
 )
-CROWDED = _counter(
+BULK_LANE_REQUESTS = _counter(
     "llm_gateway_crowded_total",
     "Requests that were put into the crowd's half of the partitions, because much of "
     "what waits is their tenant's, or because "

@@ -24,25 +24,25 @@ from app.telemetry import otlp_wire
 from app.telemetry.logs import Throttle
 from app.telemetry.tracing import Attributes, Span
 
-_PATH = "/v1/traces"
-_LOG_SECONDS = 10.0
+_TRACES_PATH = "/v1/traces"
+_LOG_INTERVAL_SECONDS = 10.0
 _CLOSE_SECONDS = 4.0  # then no try is made again
-_LOGGERS = (
+_SDK_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.sdk._shared_internal",
 )
-_SAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+_SAMPLED_CONTEXT = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-class _Encoded(bytes):
+class _EncodedSpan(bytes):
     """A span's bytes, with what BatchSpanProcessor asks of a span: whether it is sampled. Others do
     not come here.
     """
 
-    context = _SAMPLED
+    context = _SAMPLED_CONTEXT
 
 
-class _Sender(OTLPSpanExporter):
+class _EncodedSpanExporter(OTLPSpanExporter):
     """The SDK's exporter, for spans that are bytes already.
 
     Its HTTP client (retries, TLS, compression, time limits, as the environment says) has no public
@@ -51,7 +51,7 @@ class _Sender(OTLPSpanExporter):
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], resource: Resource) -> None:
         super().__init__(endpoint, headers=headers or None)
-        self._resource, self._scope = _frame(resource)
+        self._resource, self._scope = _encode_envelopes(resource)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self._shutdown:
@@ -70,45 +70,53 @@ class OtlpExporter:
     """
 
     def __init__(self, settings: TraceSettings, service: str) -> None:
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(Throttle(_LOG_SECONDS))
+        for name in _SDK_LOGGERS:
+            logging.getLogger(name).addFilter(Throttle(_LOG_INTERVAL_SECONDS))
         headers = parse_env_headers(settings.headers, liberal=True)
         resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
-        self._sender = _Sender(_address(settings.endpoint), headers, resource)
-        self._batches = BatchSpanProcessor(self._sender)
+        self._sdk_exporter = _EncodedSpanExporter(_traces_url(settings.endpoint), headers, resource)
+        self._batch_processor = BatchSpanProcessor(self._sdk_exporter)
 
-    def export(
-        self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int
+    def export_span(
+        self,
+        span: Span,
+        kind: str,
+        name: str,
+        attributes: Attributes,
+        error_type: str,
+        end_time_ns: int,
     ) -> None:
-        made = _Encoded(otlp_wire.span_field(span, kind, name, attributes, bool(error), ended))
-        self._batches.on_end(cast(ReadableSpan, made))
+        encoded_span = _EncodedSpan(
+            otlp_wire.span_field(span, kind, name, attributes, bool(error_type), end_time_ns)
+        )
+        self._batch_processor.on_end(cast(ReadableSpan, encoded_span))
 
     def close(self) -> None:
-        giving_up = threading.Timer(_CLOSE_SECONDS, self._sender.shutdown)
-        giving_up.start()
-        self._batches.shutdown()  # type: ignore[no-untyped-call]
-        giving_up.cancel()
+        shutdown_timer = threading.Timer(_CLOSE_SECONDS, self._sdk_exporter.shutdown)
+        shutdown_timer.start()
+        self._batch_processor.shutdown()  # type: ignore[no-untyped-call]
+        shutdown_timer.cancel()
 
 
-def _frame(resource: Resource) -> tuple[bytes, bytes]:
+def _encode_envelopes(resource: Resource) -> tuple[bytes, bytes]:
     """What stands around each batch, as the SDK writes it: a ResourceSpans and a ScopeSpans, both
     empty.
     """
-    one = ReadableSpan(
+    span = ReadableSpan(
         "",
-        _SAMPLED,
+        _SAMPLED_CONTEXT,
         resource=resource,
         instrumentation_scope=InstrumentationScope("llm-gateway", __version__),
     )
-    (around,) = encode_spans([one]).resource_spans
-    (scope,) = around.scope_spans
-    scope.ClearField("spans")
-    written = scope.SerializeToString()
-    around.ClearField("scope_spans")
-    return around.SerializeToString(), written
+    (resource_spans,) = encode_spans([span]).resource_spans
+    (scope_spans,) = resource_spans.scope_spans
+    scope_spans.ClearField("spans")
+    scope_bytes = scope_spans.SerializeToString()
+    resource_spans.ClearField("scope_spans")
+    return resource_spans.SerializeToString(), scope_bytes
 
 
-def _address(endpoint: str) -> str:
+def _traces_url(endpoint: str) -> str:
     """The endpoint is the collector's; each signal has a path below it."""
-    whole = endpoint.rstrip("/")
-    return whole if urlsplit(whole).path.endswith(_PATH) else whole + _PATH
+    url = endpoint.rstrip("/")
+    return url if urlsplit(url).path.endswith(_TRACES_PATH) else url + _TRACES_PATH

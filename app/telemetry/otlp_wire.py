@@ -58,12 +58,12 @@ def span_field(
     """
     parts = [_attributes[type(value), key, value] for key, value in attributes.items()]
     parts.append(_FAILED if failed else _NO_STATUS)
-    parts.append(_REMOTE_PARENT if span.parent and kind in _REMOTE else _LOCAL)
-    parent = f"2208{span.parent}" if span.parent else ""
+    parts.append(_REMOTE_PARENT if span.parent_id and kind in _REMOTE else _LOCAL)
+    parent = f"2208{span.parent_id}" if span.parent_id else ""
     # trace_id = 1, span_id = 2, parent_span_id = 4
-    ids = bytes.fromhex(f"0a10{span.trace}1208{span.id}{parent}")
+    ids = bytes.fromhex(f"0a10{span.trace_id}1208{span.span_id}{parent}")
     # a record may say any time: nonsense stays nonsense
-    times = _TIMES.pack(0x39, span.began & _64_BITS, 0x41, ended & _64_BITS)
+    times = _TIMES.pack(0x39, span.start_time_ns & _64_BITS, 0x41, ended & _64_BITS)
     return _field(b"\x12", b"".join((ids, _names[name, kind], times, *parts)))
 
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Count:
+class CounterChild:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
@@ -24,31 +24,31 @@ class Count:
         self.value += amount
 
 
-class Spread:
+class HistogramChild:
     """How many values lie in each bucket, and their sum."""
 
-    __slots__ = ("_bounds", "counts", "sum")
+    __slots__ = ("_bounds", "bucket_counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.bucket_counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.bucket_counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
 
-class TallyCounter(Collector):
-    def __init__(self, name: str, sentence: str, labels: Sequence[str]) -> None:
-        self._described = name, sentence, labels
-        self._children: dict[tuple[str, ...], Count] = {}
+class LockFreeCounter(Collector):
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self._family_args = name, documentation, labels
+        self._children: dict[tuple[str, ...], CounterChild] = {}
 
-    def labels(self, *values: object) -> Count:
-        return self._children.setdefault(tuple(map(str, values)), Count())
+    def labels(self, *values: object) -> CounterChild:
+        return self._children.setdefault(tuple(map(str, values)), CounterChild())
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        name, sentence, labels = self._described
+        name, sentence, labels = self._family_args
         yield CounterMetricFamily(name, sentence, labels=labels)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -58,20 +58,20 @@ class TallyCounter(Collector):
             yield family
 
 
-class TallyHistogram(Collector):
+class LockFreeHistogram(Collector):
     def __init__(
-        self, name: str, sentence: str, labels: Sequence[str], bounds: Sequence[float]
+        self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]
     ) -> None:
-        self._described = name, sentence, labels
+        self._family_args = name, documentation, labels
         self._bounds = bounds
-        self._shown = [floatToGoString(bound) for bound in (*bounds, inf)]  # type: ignore[no-untyped-call]
-        self._children: dict[tuple[str, ...], Spread] = {}
+        self._bucket_labels = [floatToGoString(bound) for bound in (*bounds, inf)]  # type: ignore[no-untyped-call]
+        self._children: dict[tuple[str, ...], HistogramChild] = {}
 
-    def labels(self, *values: object) -> Spread:
-        return self._children.setdefault(tuple(map(str, values)), Spread(self._bounds))
+    def labels(self, *values: object) -> HistogramChild:
+        return self._children.setdefault(tuple(map(str, values)), HistogramChild(self._bounds))
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        name, sentence, labels = self._described
+        name, sentence, labels = self._family_args
         yield HistogramMetricFamily(name, sentence, labels=labels)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -79,7 +79,11 @@ class TallyHistogram(Collector):
             for labels, child in self._children.copy().items():
                 family.add_metric(
                     labels,
-                    list(zip(self._shown, accumulate(child.counts.copy()), strict=True)),
+                    list(
+                        zip(
+                            self._bucket_labels, accumulate(child.bucket_counts.copy()), strict=True
+                        )
+                    ),
                     child.sum,
                 )
             yield family

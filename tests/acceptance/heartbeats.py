@@ -5,7 +5,7 @@ import asyncio
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from app.protocol.heartbeats import WorkerHeartbeat, decode_beat
+from app.protocol.heartbeats import WorkerHeartbeat, decode_heartbeat
 
 
 class Heartbeats:
@@ -42,7 +42,7 @@ class Heartbeats:
             self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
         for message in self._consumer.consume(1000, 0.05):
             if message.error() is None:
-                beat = decode_beat(message.value() or b"")
+                beat = decode_heartbeat(message.value() or b"")
                 if isinstance(beat, WorkerHeartbeat):
                     self._last[beat.worker] = beat
         return dict(self._last)

@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from app.config.api_keys_file import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_key, write_keys
 from tests.acceptance.asking import CHAT, HELLO, chat
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway, Upstream
@@ -33,7 +33,7 @@ async def gateway(memory_stack: Stack, upstream: Upstream) -> Gateway:
         keys,
         [
             KeyEntry(
-                id="k", tenant="research", hash=hash_of(KEY.encode()), tpm=FOREVER, concurrent=2
+                id="k", tenant="research", hash=hash_key(KEY.encode()), tpm=FOREVER, concurrent=2
             )
         ],
     )

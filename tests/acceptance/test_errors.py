@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.asgi import Receive, Scope, Send
@@ -243,7 +243,7 @@ async def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside() -> Non
         raise RuntimeError("secret")
 
     transport = httpx2.ASGITransport(
-        RequestMiddleware(faulty, Authenticator(load({}).gateway), AccessLog())
+        RequestMiddleware(faulty, Authenticator(load_settings({}).gateway), AccessLog())
     )  # type: ignore[arg-type]
     async with AsyncOpenAI(
         api_key="unused",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from app.config.api_keys_file import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_key, write_keys
 from tests.acceptance.asking import chat
 from tests.acceptance.processes import PATIENCE, until
 from tests.acceptance.reading import Clients, Reading, check_whole, check_whole_body, ends
@@ -49,7 +49,7 @@ def keys_file(stack: Stack) -> dict[str, str]:
     write_keys(
         path,
         [
-            KeyEntry(id=one, tenant=one, hash=hash_of(key_of(one).encode()), **of)
+            KeyEntry(id=one, tenant=one, hash=hash_key(key_of(one).encode()), **of)
             for one, of in TENANTS.items()
         ],
     )

@@ -19,7 +19,7 @@ MEMBER = """
 import asyncio, logging, os, sys
 from app.bus.base import TopicSpec
 from app.bus.kafka.bus import KafkaBus
-from app.config.settings import load
+from app.config.settings import load_settings
 
 class Member:
     def on_assigned(self, assigned):
@@ -30,7 +30,7 @@ class Member:
         print("read", flush=True)
 
 async def main():
-    bus = KafkaBus(load(os.environ).bus)
+    bus = KafkaBus(load_settings(os.environ).bus)
     await bus.start()
     await bus.ensure_topics([TopicSpec("t", 1)])
     reader = await bus.group_reader("t", "g", Member(), buffer=1)

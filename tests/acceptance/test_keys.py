@@ -12,7 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.processes import get_json, until
 from tests.acceptance.services import Gateway
@@ -229,4 +229,4 @@ def test_the_examples_settings_serve_nobody_else_without_a_key() -> None:
         for line in (ROOT / ".env.example").read_text().splitlines()
         if line and not line.startswith("#")
     ]
-    assert not load(dict(line.split("=", 1) for line in lines)).gateway.allow_anonymous
+    assert not load_settings(dict(line.split("=", 1) for line in lines)).gateway.allow_anonymous

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 import pytest_asyncio
 
-from app.config.api_keys_file import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_key, write_keys
 from tests.acceptance.busy import BREAKS_OFF, ELSEWHERE, GOES_ON, MOST, Scene, be_busy
 from tests.acceptance.leaks import Said, Secrets, records_of
 from tests.acceptance.reading import Clients
@@ -52,8 +52,8 @@ async def scene() -> AsyncIterator[Scene]:
 async def gateway_of(stack: Stack, hidden: Secrets) -> Gateway:
     """With a key that may ask once a minute, and another."""
     limited, free = hidden.new("a limited key", "sk-"), hidden.new("a key", "sk-")
-    entries = [KeyEntry(id="free", tenant="free", hash=hash_of(free.encode()))]
-    entries.append(KeyEntry(id="limited", tenant="limited", hash=hash_of(limited.encode()), rpm=1))
+    entries = [KeyEntry(id="free", tenant="free", hash=hash_key(free.encode()))]
+    entries.append(KeyEntry(id="limited", tenant="limited", hash=hash_key(limited.encode()), rpm=1))
     write_keys(stack.directory / "keys.yaml", entries)
     gateway = await stack.gateway(ready=False, API_KEYS_FILE=str(stack.directory / "keys.yaml"))
     gateway.key = free

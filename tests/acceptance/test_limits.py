@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from app.config.api_keys_file import KeyEntry, hash_of, write_keys
+from app.config.api_keys_file import KeyEntry, hash_key, write_keys
 from app.errors import StoreUnavailable
 from app.gateway.access.concurrency_leases import HELD_SECONDS
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
@@ -27,8 +27,8 @@ def keys_file(stack: Stack, **limits: Any) -> dict[str, str]:
     told of it.
     """
     path = stack.directory / "keys.yaml"
-    limited = KeyEntry(id="limited", tenant="limited", hash=hash_of(KEY.encode()), **limits)
-    write_keys(path, [limited, KeyEntry(id="free", tenant="free", hash=hash_of(FREE.encode()))])
+    limited = KeyEntry(id="limited", tenant="limited", hash=hash_key(KEY.encode()), **limits)
+    write_keys(path, [limited, KeyEntry(id="free", tenant="free", hash=hash_key(FREE.encode()))])
     return {"API_KEYS_FILE": str(path)}
 
 
@@ -167,7 +167,7 @@ async def test_gateways_share_through_redis_and_serve_on_while_it_is_away(
     async with one.http() as here:
         ready = await here.get("/readyz")
         assert ready.status_code == 200
-        assert ready.json()["dependencies"]["store"] == StoreUnavailable.told
+        assert ready.json()["dependencies"]["store"] == StoreUnavailable.client_message
         for _ in range(3):
             assert await is_answered(here)
     assert "limits cannot be counted" in one.log

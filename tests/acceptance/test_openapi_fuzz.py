@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 
-from app.gateway.openapi import document
+from app.gateway.openapi import build_document
 from tests.acceptance.asking import CHAT
 from tests.acceptance.processes import PATIENCE
 from tests.acceptance.raw import BODY
@@ -19,7 +19,8 @@ from tests.acceptance.services import Gateway
 
 EXAMPLES = 20  # for each operation, right and wrong
 OPERATIONS = [
-    found.ok() for found in schemathesis.openapi.from_dict(document(["echo"])).get_all_operations()
+    found.ok()
+    for found in schemathesis.openapi.from_dict(build_document(["echo"])).get_all_operations()
 ]
 # any text is right in a path
 CAN_BE_WRONG = [operation for operation in OPERATIONS if operation.body or operation.query]

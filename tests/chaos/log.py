@@ -8,7 +8,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from app.protocol.records import RequestRecord
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.request_id import Address, fingerprint_topic
 
 _SHOWN = 400  # bytes of a value
 _SECONDS = 10.0
@@ -19,7 +19,7 @@ def logged(servers: str) -> dict[str, tuple[RequestRecord, list[str]]]:
     found: dict[str, tuple[RequestRecord, list[str]]] = {}
     for message in _messages(servers, ".requests."):
         request = RequestRecord.decode(message.headers(), message.value())
-        where = (fingerprint(message.topic()), message.partition(), message.offset())
+        where = (fingerprint_topic(message.topic()), message.partition(), message.offset())
         address = Address(request.id, *where, request.reply_partition, request.reply_offset)
         found.setdefault(request.id, (request, []))[1].append(address.encode())
     return found

@@ -14,7 +14,7 @@ import uvloop
 
 from app.bus.base import At, Bus, GroupReader, LogReader, Record, Start, TopicSpec
 from app.config.bus_settings import BusSettings
-from app.config.settings import load
+from app.config.settings import load_settings
 
 WAIT_SECONDS = 30.0  # for what must come; a broker on a busy machine takes its time
 SESSION_MS = 30_000  # after which a broker gives up a silent member of a group
@@ -53,7 +53,7 @@ class BusFactory:
     def build(self, small_queue: bool, short_poll_interval: bool) -> Bus:
         from app.bus.memory.bus import MemoryBus
 
-        settings = load({}).bus
+        settings = load_settings({}).bus
         return MemoryBus(settings, budget=64 * 1024) if small_queue else MemoryBus(settings)
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class KafkaFactory(BusFactory):
             "KAFKA_GROUP_PROTOCOL": self.protocol,
             "KAFKA_PROPERTIES": properties,
         }
-        return load(environment).bus
+        return load_settings(environment).bus
 
     async def close(self) -> None:
         from confluent_kafka.admin import AdminClient
@@ -180,7 +180,7 @@ def new_topic(bus_factory: BusFactory) -> Callable[..., Awaitable[str]]:
 @pytest.fixture
 def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer of Redis that takes long is waited for; a refusal is still one at once."""
-    monkeypatch.setattr("app.stores.redis._CALL_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr("app.stores.redis._CALL_TIMEOUT_SECONDS", WAIT_SECONDS)
 
 
 class Member:

@@ -13,14 +13,14 @@ from app.agent.engines.base import Answer, Job
 from app.agent.engines.echo import EchoEngine
 from app.agent.engines.http.engine import HttpEngine
 from app.config.model_entry import ECHO, ModelEntry
-from app.config.settings import WorkerSettings, load
+from app.config.settings import WorkerSettings, load_settings
 from tests.contract.scripted_upstream import LAST_CHUNK, Exchange, chunk, head
 
 Pause = Callable[[float], Awaitable[object]]
 
 
 def worker_settings(**variables: str) -> WorkerSettings:
-    return load(variables).worker
+    return load_settings(variables).worker
 
 
 def job(path: str = "/chat/completions", *, stream: bool = False, **more: Any) -> Job:

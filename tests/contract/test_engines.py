@@ -13,7 +13,7 @@ from app.agent.engines import ENGINES, make_engine
 from app.agent.engines.base import Engine, EngineBroken
 from app.agent.engines.echo import EchoEngine
 from app.config.model_entry import ECHO, ModelEntry
-from app.openai_api.sse import DONE, data_of, split_events
+from app.openai_api.sse import DONE_EVENT, extract_event_data, split_events
 from tests.contract.engines import collect, echo_over_http, http_engine, job, worker_settings
 from tests.contract.scripted_upstream import ScriptedUpstream
 
@@ -31,7 +31,11 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 
 
 def contents(stream: bytes) -> str:
-    events = [orjson.loads(data_of(event)) for event in split_events(stream) if event != DONE]
+    events = [
+        orjson.loads(extract_event_data(event))
+        for event in split_events(stream)
+        if event != DONE_EVENT
+    ]
     return "".join(
         choice["delta"].get("content", "") for event in events for choice in event["choices"]
     )
@@ -62,13 +66,13 @@ async def test_a_request_is_answered_as_a_stream_that_says_the_same(engine: Engi
     stream = await collect(answer)
     assert (answer.status, answer.is_stream) == (200, True)
     assert dict(answer.headers)["content-type"].startswith("text/event-stream")
-    assert stream.endswith(DONE)
+    assert stream.endswith(DONE_EVENT)
     assert contents(stream) == whole_content(await (await engine.call(job())).read())
 
 
 async def test_a_stream_can_be_read_whole(engine: Engine) -> None:
     answer = await engine.call(job(stream=True))
-    assert (await answer.read()).endswith(DONE)
+    assert (await answer.read()).endswith(DONE_EVENT)
 
 
 async def test_a_path_that_the_upstream_has_not_is_its_own_404(engine: Engine) -> None:

@@ -69,9 +69,9 @@ async def test_another_models_requests_are_answered_while_a_large_reply_is_unpac
         await begun.wait()
         while not large.done():
             other = await run(EchoEngine(ECHO, worker_settings(), pause=0), stream=False)
-            assert other.fold.outcome == COMPLETED
+            assert other.state.outcome == COMPLETED
             answered += not large.done()
-        assert (await large).fold.outcome == COMPLETED
+        assert (await large).state.outcome == COMPLETED
     assert answered >= 5
 
 
@@ -97,7 +97,7 @@ async def test_other_models_are_answered_while_a_long_interrupted_stream_is_read
         while not long.done():
             await run(EchoEngine(ECHO, worker_settings(), pause=0), stream=False)
             answered += 1
-        assert (await long).fold.outcome == FAILED
+        assert (await long).state.outcome == FAILED
     assert meanwhile[0] >= 1
 
 

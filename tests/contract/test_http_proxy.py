@@ -16,7 +16,7 @@ from app.agent.engines.http.engine import HttpEngine
 from app.agent.engines.http.proxy import proxy_for
 from app.agent.engines.http.request import Address
 from app.config.model_entry import ModelEntry
-from app.config.settings import load
+from app.config.settings import load_settings
 from tests.contract.engines import job, worker_settings
 from tests.contract.scripted_upstream import NO_LINGER, ScriptedUpstream, replies
 
@@ -246,11 +246,14 @@ def test_who_is_asked_without_a_proxy(host: str, no_proxy: str, is_proxied: bool
 
 def test_the_variables_count_in_lower_case_too() -> None:
     assert (
-        load({"https_proxy": "http://proxy:1", "no_proxy": "x"}).worker.https_proxy
+        load_settings({"https_proxy": "http://proxy:1", "no_proxy": "x"}).worker.https_proxy
         == "http://proxy:1"
     )
     assert (
-        load({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}).worker.https_proxy
+        load_settings({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}).worker.https_proxy
         == "http://b"
     )
-    assert load({"https_proxy": "http://a", "HTTPS_PROXY": ""}).worker.https_proxy == "http://a"
+    assert (
+        load_settings({"https_proxy": "http://a", "HTTPS_PROXY": ""}).worker.https_proxy
+        == "http://a"
+    )

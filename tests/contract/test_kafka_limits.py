@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from app.protocol.records import MAX_REPLY_BYTES
+from app.protocol.records import MAX_REPLY_RECORD_BYTES
 from tests.contract.sending import in_order
 
 pytestmark = pytest.mark.servers
@@ -14,10 +14,10 @@ MAX_BODY = 100_000
 
 @pytest.fixture
 def ours():
-    from app.config.settings import load
+    from app.config.settings import load_settings
 
     servers = os.environ.get("BOOTSTRAP_SERVERS") or "127.0.0.1:9093"
-    return load({"BOOTSTRAP_SERVERS": servers, "MAX_BODY_BYTES": str(MAX_BODY)}).bus
+    return load_settings({"BOOTSTRAP_SERVERS": servers, "MAX_BODY_BYTES": str(MAX_BODY)}).bus
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_a_replys_largest_records_are_taken(bus, ours, new_topic):
     from app.bus.topic_configs import largest_record
 
     topic = await new_topic(bus, config={"max.message.bytes": str(largest_record(ours))})
-    places = await send(bus, topic, 8, MAX_REPLY_BYTES)
+    places = await send(bus, topic, 8, MAX_REPLY_RECORD_BYTES)
     assert [place.offset for place in places] == list(range(8))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from app.bus.base import Record
 from app.protocol import dead_letters
-from app.protocol.reply_batch import ids_of
+from app.protocol.reply_batch import record_ids
 
 pytestmark = pytest.mark.servers
 
@@ -26,5 +26,5 @@ async def test_headers_without_a_value_are_empty_for_every_reader(
     for record in [*member.records, *await read_all(bus, topic)]:
         assert isinstance(record, Record)
         assert record.headers == [("id", b""), ("parts", b""), ("dlq-reason", b"")]
-        assert list(ids_of(record.headers)) == [b""]
-        assert dead_letters.split(record.headers) == ({"dlq-reason": ""}, record.headers[:2])
+        assert list(record_ids(record.headers)) == [b""]
+        assert dead_letters.split_marks(record.headers) == ({"dlq-reason": ""}, record.headers[:2])

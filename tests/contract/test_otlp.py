@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app import __version__
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.telemetry import otlp, tracing
 from app.telemetry.tracing import CLIENT, SERVER, Tracer
 from tests.otlp_receiver import receiving
@@ -25,12 +25,14 @@ def batch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(otlp, "_CLOSE_SECONDS", 60.0)
     monkeypatch.setattr(tracing, "_CLOSE_SECONDS", 60.0)
     yield
-    for name in otlp._LOGGERS:
+    for name in otlp._SDK_LOGGERS:
         logging.getLogger(name).filters.clear()
 
 
 def tracer(endpoint: str, **environment: str) -> Tracer:
-    made = Tracer(load({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment}).traces, "ours")
+    made = Tracer(
+        load_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment}).traces, "ours"
+    )
     made.start()
     return made
 
@@ -38,15 +40,22 @@ def tracer(endpoint: str, **environment: str) -> Tracer:
 async def test_a_collector_gets_each_span_as_it_was_told() -> None:
     with receiving() as receiver:
         ours = tracer(receiver.url, OTEL_EXPORTER_OTLP_HEADERS="api-key=of%20the%20collector,x=y")
-        outer = ours.begin(PARENT)
-        inner = ours.begin(outer.traceparent)
-        ours.end(
+        outer = ours.start_span(PARENT)
+        inner = ours.start_span(outer.traceparent)
+        ours.end_span(
             inner,
             CLIENT,
             "chat m",
             {"gen_ai.usage.input_tokens": 3, "takeover": True, "reasons": ("stop", "length")},
         )
-        ours.end(outer, SERVER, "POST /", {"http.route": "/"}, error="500", ended=outer.began + 5)
+        ours.end_span(
+            outer,
+            SERVER,
+            "POST /",
+            {"http.route": "/"},
+            error_type="500",
+            end_time_ns=outer.start_time_ns + 5,
+        )
         await ours.close()
     (first, second) = sorted(receiver.spans, key=lambda span: span.kind)
     assert (first.service, first.kind, first.name, first.failed) == (
@@ -60,9 +69,9 @@ async def test_a_collector_gets_each_span_as_it_was_told() -> None:
         "takeover": True,
         "reasons": ["stop", "length"],
     }
-    assert (first.trace, first.id, first.parent) == (inner.trace, inner.id, outer.id)
-    assert (second.kind, second.parent, second.failed) == ("SERVER", outer.parent, True)
-    assert (second.began, second.ended) == (outer.began, outer.began + 5)
+    assert (first.trace, first.id, first.parent) == (inner.trace_id, inner.span_id, outer.span_id)
+    assert (second.kind, second.parent, second.failed) == ("SERVER", outer.parent_id, True)
+    assert (second.began, second.ended) == (outer.start_time_ns, outer.start_time_ns + 5)
     assert second.attributes == {"http.route": "/", "error.type": "500"}
     assert receiver.heads[0]["api-key"] == "of the collector"
 
@@ -70,7 +79,7 @@ async def test_a_collector_gets_each_span_as_it_was_told() -> None:
 async def test_the_service_may_be_called_otherwise_and_the_endpoint_may_be_whole() -> None:
     with receiving() as receiver:
         ours = tracer(f"{receiver.url}/v1/traces", OTEL_SERVICE_NAME="theirs")
-        ours.end(ours.begin(""), SERVER, "POST /", {})
+        ours.end_span(ours.start_span(""), SERVER, "POST /", {})
         await ours.close()
     (span,) = receiver.spans
     assert (span.service, span.parent) == ("theirs", "")
@@ -83,7 +92,7 @@ async def test_a_batch_says_whose_it_is_once(monkeypatch: pytest.MonkeyPatch) ->
     with receiving() as receiver:
         ours = tracer(receiver.url)
         for _ in range(3):
-            ours.end(ours.begin(""), SERVER, "POST /", {})
+            ours.end_span(ours.start_span(""), SERVER, "POST /", {})
         await ours.close()
     (body,) = receiver.bodies
     (around,) = ExportTraceServiceRequest.FromString(body).resource_spans
@@ -114,7 +123,7 @@ async def test_a_collector_that_does_not_take_them_costs_a_line_and_keeps_nobody
         ours = tracer(endpoint, OTEL_EXPORTER_OTLP_HEADERS="k=secret-word")
         caplog.set_level(logging.INFO)
         for _ in range(2000):
-            ours.end(ours.begin(""), SERVER, "POST /", {})
+            ours.end_span(ours.start_span(""), SERVER, "POST /", {})
             await asyncio.sleep(0)
         await ours.close()
     said = [

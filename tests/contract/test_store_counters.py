@@ -64,15 +64,18 @@ async def test_in_the_process_no_counter_is_kept_that_is_past_its_time():
     for minute in range(1000):
         now = minute * 60.0
         for tenant in "abc":
-            await store.add(f"{tenant}:{minute}", 1, 120)
+            await store.add_to_counter(f"{tenant}:{minute}", 1, 120)
     assert len(store._counters) == 6
 
 
 @pytest.mark.servers
 async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_url):
     one, same, other = (RedisStore(redis_url, prefix) for prefix in ("here", "here", "there"))
-    await one.add("a", 1, LONG)
-    assert (await same.add("a", 1, LONG), await other.add("a", 1, LONG)) == (2, 1)
+    await one.add_to_counter("a", 1, LONG)
+    assert (await same.add_to_counter("a", 1, LONG), await other.add_to_counter("a", 1, LONG)) == (
+        2,
+        1,
+    )
     for made in (one, same, other):
         await made.close()
 
@@ -80,7 +83,7 @@ async def test_gateways_of_one_deployment_count_together_and_others_apart(redis_
 async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
     store = RedisStore(f"redis://127.0.0.1:{refusing_port}/0", "test")
     with pytest.raises(StoreUnavailable, match="Redis: "):
-        await store.add("a", 1, LONG)
+        await store.add_to_counter("a", 1, LONG)
     await store.close()
 
 
@@ -88,9 +91,9 @@ async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
 async def test_a_redis_that_went_and_came_back_is_used_again():
     with running_redis() as url:
         store = RedisStore(url, "test")
-        await store.add("a", 1, LONG)
+        await store.add_to_counter("a", 1, LONG)
     with pytest.raises(StoreUnavailable):
-        await store.add("a", 1, LONG)
+        await store.add_to_counter("a", 1, LONG)
     with running_redis(port=int(url.rpartition(":")[2].partition("/")[0])):
-        assert await store.add("a", 1, LONG) == 1
+        assert await store.add_to_counter("a", 1, LONG) == 1
     await store.close()

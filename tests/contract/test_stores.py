@@ -260,10 +260,10 @@ async def test_a_place_that_is_let_go_while_it_is_renewed_is_free(store):
 
 
 async def test_the_memory_store_forgets_its_oldest_beyond_its_limit():
-    store = MemoryStore(most=3)
+    store = MemoryStore(max_keys=3)
     for number in range(3):
         await store.put_if_absent(str(number), b"x", LONG)
-    await store.swap("0", b"x", b"y", LONG)
+    await store.compare_and_swap("0", b"x", b"y", LONG)
     await store.put_if_absent("3", b"x", LONG)
     assert [number for number in range(4) if await store.get(str(number))] == [0, 2, 3]
 
@@ -275,7 +275,7 @@ async def test_of_many_that_ask_redis_at_once_each_has_its_own_answer(redis_url)
     gone = asyncio.create_task(store.put_if_absent("gone", b"1", LONG))
     asked = [
         store.get("a"),
-        store.hold("a", "x", 1, LONG),
+        store.acquire_lease("a", "x", 1, LONG),
         store.get("b"),
         store.put_if_absent("b", b"2", LONG),
         store.get("b"),
@@ -303,13 +303,17 @@ async def test_deployments_that_share_a_redis_do_not_see_each_other_and_gateways
 
 async def test_a_redis_that_is_not_there_is_said_in_our_words(refusing_port):
     store = RedisStore(f"redis://127.0.0.1:{refusing_port}/0", "test")
-    values = (store.get("a"), store.put_if_absent("a", b"", LONG), store.swap("a", b"", b"", LONG))
+    values = (
+        store.get("a"),
+        store.put_if_absent("a", b"", LONG),
+        store.compare_and_swap("a", b"", b"", LONG),
+    )
     for call in (
         *values,
-        store.hold("a", "x", 1, LONG),
-        store.renew({"a": ["x"], "b": ["x"]}, LONG),
-        store.let_go("a", "x"),
-        store.add("c", 1, LONG),
+        store.acquire_lease("a", "x", 1, LONG),
+        store.renew_leases({"a": ["x"], "b": ["x"]}, LONG),
+        store.release_lease("a", "x"),
+        store.add_to_counter("c", 1, LONG),
     ):
         with pytest.raises(StoreUnavailable, match="Redis"):
             await call
@@ -321,8 +325,8 @@ async def test_a_connection_that_redis_has_cut_is_made_anew():
     with running_redis() as url:
         store, other = RedisStore(url, "test"), Redis.from_url(url)
         for number in range(3):
-            assert await store.hold("a", str(number), 3, LONG)
-            assert await store.add("b", 1, LONG) == number + 1
+            assert await store.acquire_lease("a", str(number), 3, LONG)
+            assert await store.add_to_counter("b", 1, LONG) == number + 1
             await other.client_kill_filter(_type="normal", skipme=True)
         await store.close()
         await other.aclose()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.telemetry.tracing import Attributes, Span, Tracer
 
 CLIENTS = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"  # a client's traceparent
@@ -30,11 +30,17 @@ class Kept:
     spans: list[Told] = field(default_factory=list)
     closed: bool = False
 
-    def export(
-        self, span: Span, kind: str, name: str, attributes: Attributes, error: str, ended: int
+    def export_span(
+        self,
+        span: Span,
+        kind: str,
+        name: str,
+        attributes: Attributes,
+        error_type: str,
+        end_time_ns: int,
     ) -> None:
-        assert ended >= span.began
-        self.spans.append(Told(span, kind, name, dict(attributes), error, ended))
+        assert end_time_ns >= span.start_time_ns
+        self.spans.append(Told(span, kind, name, dict(attributes), error_type, end_time_ns))
 
     def close(self) -> None:
         self.closed = True
@@ -49,7 +55,10 @@ def tracing(**environment: str) -> tuple[Tracer, Kept]:
     """A tracer that has started, and what it keeps."""
     kept = Kept()
     tracer = Tracer(
-        load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", **environment}).traces, "test"
+        load_settings(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", **environment}
+        ).traces,
+        "test",
     )
     tracer.start(kept)
     return tracer, kept

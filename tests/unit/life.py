@@ -88,7 +88,7 @@ class Log:
     def seen(self, end: int | None = None) -> ReplyView:
         found = ReplyView()
         for reply in self.records[:end]:
-            found.add(reply)
+            found.apply_record(reply)
         return found
 
     def end_by_gateway(self, outcome: str) -> None:
@@ -136,13 +136,13 @@ class Worker:
         """It may be another's."""
         if self.writing is None and not self.claimed:
             seen = self.log.seen()
-            self.looked = None if seen.fold.outcome else seen
+            self.looked = None if seen.state.outcome else seen
 
     def claim(self) -> None:
         if self.looked is not None:
             self.outbox.append(
                 ReplyRecord(
-                    self.log.request.id, self.name, CLAIM, supersedes=self.looked.fold.writer
+                    self.log.request.id, self.name, CLAIM, supersedes=self.looked.state.writer
                 )
             )
             self.looked, self.claimed, self.claim_place = None, True, -1
@@ -152,7 +152,7 @@ class Worker:
         if self.claimed and self.claim_place >= 0:
             self.claimed = False
             seen = self.log.seen(None if further else self.claim_place + 1)
-            if not seen.fold.outcome and seen.fold.writer == self.name:
+            if not seen.state.outcome and seen.state.writer == self.name:
                 self._begin(seen)
 
     def write(self, count: int) -> None:
@@ -239,7 +239,7 @@ class Worker:
         planned = plan(log.request, seen, log.kind.continues)
         at = Writing(
             deque(),
-            seen.fold.next_seq,
+            seen.state.next_seq,
             1 + count_events(seen.text),
             None,
             bool(seen.parts) and log.request.stream,
@@ -247,7 +247,7 @@ class Worker:
         self.writing = at
         if isinstance(planned, GatewayError):
             at.outcome, at.status = FAILED, planned.status
-            at.events.append(self._error(planned.body()))
+            at.events.append(self._error(planned.encode_body()))
         elif not isinstance(planned, Run):
             at.events.append(planned.events)
         elif log.request.stream:

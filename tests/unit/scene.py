@@ -13,25 +13,27 @@ import orjson
 from app.bus.base import Place, Record
 from app.bus.memory.bus import MemoryBus
 from app.bus.topic_configs import request_spec, shared_specs
-from app.config.settings import Settings, load
+from app.config.settings import Settings, load_settings
 from app.errors import BusFull, NotDelivered
 from app.openai_api.bodies import CHAT
-from app.openai_api.sse import data_of, has_data, split_events
+from app.openai_api.sse import extract_event_data, has_data, split_events
 from app.protocol.records import Headers, ReplyRecord, RequestRecord
-from app.protocol.reply_batch import ids_of, replies_of
+from app.protocol.reply_batch import decode_replies, record_ids
 from app.protocol.request_id import new_id
 from app.protocol.topics import Topics, request_topic
 from app.reply_log.record_scanner import read_stretch
 
 MODEL = "m"
-TOPICS = Topics.named("llm")
+TOPICS = Topics.with_prefix("llm")
 REQUESTS = request_topic("llm", MODEL)
 OK, LOST, LATE, FULL, HELD = "ok", "lost", "late", "full", "held"
 
 
 def settings(**environment: str) -> Settings:
     """Few partitions, so that a test knows where things lie."""
-    return load({"KAFKA_REQUEST_PARTITIONS": "2", "KAFKA_RESPONSE_PARTITIONS": "2", **environment})
+    return load_settings(
+        {"KAFKA_REQUEST_PARTITIONS": "2", "KAFKA_RESPONSE_PARTITIONS": "2", **environment}
+    )
 
 
 class ScriptedBus(MemoryBus):
@@ -117,7 +119,11 @@ def request(*, now: float = 0.0, seconds: float = 60.0, **members: Any) -> Reque
 
 async def send_request(bus: MemoryBus, asked: RequestRecord, partition: int = 0) -> Place:
     return await bus.send(
-        REQUESTS, asked.body, key=asked.id.encode(), headers=asked.headers(), partition=partition
+        REQUESTS,
+        asked.body,
+        key=asked.id.encode(),
+        headers=asked.encode_headers(),
+        partition=partition,
     )
 
 
@@ -127,7 +133,7 @@ async def send_reply(bus: MemoryBus, reply: ReplyRecord, partition: int = 0) -> 
         TOPICS.replies,
         reply.value,
         key=reply.id.encode(),
-        headers=reply.headers(),
+        headers=reply.encode_headers(),
         partition=partition,
     )
 
@@ -144,13 +150,13 @@ async def replies(bus: MemoryBus, partition: int = 0) -> list[ReplyRecord]:
     return [
         reply
         for one in records
-        for reply in replies_of(one.headers, one.value, set(ids_of(one.headers)))
+        for reply in decode_replies(one.headers, one.value, set(record_ids(one.headers)))
     ]
 
 
 def datas(block: bytes) -> list[bytes]:
     """The data of each event that counts."""
-    return [data_of(event) for event in split_events(block) if has_data(event)]
+    return [extract_event_data(event) for event in split_events(block) if has_data(event)]
 
 
 def chunks(block: bytes) -> list[Any]:

@@ -14,7 +14,7 @@ import yaml
 from app.config.bus_settings import BusSettings
 from app.config.gateway_settings import GatewaySettings
 from app.config.settings import AdminSettings, LogSettings, TraceSettings, WorkerSettings
-from app.telemetry.metrics import DECLARED
+from app.telemetry.metrics import DECLARATIONS
 
 TOP = Path(__file__).parents[2]
 ALL, KAFKA, LLM = "docker-compose.yml", "docker-compose.k8s.yml", "docker-compose.llm.yml"
@@ -174,7 +174,7 @@ def test_what_looks_at_metrics_names_those_that_there_are(file: str) -> None:
     named = set(
         re.findall(r"\b(?:llm_gateway|gen_ai)_\w+", (TOP / "deploy/monitoring" / file).read_text())
     )
-    declared = {metric.name: metric.kind for metric in DECLARED}
+    declared = {metric.name: metric.kind for metric in DECLARATIONS}
     known = set(declared) | {"gen_ai_request_model"}
     known |= {
         f"{name}_{end}"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from app.config.settings import SECTIONS
-from app.openai_api.bodies import ANY, CHECKS
+from app.openai_api.bodies import ANY_PATH, CHECKS
 from app.openai_api.endpoints import ENDPOINTS
 from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat
 from app.protocol.records import ControlRecord, Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, FINAL
 from app.telemetry.exposition import metrics_text
-from app.telemetry.metrics import DECLARED
+from app.telemetry.metrics import DECLARATIONS
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -85,7 +85,7 @@ def objects(text: str) -> list[dict[str, object]]:
 def test_the_page_of_checks_is_the_table_of_checks() -> None:
     documented = [(row[0], row[1], row[3]) for row in table(read("docs/validation.md"), "path")]
     assert documented == [
-        ("any" if row.path == ANY else row.path, row.field, row.reason) for row in CHECKS
+        ("any" if row.path == ANY_PATH else row.path, row.field, row.reason) for row in CHECKS
     ]
 
 
@@ -96,8 +96,8 @@ def test_the_page_of_endpoints_lists_the_table_of_endpoints() -> None:
 def test_the_page_of_checks_names_what_stands_in_for_a_field() -> None:
     rows = table(read("docs/validation.md"), "path")
     for row, check in zip(rows, CHECKS, strict=True):
-        assert ("not looked at if" in row[2]) == bool(check.unless)
-        assert (check.unless or "") in row[2]
+        assert ("not looked at if" in row[2]) == bool(check.unless_field)
+        assert (check.unless_field or "") in row[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -130,8 +130,8 @@ def test_every_page_is_in_the_index() -> None:
 def test_every_metric_is_documented_as_it_is_declared() -> None:
     documented = [tuple(row) for row in table(read("docs/operating/metrics.md"), "metric")]
     declared = [
-        (metric.name, metric.kind, ", ".join(metric.labels), metric.sentence.replace("`", ""))
-        for metric in DECLARED
+        (metric.name, metric.kind, ", ".join(metric.labels), metric.documentation.replace("`", ""))
+        for metric in DECLARATIONS
     ]
     assert documented == declared
 
@@ -139,7 +139,7 @@ def test_every_metric_is_documented_as_it_is_declared() -> None:
 async def test_every_metric_is_at_metrics_under_its_name() -> None:
     named = dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics_text().decode(), re.MULTILINE))
     # a gateway's collector has those
-    counted = {metric.name: metric.kind for metric in DECLARED if metric.kind != "gauge"}
+    counted = {metric.name: metric.kind for metric in DECLARATIONS if metric.kind != "gauge"}
     assert {
         name: kind for name, kind in named.items() if not name.startswith("process_")
     } == counted
@@ -161,10 +161,10 @@ def test_every_header_that_is_written_is_in_the_wire_format() -> None:
     )
     claim = ReplyRecord("0", "o", CLAIM, supersedes="w", deaths=1, dead=("w",))
     written = header_names(
-        request.headers(),
-        final.headers(),
-        claim.headers(),
-        ControlRecord("0", ControlRecord.CANCEL).headers(),
+        request.encode_headers(),
+        final.encode_headers(),
+        claim.encode_headers(),
+        ControlRecord("0", ControlRecord.CANCEL).encode_headers(),
     )
     explained = set(re.findall(r"`([a-z-]+)(?:: [a-z]+)?`", read("docs/wire-format.md")))
     assert written - explained == set()

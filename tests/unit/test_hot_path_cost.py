@@ -22,8 +22,8 @@ from app.agent.engines.echo import EchoEngine
 from app.agent.reply.reply_batcher import PACE_SECONDS
 from app.agent.worker import Worker
 from app.bus.factory import make_bus
-from app.config.models_file import configured
-from app.config.settings import load
+from app.config.models_file import load_embedded_models
+from app.config.settings import load_settings
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.request_metrics import RequestMetrics
@@ -83,10 +83,10 @@ class Served:
 
 
 async def served(pause: float = 0.0) -> Served:
-    settings = load({"BUS": "memory"})
+    settings = load_settings({"BUS": "memory"})
     bus = make_bus(settings.bus)
     gateway = Gateway(bus, MemoryStore(), settings)
-    [entry] = configured(settings)
+    [entry] = load_embedded_models(settings)
     worker = Worker(
         bus, settings.bus, settings.worker, entry, EchoEngine(entry, settings.worker, pause=pause)
     )
@@ -95,10 +95,10 @@ async def served(pause: float = 0.0) -> Served:
     await gateway.start()
     await until(
         lambda: any(
-            known.serving and known.serving[0].partitions for known in gateway.catalog.all()
+            known.serving and known.serving[0].partitions for known in gateway.model_registry.all()
         )
     )
-    access_log = AccessLog(RequestMetrics(gateway.catalog))
+    access_log = AccessLog(RequestMetrics(gateway.model_registry))
     edge = RequestMiddleware(Inference(gateway), Authenticator(settings.gateway), access_log)
     return Served(FastPathRouter(edge, edge), access_log, gateway, worker)
 
@@ -133,7 +133,7 @@ async def cost(served: Served, **body: Any) -> int:
     counter = Counter()
     with counter.counting():
         await served.app({**scope, "client": ("127.0.0.1", 1), "state": {}}, receive, send)
-        served.access_log.write()
+        served.access_log.flush()
     assert sent[0]["status"] == 200
     return counter.instructions
 

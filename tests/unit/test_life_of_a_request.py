@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 )
 
 from app.gateway.http.response_writer import whole_body
-from app.openai_api.sse import DONE, count_events
+from app.openai_api.sse import DONE_EVENT, count_events
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_state import CLAIM, COMPLETED, FAILED, Step
+from app.protocol.reply_state import CLAIM, COMPLETED, FAILED, RecordEffect
 from app.protocol.reply_view import ReplyView
 from tests.numbered import tokens
 from tests.unit.life import GATEWAY_ENDS, KINDS, WHOLE, Kind, Log, Worker
@@ -48,7 +48,7 @@ class Life(RuleBasedStateMachine):
         self.log = Log(self.kind, self.kind.request())
         self.workers = [Worker(name, self.log) for name in "abc"]
         self.reader = ReplyView()  # reads the log as it grows
-        self.steps: list[Step] = []
+        self.steps: list[RecordEffect] = []
         self.attempts = 0
         self.ended: tuple[str, int] | None = None
         self.workers[0].take()
@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
         found = self.some(writes)
         getattr(found[which % len(found)], how)()
 
-    @precondition(lambda self: not self.reader.fold.outcome)
+    @precondition(lambda self: not self.reader.state.outcome)
     @rule(outcome=st.sampled_from(GATEWAY_ENDS), chance=st.integers(1, 10))
     def a_gateway_ends_it(self, outcome: str, chance: int) -> None:
         if chance == 7:  # else most lives would be short
@@ -114,11 +114,11 @@ class Life(RuleBasedStateMachine):
 
     def the_reader_reads_on(self) -> None:
         for reply in self.log.records[len(self.steps) :]:
-            self.steps.append(self.reader.add(reply))
+            self.steps.append(self.reader.apply_record(reply))
 
     def there_is_one_outcome_and_nothing_behind_it(self) -> None:
-        outcome = self.reader.fold.outcome
-        assert self.steps.count(Step.ENDED) == bool(outcome)
+        outcome = self.reader.state.outcome
+        assert self.steps.count(RecordEffect.ENDED) == bool(outcome)
         if outcome and self.ended is None:
             self.ended = outcome, len(self.reader.parts)
             assert self.reader.parts[-1].outcome == outcome, "the first final record that counts"
@@ -127,17 +127,17 @@ class Life(RuleBasedStateMachine):
     def only_the_writers_records_count(self) -> None:
         writer = ""
         for reply, step in zip(self.log.records, self.steps, strict=True):
-            if step is Step.CLAIMED:
+            if step is RecordEffect.CLAIMED:
                 assert (reply.kind, reply.supersedes) == (CLAIM, writer)
                 writer = reply.owner
-            elif step is not Step.IGNORED and not reply.by_gateway:
+            elif step is not RecordEffect.IGNORED and not reply.by_gateway:
                 assert reply.owner == (writer or reply.owner)
                 writer = reply.owner
-        assert writer == self.reader.fold.writer
+        assert writer == self.reader.state.writer
 
     def attempts_never_decrease(self) -> None:
-        assert self.attempts <= self.reader.fold.attempts
-        self.attempts = self.reader.fold.attempts
+        assert self.attempts <= self.reader.state.attempts
+        self.attempts = self.reader.state.attempts
 
     def records_and_events_are_numbered_without_gaps(self) -> None:
         number = 1
@@ -150,7 +150,7 @@ class Life(RuleBasedStateMachine):
     def what_a_client_sees_is_one_text(self) -> None:
         if self.kind.stream:
             self._check_stream([part for part in self.reader.parts if not part.by_gateway])
-        elif self.reader.fold.outcome == COMPLETED:
+        elif self.reader.state.outcome == COMPLETED:
             assert whole_body(self.reader.parts, stream=False).value == WHOLE
 
     def _check_stream(self, written: list[ReplyRecord]) -> None:
@@ -166,15 +166,15 @@ class Life(RuleBasedStateMachine):
         assert self.kind.text.startswith(text), "no token twice, none missing"
         assert len({(event["id"], event["created"]) for event in events}) <= 1, "one id"
         assert block.count(b'"role"') <= 1
-        if self.reader.fold.outcome == COMPLETED:
+        if self.reader.state.outcome == COMPLETED:
             assert text == self.kind.text
-            assert block.endswith(DONE)
-            assert block.count(DONE) == 1
+            assert block.endswith(DONE_EVENT)
+            assert block.count(DONE_EVENT) == 1
             assert block.count(b'"finish_reason":"') == 1
             assert [
                 event["usage"]["completion_tokens"] for event in events if event.get("usage")
             ] in ([], [len(text.split())])
-        if self.reader.fold.outcome == FAILED:
+        if self.reader.state.outcome == FAILED:
             assert not self.kind.continues, "what can be continued is"
             assert text, "what nobody has seen is begun anew"
 
@@ -187,7 +187,7 @@ class Life(RuleBasedStateMachine):
             last.go_on(2, further=True)
             last.deliver_all()
         ended = self.log.seen()
-        assert ended.fold.outcome
+        assert ended.state.outcome
         for worker in self.workers:
             worker.deliver_all()
             worker.write(9)
@@ -219,7 +219,7 @@ def test_what_was_handed_back_is_nobodys_until_it_is_claimed() -> None:
     other.deliver_all()
     zombie.deliver_all()
     seen = log.seen()
-    assert (text_of(seen.text), seen.fold.writer, seen.fold.attempts) == (tokens(2), "", 2)
+    assert (text_of(seen.text), seen.state.writer, seen.state.attempts) == (tokens(2), "", 2)
     for _ in range(99):
         last.go_on(2, further=False)
         last.deliver_all()

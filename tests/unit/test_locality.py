@@ -6,16 +6,16 @@ from itertools import product
 
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import AnonymousRefused
 from app.gateway.access.authentication import Authenticator
 from app.gateway.access.operator_access import Operators
-from app.locality import Policy, is_local
+from app.locality import AccessPolicy, is_local_client
 
 LOOPBACK, MAPPED, ELSEWHERE = "127.0.0.1", "::ffff:127.0.0.1", "192.0.2.7"
 FOR_LOCAL, FOR_OTHER = ("x-forwarded-for", "127.0.0.1"), ("x-forwarded-for", "203.0.113.9")
-TRUSTED = load({}).gateway.trusted_proxies
-NOT_LOOPBACK = load({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
+TRUSTED = load_settings({}).gateway.trusted_proxies
+NOT_LOOPBACK = load_settings({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
 
 # What shows that somebody else is behind the peer; none of them is believed but a trusted proxy's
 # X-Forwarded-For.
@@ -73,8 +73,8 @@ def test_a_client_is_local_if_it_is_or_a_trusted_proxy_here_says_so(
     peer: str, head: tuple[tuple[str, str], ...]
 ) -> None:
     headers = raw(*head)
-    assert is_local(peer, headers, TRUSTED) == expected_local(peer, head, True)
-    assert is_local(peer, headers, NOT_LOOPBACK) == expected_local(peer, head, False)
+    assert is_local_client(peer, headers, TRUSTED) == expected_local(peer, head, True)
+    assert is_local_client(peer, headers, NOT_LOOPBACK) == expected_local(peer, head, False)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_behind_a_proxy_on_this_machine_the_last_hop_that_is_no_proxy_counts(
     said: list[str], expected: bool
 ) -> None:
     assert (
-        is_local(LOOPBACK, raw(*(("x-forwarded-for", value) for value in said)), TRUSTED)
+        is_local_client(LOOPBACK, raw(*(("x-forwarded-for", value) for value in said)), TRUSTED)
         is expected
     )
-    assert not is_local(
+    assert not is_local_client(
         LOOPBACK,
         raw(*(("x-forwarded-for", value) for value in said), ("x-real-ip", "127.0.0.1")),
         TRUSTED,
@@ -106,7 +106,7 @@ def test_behind_a_proxy_on_this_machine_the_last_hop_that_is_no_proxy_counts(
 
 def admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]) -> bool:
     try:
-        Authenticator(load(environment).gateway).caller(scope(peer, headers))
+        Authenticator(load_settings(environment).gateway).caller(scope(peer, headers))
     except AnonymousRefused:
         return False
     return True
@@ -115,14 +115,16 @@ def admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, 
 def operator_admitted(
     environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]
 ) -> bool:
-    return Operators(load(environment).gateway).admits(scope(peer, headers))
+    return Operators(load_settings(environment).gateway).admits(scope(peer, headers))
 
 
 def port_admitted(
     environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]
 ) -> bool:
-    policy = Policy(is_for_this_machine=False, hosts=load(environment).admin.hosts)
-    return not policy.why_refused(peer, headers)
+    policy = AccessPolicy(
+        is_local_only=False, allowed_hosts=load_settings(environment).admin.allowed_hosts
+    )
+    return not policy.find_refusal_reason(peer, headers)
 
 
 # face, its settings, whether other machines may ask, a name that is listed, an origin that is
@@ -176,7 +178,7 @@ def test_each_face_asks_the_same_questions(
     ],
 )
 def test_with_keys_the_key_alone_decides(environment: dict[str, str]) -> None:
-    keys = Authenticator(load(environment).gateway)
+    keys = Authenticator(load_settings(environment).gateway)
     headers = [
         *raw(host="evil.example", origin="https://evil.example"),
         (b"authorization", b"Bearer sk-of-a-client-0123"),

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 
-from app.config.models_file import for_worker
-from app.config.settings import load
+from app.config.models_file import load_worker_models
+from app.config.settings import load_settings
 from scripts.run_kafka import programs, worker_environments
 
 
 def served(environment: dict[str, str]) -> list[list[str]]:
     """The models of each worker process, as the worker itself reads its environment."""
-    own = worker_environments(load(environment).models)
-    return [[entry.id for entry in for_worker(load({**environment, **worker}))] for worker in own]
+    own = worker_environments(load_settings(environment).models)
+    return [
+        [entry.id for entry in load_worker_models(load_settings({**environment, **worker}))]
+        for worker in own
+    ]
 
 
 def test_with_nothing_configured_one_worker_serves_the_demonstration_model() -> None:
@@ -29,14 +32,14 @@ def test_each_of_the_two_models_has_a_worker_with_its_own_upstream_topic_and_gro
         "GROUP_ID": "left.over",
     }
     workers = [
-        for_worker(load({**environment, **own}))
-        for own in worker_environments(load(environment).models)
+        load_worker_models(load_settings({**environment, **own}))
+        for own in worker_environments(load_settings(environment).models)
     ]
     assert [(entry.id, entry.host, entry.token.get_secret_value()) for (entry,) in workers] == [
         ("qwen", "http://one", "first"),
         ("gpt", "http://two", ""),
     ]
-    cards = [entry.card("llm", 0) for (entry,) in workers]
+    cards = [entry.make_registration("llm", 0) for (entry,) in workers]
     assert [(card.topic, card.group) for card in cards] == [
         ("llm.requests.qwen", "llm.qwen"),
         ("llm.requests.gpt", "llm.gpt"),
@@ -57,7 +60,7 @@ def test_the_gateway_has_the_operators_port_and_each_worker_one_of_its_own() -> 
         "FIRST_OPENAI_HOST": "http://a",
     }
     environment |= {"SECOND_OPENAI_MODEL_NAME": "b", "SECOND_OPENAI_HOST": "http://b"}
-    found = programs(load(environment), ["gateway"])
+    found = programs(load_settings(environment), ["gateway"])
     assert [(one.name, one.environment.get("ADMIN_PORT")) for one in found] == [
         ("gateway", "9464"),
         ("worker a", "9465"),

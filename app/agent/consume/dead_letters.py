@@ -7,7 +7,12 @@ from functools import partial
 
 from app.bus.base import Bus
 from app.errors import RecordTooLarge
-from app.protocol.dead_letters import CUT, ORIGIN, REASON, without_marks
+from app.protocol.dead_letters import (
+    ORIGIN_HEADER,
+    ORIGINAL_SIZE_HEADER,
+    REASON_HEADER,
+    strip_marks,
+)
 from app.protocol.records import Headers
 from app.reply_log.retry import until_done
 
@@ -30,8 +35,8 @@ async def dead_letter(
     not even take that.
     """
     where = f"{origin[0]}/{origin[1]}/{origin[2]}"
-    said: Headers = [(ORIGIN, where.encode()), (REASON, reason.encode())]
-    kept, own = value, without_marks(headers)
+    said: Headers = [(ORIGIN_HEADER, where.encode()), (REASON_HEADER, reason.encode())]
+    kept, own = value, strip_marks(headers)
     while True:
         send = partial(bus.send, topic, kept, key=where.encode(), headers=[*said, *own])
         try:
@@ -41,5 +46,5 @@ async def dead_letter(
             if not kept and not own:
                 raise
             logger.warning("the dead letter from %s is cut: %s", where, error)
-            said = [*said[:2], (CUT, str(len(value or b"")).encode())]
+            said = [*said[:2], (ORIGINAL_SIZE_HEADER, str(len(value or b"")).encode())]
             kept, own = (kept[: len(kept) // 2], own) if kept else (kept, [])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from app.bus.base import Assignment, GroupReader, Record
 from app.bus.watermark import Watermark
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class PartitionBuffers:
 
     def _divide(self) -> None:
         """What half a partition is of may depend on the others that came or went with it."""
-        crowd = halves(self.partitions).crowd
+        crowd = split_into_lanes(self.partitions).bulk
         waiting = [*self._turns[False], *self._turns[True]]
         for turns in self._turns:
             turns.clear()

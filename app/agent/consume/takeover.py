@@ -14,7 +14,7 @@ from app.agent.reply.job_context import JobContext
 from app.bus.base import Place
 from app.cluster.peers import Peers
 from app.errors import BusFull, DeadLettered
-from app.openai_api.endpoints import endpoint_of
+from app.openai_api.endpoints import find_endpoint
 from app.protocol.records import ControlRecord, Headers, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, FAILED
 from app.protocol.reply_view import ReplyView
@@ -39,7 +39,7 @@ class Takeover:
             while self._peers.runs(request.id) or self._peers.holds(group, partition):
                 await self._peers.change()
             seen = await until_seen(self._context.tails.look, request)
-            if seen.fold.outcome:
+            if seen.state.outcome:
                 return None
             if not self._peers.runs(request.id):
                 return seen
@@ -48,10 +48,10 @@ class Takeover:
         """Workers in a row that died with this request and wrote nothing; handing back and draining
         do not count.
         """
-        if seen.progressed:
+        if seen.has_progressed:
             return 0
         unnamed = max(0, seen.deaths - len(seen.dead))
-        if not seen.fold.attempts:
+        if not seen.state.attempts:
             unnamed += self._peers.died_with(request.id)
         return unnamed + len(self._dead(seen))
 
@@ -59,7 +59,7 @@ class Takeover:
         """Those of them that claims name. One that was only silent (stopped, cut off) and is heard
         again has not died.
         """
-        named = () if seen.progressed else (*seen.dead, *filter(None, (seen.fold.writer,)))
+        named = () if seen.has_progressed else (*seen.dead, *filter(None, (seen.state.writer,)))
         return tuple(
             worker
             for worker in named
@@ -79,14 +79,14 @@ class Takeover:
         first, or it has ended.
         """
         owner = self._context.owner
-        superseded = seen.fold.writer
+        superseded = seen.state.writer
         claim = ReplyRecord(
             request.id, owner, CLAIM, supersedes=superseded, deaths=deaths, dead=self._dead(seen)
         )
         place = await self._send(request, claim)
         self._signal(ControlRecord(request.id, ControlRecord.CLAIM, owner, superseded))
         found = await until_seen(self._context.tails.look_past, request, place.offset)
-        if found.fold.outcome or found.fold.writer != owner:
+        if found.state.outcome or found.state.writer != owner:
             return None
         # of a reply that is written whole, who died with it had written nothing
         if superseded or deaths:
@@ -94,7 +94,7 @@ class Takeover:
         logger.info(
             "took over from %s",
             superseded or "nobody",
-            extra={"request_id": request.id, "attempt": found.fold.attempts},
+            extra={"request_id": request.id, "attempt": found.state.attempts},
         )
         return found
 
@@ -106,7 +106,7 @@ class Takeover:
 
     async def verify(self, request: RequestRecord) -> bool:
         """Whether this worker is the writer, or nobody is yet."""
-        return (await until_seen(self._context.lookup.look, request)).fold.writer in (
+        return (await until_seen(self._context.lookup.look, request)).state.writer in (
             "",
             self._context.owner,
         )
@@ -131,13 +131,13 @@ class Takeover:
         error = DeadLettered(
             "this request ended every worker that ran it; it lies in the dead letters"
         )
-        writer = self._context.writer(request, seq=seen.fold.next_seq)
-        endpoint = endpoint_of(request.path)
-        value = endpoint.error_body(error)
+        writer = self._context.writer(request, seq=seen.state.next_seq)
+        endpoint = find_endpoint(request.path)
+        value = endpoint.encode_error_body(error)
         if request.stream and seen.parts:
-            value = endpoint.error_event(value)
+            value = endpoint.encode_error_event(value)
         else:
-            writer.start(error.status, error.head())
+            writer.start(error.status, error.build_headers())
         await writer.finish(FAILED, value, code=error.code or "")
 
     async def _send(self, request: RequestRecord, reply: ReplyRecord) -> Place:
@@ -147,7 +147,7 @@ class Takeover:
             context.topics.replies,
             reply.value,
             key=request.id.encode(),
-            headers=reply.headers(),
+            headers=reply.encode_headers(),
             partition=request.reply_partition,
         )
         return await until_done("claim", send, id_=request.id)
@@ -158,7 +158,7 @@ class Takeover:
                 self._context.topics.control,
                 b"",
                 key=control.id.encode(),
-                headers=control.headers(),
+                headers=control.encode_headers(),
             )
             future.add_done_callback(lambda done: done.exception())
         except BusFull:

@@ -26,7 +26,15 @@ from app.errors import ReplyTooLarge, UpstreamInvalidReply
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED
 from app.protocol.reply_view import ReplyView
-from app.telemetry.tracing import CLIENT, CONSUMER, INTERNAL, Attributes, Span, Tracer, operation
+from app.telemetry.tracing import (
+    CLIENT,
+    CONSUMER,
+    INTERNAL,
+    Attributes,
+    Span,
+    Tracer,
+    operation_name,
+)
 
 _HEADER = "traceparent"
 _ID, _MODEL = (
@@ -50,19 +58,19 @@ class JobTraces:
         self, job: JobRun, request: RequestRecord, record: Record, seen: ReplyView
     ) -> None:
         incoming = request.traceparent
-        if self._tracer.ignores(incoming):
+        if self._tracer.should_ignore(incoming):
             return await job.run()
-        span = self._tracer.begin(incoming)
+        span = self._tracer.start_span(incoming)
         # of one that is taken over nobody knows when it left the queue
-        if span.sampled and not seen.fold.attempts:
-            waited = self._tracer.begin(incoming or span.traceparent)
-            waited.began = request.created * 1_000_000
-            self._tracer.end(
+        if span.sampled and not seen.state.attempts:
+            waited = self._tracer.start_span(incoming or span.traceparent)
+            waited.start_time_ns = request.created * 1_000_000
+            self._tracer.end_span(
                 waited,
                 INTERNAL,
                 f"queue {record.topic}",
                 self._where(record),
-                ended=max(span.began, waited.began),
+                end_time_ns=max(span.start_time_ns, waited.start_time_ns),
             )
         try:
             await job.run(span.traceparent)
@@ -81,16 +89,18 @@ class JobTraces:
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
             "messaging.message.id": request.id,
-            "gen_ai.operation.name": operation(request.path),
+            "gen_ai.operation.name": operation_name(request.path),
             "gen_ai.request.model": request.model,
             "llm_gateway.worker": self._owner,
             "llm_gateway.outcome": outcome,
-            "llm_gateway.takeover": seen.fold.attempts > 0,
-            "llm_gateway.attempt": max(1, seen.fold.attempts),
+            "llm_gateway.takeover": seen.state.attempts > 0,
+            "llm_gateway.attempt": max(1, seen.state.attempts),
         }
         failed = final is not None and outcome != COMPLETED
         error = (final.code or outcome) if final is not None and failed else ""
-        self._tracer.end(span, CONSUMER, f"process {record.topic}", attributes, error=error)
+        self._tracer.end_span(
+            span, CONSUMER, f"process {record.topic}", attributes, error_type=error
+        )
 
     def _where(self, record: Record) -> dict[str, str | int | bool]:
         return {
@@ -133,9 +143,9 @@ class TracedEngine:
     async def call(self, job: Job) -> Answer:
         """Raises what the engine's call raises."""
         carried = dict(job.head).get(_HEADER, "")
-        if self._tracer.ignores(carried):
+        if self._tracer.should_ignore(carried):
             return await self._engine.call(job)
-        span = self._tracer.begin(carried)
+        span = self._tracer.start_span(carried)
         head = tuple(pair for pair in job.head if pair[0] != _HEADER)
         try:
             answer = await self._engine.call(
@@ -147,9 +157,11 @@ class TracedEngine:
         return TracedAnswer(answer, partial(self._called, span, job)) if span.sampled else answer
 
     def _called(self, span: Span, job: Job, said: Attributes, error: str) -> None:
-        doing = operation(job.path) or job.path.partition("?")[0].strip("/")
+        doing = operation_name(job.path) or job.path.partition("?")[0].strip("/")
         told = {**self._whom, "gen_ai.operation.name": doing, "gen_ai.request.model": self._model}
-        self._tracer.end(span, CLIENT, f"{doing} {self._model}", {**told, **said}, error=error)
+        self._tracer.end_span(
+            span, CLIENT, f"{doing} {self._model}", {**told, **said}, error_type=error
+        )
 
 
 class TracedAnswer:

@@ -14,7 +14,7 @@ from app.agent.engines.echo_reply import Choice, Reply
 from app.config.model_entry import ModelEntry
 from app.config.settings import WorkerSettings
 from app.errors import BadRequest, GatewayError, InvalidBody, UnknownUrl
-from app.openai_api.endpoints import endpoint_of
+from app.openai_api.endpoints import find_endpoint
 
 BETWEEN_WORDS = 0.02  # seconds
 MAX_N = 128
@@ -91,7 +91,10 @@ class EchoEngine:
             reply = await _reply(job)
         except GatewayError as error:
             return EchoAnswer(
-                error.status, "application/json", iter([endpoint_of(job.path).error_body(error)]), 0
+                error.status,
+                "application/json",
+                iter([find_endpoint(job.path).encode_error_body(error)]),
+                0,
             )
         if job.stream:
             return EchoAnswer(200, "text/event-stream", reply.events(), self._pause)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Reply:
             yield self._event(index, {"delta": {}} if self.chat else {"text": ""}, choice.finish)
         if self.include_usage:
             yield _sse(self._object("chat.completion.chunk", [], usage=self._usage()))
-        yield DONE
+        yield DONE_EVENT
 
     def _event(self, index: int, part: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": index, **part, "logprobs": None, "finish_reason": finish}

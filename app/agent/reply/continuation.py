@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from app.openai_api.bodies import CHAT, COMPLETIONS
-from app.openai_api.endpoints import choices_of, ends_stream, parse_event
-from app.openai_api.sse import DONE, as_event, data_of, has_data, split_events
+from app.openai_api.endpoints import is_done_event, iter_choices, parse_event_data
+from app.openai_api.sse import DONE_EVENT, encode_event, extract_event_data, has_data, split_events
 
 # A request with one of these cannot be continued so that the whole is what one run would have
 # given.
@@ -50,13 +50,13 @@ class Prefix:
         return prefix
 
     def _add(self, event: bytes, pieces: list[str]) -> None:
-        chunk = _chunk(data_of(event))
+        chunk = _chunk(extract_event_data(event))
         if chunk is None:
-            self.plain = self.plain and ends_stream(event)
+            self.plain = self.plain and is_done_event(event)
             return
         self.first = self.first or chunk
         self.usage = self.usage or bool(chunk.get("usage"))
-        for choice in choices_of(chunk):
+        for choice in iter_choices(chunk):
             piece, plain = _piece(self.path, choice)
             self.plain = self.plain and plain
             self.finished = self.finished or bool(choice.get("finish_reason"))
@@ -70,7 +70,7 @@ class Prefix:
 
 
 def _chunk(data: bytes) -> dict[str, Any] | None:
-    chunk = parse_event(data)
+    chunk = parse_event_data(data)
     return chunk if "choices" in chunk else None
 
 
@@ -177,18 +177,18 @@ class Joiner:
         return b"".join(map(self._event, split_events(block)))
 
     def _event(self, event: bytes) -> bytes:
-        chunk = _chunk(data_of(event)) if has_data(event) else None
+        chunk = _chunk(extract_event_data(event)) if has_data(event) else None
         if chunk is None:
             return event
         if self._prefix.first and _is_role_only(chunk):
             return b""
         chunk.update(self._same)
-        for choice in choices_of(chunk):
+        for choice in iter_choices(chunk):
             if self._prefix.first and isinstance(choice.get("delta"), dict):
                 choice["delta"].pop("role", None)
         if isinstance(chunk.get("usage"), dict):
             chunk["usage"] = self._whole(chunk["usage"])
-        return as_event(orjson.dumps(chunk))
+        return encode_event(orjson.dumps(chunk))
 
     def _whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The text so far was prompt to the second run; to the client it is completion."""
@@ -200,7 +200,7 @@ class Joiner:
 
 
 def _is_role_only(chunk: dict[str, Any]) -> bool:
-    choices = list(choices_of(chunk))
+    choices = list(iter_choices(chunk))
     return bool(choices) and all(_only_role(choice) for choice in choices)
 
 
@@ -229,7 +229,7 @@ def ending(path: str, body: dict[str, Any], prefix: Prefix) -> bytes:
             "total_tokens": prompt + prefix.tokens,
         }
         events.append({**_chunk_of(path, prefix, []), "usage": usage})
-    return b"".join(as_event(orjson.dumps(event)) for event in events) + DONE
+    return b"".join(encode_event(orjson.dumps(event)) for event in events) + DONE_EVENT
 
 
 def _finish(path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from app.agent.reply.continuation import Joiner
 from app.agent.reply.reply_writer import ReplyWriter
 from app.agent.reply.usage_request import UsageStripper
-from app.openai_api.endpoints import ends_stream
+from app.openai_api.endpoints import is_done_event
 from app.openai_api.sse import EventSplitter, split_events
 
 MOST_UNSETTLED = 256 * 1024  # bytes that are read from an upstream while the log has not taken them
@@ -80,7 +80,7 @@ class EventRelay:
             block = self._rename(block)
         if self._held:
             block, self._held = self._held + block, b""
-        if _DONE in block[-_DONE_BYTES:] and ends_stream(split_events(block)[-1]):
+        if _DONE in block[-_DONE_BYTES:] and is_done_event(split_events(block)[-1]):
             self._held, self.is_done = block, True
             return None
         self._writer.write(block)

@@ -21,9 +21,9 @@ from app.errors import (
     UpstreamUnreachable,
     WorkerLost,
 )
-from app.openai_api.endpoints import endpoint_of
-from app.openai_api.model_member import with_model
-from app.openai_api.multipart import form_with_model
+from app.openai_api.endpoints import find_endpoint
+from app.openai_api.model_member import replace_request_model
+from app.openai_api.multipart import replace_form_model
 from app.openai_api.sse import count_events
 from app.protocol.records import HOPS_HEADER, ReplyRecord, RequestRecord
 from app.protocol.reply_state import EXPIRED, FAILED
@@ -50,12 +50,12 @@ class JobRun:
         self._context = context
         self._request = request
         self._seen = seen
-        self._endpoint = endpoint_of(request.path)
+        self._endpoint = find_endpoint(request.path)
         self._broken: EngineBroken | None = None  # how the upstream's last answer ended
         self._writer = self._new_writer(seen)
         # Seconds until the first worker began: of a reply that is taken over, until its first
         # record at the latest.
-        self._queued = max(0.0, (seen.began / 1000 or time.time()) - request.created / 1000)
+        self._queued = max(0.0, (seen.started_at_ms / 1000 or time.time()) - request.created / 1000)
         self._begun = time.monotonic()
         self._traceparent = request.traceparent
 
@@ -135,7 +135,7 @@ class JobRun:
 
     def _new_writer(self, seen: ReplyView) -> ReplyWriter:
         return self._context.writer(
-            self._request, seq=seen.fold.next_seq, event=1 + count_events(seen.text)
+            self._request, seq=seen.state.next_seq, event=1 + count_events(seen.text)
         )
 
     async def _attempt(self, deadline: float) -> None:
@@ -222,7 +222,9 @@ class JobRun:
         name = entry.upstream_name
         if request.model != name:
             body = (
-                form_with_model(form, body, name) if form else with_model(body, request.model, name)
+                replace_form_model(form, body, name)
+                if form
+                else replace_request_model(body, request.model, name)
             )
         hops = ",".join(filter(None, (request.hops, self._context.bus.deployment)))
         traced = (("traceparent", self._traceparent),) if self._traceparent else ()
@@ -237,11 +239,11 @@ class JobRun:
 
     async def _end_with(self, error: GatewayError, outcome: str) -> None:
         """Our own error: a body while the client has seen nothing, else the stream's last event."""
-        value = self._endpoint.error_body(error)
+        value = self._endpoint.encode_error_body(error)
         if self._request.stream and (self._writer.begun or self._seen.parts):
-            value = self._endpoint.error_event(value)
+            value = self._endpoint.encode_error_event(value)
         else:
-            self._writer.start(error.status, error.head())
+            self._writer.start(error.status, error.build_headers())
         await self._writer.finish(outcome, value, code=error.code or "", notes=self._notes({}))
 
     def _count_error(self, kind: str) -> None:

@@ -17,7 +17,7 @@ from app.agent.reply.continuation import (
 )
 from app.errors import GatewayError, ReplyLogTruncated, WorkerLost
 from app.openai_api.bodies import CHAT, COMPLETIONS
-from app.openai_api.endpoints import StreamEnd, endpoint_of
+from app.openai_api.endpoints import StreamEnd, find_endpoint
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.protocol.reply_view import ReplyView
@@ -47,14 +47,14 @@ def plan(request: RequestRecord, seen: ReplyView, continues: bool) -> Run | Fini
     Text that a client may have seen is never silently begun again: it is continued where that is
     faithful, else the client gets an error.
     """
-    if seen.truncated:
+    if seen.is_truncated:
         return ReplyLogTruncated(
             "the beginning of this reply is no longer kept, so it cannot be continued"
         )
     if not request.stream or not seen.parts:
         return Run(request.body)
-    endpoint = endpoint_of(request.path)
-    end = endpoint.read_end(seen.text)
+    endpoint = find_endpoint(request.path)
+    end = endpoint.read_stream_end(seen.text)
     if end.error is not None:
         return Finish(b"", FAILED, end.usage)
     prefix = Prefix.of(endpoint.path, seen.text)
@@ -75,7 +75,7 @@ def plan(request: RequestRecord, seen: ReplyView, continues: bool) -> Run | Fini
 
 def _missing_end(request: RequestRecord, end: StreamEnd, prefix: Prefix) -> bytes:
     """Return the events that a complete answer lacks."""
-    if end.is_done or not endpoint_of(request.path).is_done_sent:
+    if end.is_done or not find_endpoint(request.path).is_done_sent:
         return b""
     return ending(prefix.path, orjson.loads(request.body), prefix)
 

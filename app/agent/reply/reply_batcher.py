@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from app.bus.base import Bus, Place
 from app.errors import BusFull, RecordTooLarge
-from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
-from app.protocol.reply_batch import join
+from app.protocol.records import MAX_REPLY_RECORD_BYTES, ReplyRecord
+from app.protocol.reply_batch import encode_batch
 
 Acknowledged: TypeAlias = Callable[[ReplyRecord, BaseException | None], None]
 
@@ -83,9 +83,9 @@ class ReplyBatcher:
     def _write(self, lane: _Lane, batch: list[tuple[ReplyRecord, Acknowledged]]) -> None:
         first = batch[0][0]
         if len(batch) == 1:
-            key, headers, value = first.id, first.headers(), first.value
+            key, headers, value = first.id, first.encode_headers(), first.value
         else:
-            key, (headers, value) = first.owner, join([reply for reply, _ in batch])
+            key, (headers, value) = first.owner, encode_batch([reply for reply, _ in batch])
         try:
             sent = self._bus.send(
                 self._topic, value, key=key.encode(), headers=headers, partition=lane.partition
@@ -122,6 +122,6 @@ def _gather(
     """As much as fits into one record."""
     batch = [waiting.popleft()]
     size = len(batch[0][0].value)
-    while waiting and (size := size + len(waiting[0][0].value)) <= MAX_REPLY_BYTES:
+    while waiting and (size := size + len(waiting[0][0].value)) <= MAX_REPLY_RECORD_BYTES:
         batch.append(waiting.popleft())
     return batch

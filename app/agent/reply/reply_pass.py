@@ -18,18 +18,18 @@ from app.agent.reply.stream_detector import StreamDetector
 from app.agent.reply.usage_request import refuses
 from app.agent.reply.usage_tail import usage
 from app.errors import ReplyTooLarge, UpstreamAuthFailed, UpstreamRedirected, WorkerLost
-from app.openai_api.bodies import is_text
-from app.openai_api.body_as_events import body_as_events
+from app.openai_api.bodies import is_text_content_type
+from app.openai_api.body_as_events import convert_body_to_events
 from app.openai_api.endpoints import (
     Endpoint,
     StreamEnd,
-    bare_error,
-    error_in,
-    parse_event,
-    usage_of,
+    find_bare_error,
+    find_last_error,
+    find_usage,
+    parse_event_data,
 )
-from app.openai_api.model_member import rename_model
-from app.openai_api.sse import data_of, has_data, split_events
+from app.openai_api.model_member import replace_reply_model
+from app.openai_api.sse import extract_event_data, has_data, split_events
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.telemetry.logs import Throttle
@@ -158,22 +158,22 @@ class ReplyPass:
         if detector is not None and not detector.is_stream:
             return await self._pass_body(answer, detector.body)
         rest = relay.rest.strip(b"\r\n") if is_clean else b""
-        if rest and not relay.first and not has_data(rest) and error_in(rest) is None:
+        if rest and not relay.first and not has_data(rest) and find_last_error(rest) is None:
             return await self._pass_body(answer, rest)  # no stream, whatever its Content-Type says
         await self._finish_stream(relay, rest)
 
     async def _finish_stream(self, relay: EventRelay, rest: bytes) -> None:
         bare = None
         if rest.startswith(b"{"):
-            bare = bare_error(rest)
+            bare = find_bare_error(rest)
         elif rest:
             relay.take_last_event(rest)
-        end = self._endpoint.read_end(relay.latest)
-        bare = bare or (None if end.is_complete or end.error else bare_error(relay.latest))
+        end = self._endpoint.read_stream_end(relay.latest)
+        bare = bare or (None if end.is_complete or end.error else find_bare_error(relay.latest))
         if (
             bare is None
             and end.error is None
-            and self._endpoint.requires_end
+            and self._endpoint.is_end_required
             and not end.is_complete
         ):
             self._write_held(relay)
@@ -181,7 +181,7 @@ class ReplyPass:
                 "it ended without a finish reason",
                 is_empty=not has_data(relay.first + relay.latest),
             )
-        last = relay.release() + (self._endpoint.error_event(bare) if bare else b"")
+        last = relay.release() + (self._endpoint.encode_error_event(bare) if bare else b"")
         failed = bool(bare) or end.is_failed
         await self._writer.finish(
             FAILED if failed else COMPLETED, last, notes=self._notes(self._used(relay, end))
@@ -190,7 +190,7 @@ class ReplyPass:
     def _used(self, relay: EventRelay, end: StreamEnd) -> dict[str, Any]:
         """Return the stream's usage. Anthropic's streams count the prompt in their first event."""
         begun = (
-            usage_of(parse_event(data_of(split_events(relay.first)[0])))
+            find_usage(parse_event_data(extract_event_data(split_events(relay.first)[0])))
             if self._endpoint.is_anthropic
             else {}
         )
@@ -204,7 +204,7 @@ class ReplyPass:
         status, head = answer.status, answer.headers
         if strip_usage and refuses(status, body):
             raise UsageRefused
-        is_converted = status < 400 and self._request.stream and self._endpoint.requires_end
+        is_converted = status < 400 and self._request.stream and self._endpoint.is_end_required
         if self._planned.goes_on and (is_converted or status >= 400):
             raise WorkerLost(
                 f"the upstream would not go on from the text so far: it answered {status}, "
@@ -213,12 +213,12 @@ class ReplyPass:
         if is_converted:
             return await self._pass_body_as_events(answer, body)
         if answer.is_stream:
-            body = error_in(body) or body.strip()
+            body = find_last_error(body) or body.strip()
             head = _with_content_type(head, JSON if _is_json(body) else "text/plain; charset=utf-8")
         self._writer.start(status, head)
         used: dict[str, Any] = {}
         failed = status >= 400
-        if is_text(dict(head).get("content-type", "")):
+        if is_text_content_type(dict(head).get("content-type", "")):
             body, used, failed = self._rename(body), usage(body), failed or _has_error(body)
         await self._writer.finish(FAILED if failed else COMPLETED, body, notes=self._notes(used))
 
@@ -232,9 +232,11 @@ class ReplyPass:
                 f"{self._context.most_event} bytes"
             )
         content_type = JSON if answer.is_stream else dict(answer.headers).get("content-type", "")
-        events = body_as_events(self._endpoint, answer.status, content_type, self._rename(body))
+        events = convert_body_to_events(
+            self._endpoint, answer.status, content_type, self._rename(body)
+        )
         self._begin_stream(answer)
-        outcome = FAILED if self._endpoint.read_end(events).is_failed else COMPLETED
+        outcome = FAILED if self._endpoint.read_stream_end(events).is_failed else COMPLETED
         await self._writer.finish(outcome, events, notes=self._notes(usage(body)))
 
     def _begin_stream(self, answer: Answer) -> None:
@@ -249,7 +251,7 @@ class ReplyPass:
 
     def _rename(self, block: bytes) -> bytes:
         return (
-            rename_model(block, self._upstream_name, self._request.model)
+            replace_reply_model(block, self._upstream_name, self._request.model)
             if self._is_renamed
             else block
         )
@@ -263,7 +265,7 @@ def _has_error(body: bytes) -> bool:
     """Return whether a whole reply names an error. In a JSON text the quotes are escaped, so this
     finds only members.
     """
-    return _ERROR.search(body) is not None and bool(parse_event(body).get("error"))
+    return _ERROR.search(body) is not None and bool(parse_event_data(body).get("error"))
 
 
 def _is_json(body: bytes) -> bool:

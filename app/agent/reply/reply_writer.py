@@ -12,7 +12,7 @@ import logging
 from app.agent.reply.reply_batcher import ReplyBatcher
 from app.errors import BusFull, RecordTooLarge, ReplyTooLarge
 from app.openai_api.sse import count_events
-from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
+from app.protocol.records import MAX_REPLY_RECORD_BYTES, ReplyRecord
 from app.protocol.reply_state import DATA, FINAL
 from app.telemetry.logs import Throttle
 
@@ -84,8 +84,8 @@ class ReplyWriter:
     ) -> None:
         """Writes the end, with `value` as its last bytes, and waits until the log has it."""
         self._check()
-        for start in range(0, len(value), MAX_REPLY_BYTES):
-            self._pending.append((value[start : start + MAX_REPLY_BYTES], 0))
+        for start in range(0, len(value), MAX_REPLY_RECORD_BYTES):
+            self._pending.append((value[start : start + MAX_REPLY_RECORD_BYTES], 0))
         self.final = self._last = ReplyRecord(
             self._id, self._owner, FINAL, outcome=outcome, code=code, notes=notes
         )
@@ -125,7 +125,7 @@ class ReplyWriter:
             return self._pending.pop()
         taken, size, events = 0, 0, 0
         for block, count in self._pending:
-            if taken and size + len(block) > MAX_REPLY_BYTES:
+            if taken and size + len(block) > MAX_REPLY_RECORD_BYTES:
                 break
             taken, size, events = taken + 1, size + len(block), events + count
         blocks = [block for block, _ in self._pending[:taken]]

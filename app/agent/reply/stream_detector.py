@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from app.agent.reply.event_relay import EventRelay
 from app.errors import ReplyTooLarge
-from app.openai_api.sse import begins_events
+from app.openai_api.sse import is_event_stream
 
 
 class StreamDetector:
@@ -36,7 +36,7 @@ class StreamDetector:
         self._pieces.append(piece)
         self._size += len(piece)
         if not self._decided:
-            found = begins_events(self.body)
+            found = is_event_stream(self.body)
             self._decided = found is not None
             if found:
                 return self._become_stream()

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from app.openai_api.endpoints import choices_of, parse_event
-from app.openai_api.sse import as_event, data_of, split_events
+from app.openai_api.endpoints import iter_choices, parse_event_data
+from app.openai_api.sse import encode_event, extract_event_data, split_events
 
 _OPTIONS, _ASKED = b'"stream_options"', b'"include_usage":true'
 _WHOLE = b"{" + _OPTIONS + b":{" + _ASKED + b"},"
@@ -111,7 +111,7 @@ class UsageStripper:
         return held
 
     def _strip_event(self, event: bytes, out: list[bytes]) -> None:
-        chunk = parse_event(data_of(event)) if _OF_INTEREST.search(event) else {}
+        chunk = parse_event_data(extract_event_data(event)) if _OF_INTEREST.search(event) else {}
         if _is_only_usage(event, chunk):
             others = {name: value for name, value in chunk.items() if name not in _OF_EVERY_CHUNK}
             if others and self._held:
@@ -120,7 +120,7 @@ class UsageStripper:
                 out.append(_without_member(event, chunk))
             return
         out.append(self.release())
-        if any(choice.get("finish_reason") for choice in choices_of(chunk)):
+        if any(choice.get("finish_reason") for choice in iter_choices(chunk)):
             self._held = event
         else:
             out.append(event)
@@ -132,7 +132,7 @@ def _is_only_usage(event: bytes, chunk: dict[str, Any]) -> bool:
     """
     if chunk:
         return chunk.get("choices") == [] and "usage" in chunk
-    data = data_of(event)
+    data = extract_event_data(event)
     return b'"usage"' in data and _NO_CHOICES.search(data) is not None
 
 
@@ -144,7 +144,9 @@ def _with_members(event: bytes, members: dict[str, Any]) -> bytes:
 
 def _without_member(event: bytes, chunk: dict[str, Any]) -> bytes:
     """Return a chunk's event without its usage."""
-    return as_event(orjson.dumps({name: value for name, value in chunk.items() if name != "usage"}))
+    return encode_event(
+        orjson.dumps({name: value for name, value in chunk.items() if name != "usage"})
+    )
 
 
 def refuses(status: int, body: bytes) -> bool:

@@ -92,7 +92,9 @@ class KafkaAdmin:
         there = self._metadata("").topics
         missing = [spec for spec in specs if spec.name not in there]
         new = [
-            NewTopic(spec.name, spec.partitions, self._settings.replication, config=spec.config)
+            NewTopic(
+                spec.name, spec.partitions, self._settings.replication_factor, config=spec.config
+            )
             for spec in missing
         ]
         for topic, future in (

@@ -49,9 +49,10 @@ class KafkaProducer:
                 # A topic's limit is on a batch: what is sent together must fit where the smallest
                 # records go.
                 "batch.size": min(_BATCH_BYTES, largest_request(settings)),
-                "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body) // 1024,
+                "queue.buffering.max.kbytes": max(_MOST_QUEUED, 2 * settings.max_body_bytes)
+                // 1024,
                 # What was queued outlives a broker's absence for as long as its request could.
-                "message.timeout.ms": int(settings.request_timeout * 1000),
+                "message.timeout.ms": int(settings.request_timeout_seconds * 1000),
                 "error_cb": self.on_error,
             },
         )
@@ -60,7 +61,7 @@ class KafkaProducer:
         self._acks: list[_Ack] = []
         self._fatal = False
         self._closing = False
-        self._patience = settings.admit_timeout
+        self._patience = settings.admit_timeout_seconds
         self._under_way: dict[Future[Place], Producer] = {}  # records sent and not acknowledged
         # when the last one was acknowledged, or the first of those under way sent
         self._heard = 0.0

@@ -26,7 +26,7 @@ _CALL_SECONDS = 10.0
 
 
 def consumer_properties(settings: BusSettings, **ours: Any) -> dict[str, Any]:
-    largest = settings.max_body + ENVELOPE_BYTES
+    largest = settings.max_body_bytes + ENVELOPE_BYTES
     return properties(
         settings,
         **{

@@ -61,7 +61,7 @@ class MemoryBus:
 
     def __init__(self, settings: BusSettings, *, budget: int = _BUDGET) -> None:
         self.deployment = secrets.token_hex(8)
-        self._shared = frozenset(astuple(Topics.named(settings.prefix, settings.response_topic)))
+        self._shared = frozenset(astuple(Topics.with_prefix(settings.prefix, settings.reply_topic)))
         self._budget = budget
         self._topics: dict[str, _Topic] = {}
         self._loop: AbstractEventLoop

@@ -10,10 +10,10 @@ from pathlib import Path
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.config.api_keys_file import KeyEntry, parse_keys, read_content
+from app.config.api_keys_file import KeyEntry, parse_keys, read_keys_file
 from app.errors import SettingsError
 from app.gateway.access.authentication import Authenticator
-from app.telemetry.metrics import KEYS_FILE_IN_FORCE, family
+from app.telemetry.metrics import KEYS_FILE_IN_FORCE, gauge_family
 
 logger = logging.getLogger("app.gateway.keys")
 
@@ -34,7 +34,7 @@ class ApiKeysWatcher(Collector):
         self._seen: bytes | None = None
         self._trouble = ""  # why the keys of before are in force; empty: those of the file are
         if self._path:
-            self._seen = read_content(self._path)
+            self._seen = read_keys_file(self._path)
             keys.replace(parse_keys(self._seen, self._path))
 
     async def watch(self) -> None:
@@ -67,7 +67,7 @@ class ApiKeysWatcher(Collector):
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         if self._path:
-            yield family(KEYS_FILE_IN_FORCE)
+            yield gauge_family(KEYS_FILE_IN_FORCE)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         for gauge in self.describe():
@@ -76,7 +76,7 @@ class ApiKeysWatcher(Collector):
 
     def _read_change(self, path: Path) -> tuple[KeyEntry, ...] | None:
         before, self._seen = self._seen, None
-        self._seen = read_content(path)
+        self._seen = read_keys_file(path)
         return parse_keys(self._seen, path) if self._seen != before else None
 
     def _keep(self, trouble: str) -> None:

@@ -18,7 +18,7 @@ from app.config.gateway_settings import GatewaySettings
 from app.errors import AnonymousRefused, GatewayError, InvalidApiKey, ModelNotAllowed
 from app.gateway.http.asgi import Scope, header
 from app.gateway.http.client_address import peer_of
-from app.locality import Policy
+from app.locality import AccessPolicy
 
 logger = logging.getLogger("app.gateway.access.authentication")
 
@@ -72,11 +72,11 @@ class Authenticator:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._policy = Policy(
-            is_for_this_machine=not settings.allow_anonymous,
-            trusted=settings.trusted_proxies,
-            hosts=settings.allowed_hosts,
-            origins=settings.cors_origins,
+        self._policy = AccessPolicy(
+            is_local_only=not settings.allow_anonymous,
+            trusted_proxies=settings.trusted_proxies,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.cors_origins,
         )
         self._plain = {_digest(key.encode()): _of_its_own(key) for key in settings.api_keys}
         self._callers: Mapping[bytes, Caller] = self._plain
@@ -94,7 +94,7 @@ class Authenticator:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
         if self._required:
             return self._known(scope)
-        if why := self._policy.why_refused(peer_of(scope), scope["headers"]):
+        if why := self._policy.find_refusal_reason(peer_of(scope), scope["headers"]):
             raise AnonymousRefused(
                 f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or "
                 f"API_KEYS, or ALLOWED_HOSTS for"

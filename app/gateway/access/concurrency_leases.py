@@ -35,7 +35,7 @@ class ConcurrencyLeases:
         StoreUnavailable.
         """
         holder = new_id()
-        if not await self._store.hold(key, holder, most, HELD_SECONDS):
+        if not await self._store.acquire_lease(key, holder, most, HELD_SECONDS):
             return ""
         self._held[holder] = key
         if self._renewing is None:
@@ -50,20 +50,20 @@ class ConcurrencyLeases:
         Raises StoreUnavailable; then it is free after HELD_SECONDS.
         """
         key = self._held.pop(holder)
-        await self._store.renew({key: [request_id]}, seconds)
+        await self._store.renew_leases({key: [request_id]}, seconds)
         self._kept[request_id] = key
-        await self._store.let_go(key, holder)
+        await self._store.release_lease(key, holder)
 
     async def give_back(self, holder: str) -> None:
         """Free a place. Raises StoreUnavailable; then it is free when its time has passed."""
         key = self._held.pop(holder, None) or self._kept.pop(holder)
-        await self._store.let_go(key, holder)
+        await self._store.release_lease(key, holder)
 
     async def give_back_kept(self, key: str, request_id: str) -> None:
         """Free the place of a request that has ended, whichever gateway kept it. Raises
         StoreUnavailable.
         """
-        await self._store.let_go(key, request_id)
+        await self._store.release_lease(key, request_id)
 
     def close(self) -> None:
         """Renews no more."""
@@ -86,7 +86,7 @@ class ConcurrencyLeases:
 
     async def _renew_once(self, holders: dict[str, list[str]]) -> None:
         try:
-            await self._store.renew(holders, HELD_SECONDS)
+            await self._store.renew_leases(holders, HELD_SECONDS)
         except StoreUnavailable as error:
             self._failed(error)
 

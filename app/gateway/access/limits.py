@@ -25,9 +25,9 @@ from app.gateway.http.asgi import Drain, Send
 from app.inference.admission import Admission
 from app.inference.submission import Submission
 from app.stores.base import Store
-from app.stores.counter_leases import Leases
+from app.stores.counter_leases import CounterLeases
 from app.telemetry.logs import Throttle
-from app.telemetry.metrics import UNCOUNTED
+from app.telemetry.metrics import LIMITS_UNCOUNTED
 
 logger = logging.getLogger("app.gateway.access.limits")
 logger.addFilter(Throttle())
@@ -49,7 +49,7 @@ class RateLimiter:
     ) -> None:
         self._admission = admission
         self.places = ConcurrencyLeases(store, self.failed)
-        self.leases = Leases(store)
+        self.leases = CounterLeases(store)
         self.clock = clock
         self._fail_open = fail_open
         self._away_until = -math.inf
@@ -125,7 +125,7 @@ class RateLimiter:
             await grant.take()
         except StoreUnavailable as error:
             self.failed(error)
-            self._without(error.told)
+            self._without(error.client_message)
         return True
 
     async def give_back(self, caller: Caller, model: str, request_id: str) -> None:
@@ -147,8 +147,8 @@ class RateLimiter:
         logger.warning("limits cannot be counted: %s", error)
 
     def _without(self, why: str) -> None:
-        UNCOUNTED.inc()
+        LIMITS_UNCOUNTED.inc()
         if not self._fail_open:
             raise LimitsUnavailable(
-                f"this key has limits, and they cannot be looked up: {why}", retry_after=1
+                f"this key has limits, and they cannot be looked up: {why}", retry_after_seconds=1
             )

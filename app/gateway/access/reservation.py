@@ -180,7 +180,7 @@ class Reservation:
         now = int(self._limiter.clock() // MINUTE)
         if used > self._reserved or (used < self._reserved and now == self._minute):
             try:
-                await self._limiter.leases.correct(
+                await self._limiter.leases.adjust_consumption(
                     self._key(TOKENS), now, used - self._reserved, self._limits.tpm or 0
                 )
             except StoreUnavailable as error:
@@ -192,14 +192,14 @@ class Reservation:
             return None
         return RateLimited(
             f"{most} requests of this key already run with this model",
-            retry_after=_HELD_RETRY_SECONDS,
+            retry_after_seconds=_HELD_RETRY_SECONDS,
         )
 
     async def _count(
         self, kind: str, limit: int, amount: int, refusal: RateLimited | None
     ) -> RateLimited | None:
         """A request that is refused already takes nothing."""
-        taken, used = await self._limiter.leases.take(
+        taken, used = await self._limiter.leases.try_consume(
             self._key(kind), self._minute, 0 if refusal else amount, limit
         )
         self._left[kind] = (limit, max(0, limit - used))
@@ -218,7 +218,7 @@ class Reservation:
         """Return the error for a minute that is used up."""
         return RateLimited(
             f"{limit} {kind} a minute are this key's limit with this model",
-            retry_after=self._rest(),
+            retry_after_seconds=self._rest(),
         )
 
     def _rest(self) -> float:

@@ -6,7 +6,7 @@ import re
 
 from app.gateway.http.asgi import RawHeaders
 from app.inference.submission import Submission
-from app.openai_api.bodies import is_text
+from app.openai_api.bodies import is_text_content_type
 from app.openai_api.sse import count_events
 
 _BYTES_A_TOKEN = 4
@@ -35,7 +35,7 @@ class TokenEstimate:
 
     def begins(self, headers: RawHeaders) -> None:
         """The reply: sound or an image is a file, whatever its size."""
-        if not is_text(dict(headers).get(b"content-type", b"").decode("latin-1")):
+        if not is_text_content_type(dict(headers).get(b"content-type", b"").decode("latin-1")):
             self._is_file = True
             self._seen += _TOKENS_A_FILE
 

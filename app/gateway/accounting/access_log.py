@@ -13,24 +13,24 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from app.config.parsers import Network
-from app.gateway.accounting.refusal_throttle import Kind, RefusalThrottle
+from app.gateway.accounting.refusal_throttle import RefusalKind, RefusalThrottle
 from app.gateway.http.asgi import Scope, header
 from app.gateway.http.client_address import client_of
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED
 
-Line: TypeAlias = dict[str, object]
-Observe: TypeAlias = Callable[[str, int, Line], None]
+AccessLine: TypeAlias = dict[str, object]
+RequestObserver: TypeAlias = Callable[[str, int, AccessLine], None]
 
-access = logging.getLogger("app.access")
+access_logger = logging.getLogger("app.access")
 
-_LATER_SECONDS = 0.005
-_SHOWN = 300  # characters of a path
-_CLIENT_ID = 128  # characters of a client's own id
-_UNLOGGED = ("/healthz", "/readyz", "/metrics", "/admin", "/ui/")
+_WRITE_DELAY_SECONDS = 0.005
+_MAX_PATH_CHARS = 300  # characters of a path
+_MAX_CLIENT_ID_CHARS = 128  # characters of a client's own id
+_UNLOGGED_PREFIXES = ("/healthz", "/readyz", "/metrics", "/admin", "/ui/")
 
 # What an upstream calls them: the Responses, audio and Messages APIs have names of their own.
-_TOKENS = {
+_USAGE_FIELDS = {
     "prompt_tokens": "prompt_tokens",
     "completion_tokens": "completion_tokens",
     "input_tokens": "prompt_tokens",
@@ -38,87 +38,99 @@ _TOKENS = {
 }
 
 # Milliseconds among a final record's notes. What else a later version notes is left alone.
-_TIMES = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
+_TIMING_FIELDS = {"queue-ms": "queue_ms", "upstream-ms": "upstream_ms"}
 
 
 class AccessLog:
-    """`observe` is told of each request: its path, its status (0: none was sent), its line.
-    `sample` is the share of requests that went well whose line is written. All others have theirs,
-    with the client's address (`trusted`: of proxies that tell it), but for floods of the same
-    refusal.
+    """`on_request` is told of each request: its path, its status (0: none was sent), its line.
+    `sample_rate` is the share of requests that went well whose line is written. All others have
+    theirs, with the client's address (`trusted_proxies`: of proxies that tell it), but for floods
+    of the same refusal.
     """
 
     def __init__(
-        self, observe: Observe | None = None, sample: float = 1.0, trusted: tuple[Network, ...] = ()
+        self,
+        on_request: RequestObserver | None = None,
+        sample_rate: float = 1.0,
+        trusted_proxies: tuple[Network, ...] = (),
     ) -> None:
-        self._observe = observe
-        self._sample = sample
-        self._trusted = trusted
-        self._floods = RefusalThrottle(_left_out)
-        self._ended: list[tuple[Scope, int, Line]] = []
+        self._on_request = on_request
+        self._sample_rate = sample_rate
+        self._trusted_proxies = trusted_proxies
+        self._refusal_throttle = RefusalThrottle(_log_suppressed_refusals)
+        self._pending_lines: list[tuple[Scope, int, AccessLine]] = []
 
-    def ended(self, scope: Scope, status: int, line: Line) -> None:
+    def log_request(self, scope: Scope, status: int, line: AccessLine) -> None:
         """A request that has been answered, or given up."""
-        if scope["path"].startswith(_UNLOGGED):
+        if scope["path"].startswith(_UNLOGGED_PREFIXES):
             return
-        if not self._ended:
-            asyncio.get_running_loop().call_later(_LATER_SECONDS, self.write)
-        self._ended.append((scope, status, line))
+        if not self._pending_lines:
+            asyncio.get_running_loop().call_later(_WRITE_DELAY_SECONDS, self.flush)
+        self._pending_lines.append((scope, status, line))
 
     def close(self) -> None:
         """Writes what is still to be written."""
-        self.write()
-        self._floods.end()
+        self.flush()
+        self._refusal_throttle.end_window()
 
-    def write(self) -> None:
+    def flush(self) -> None:
         """The lines of all that have ended."""
-        ended, self._ended = self._ended, []
-        for scope, status, line in ended:
-            self._write(scope, status, line)
+        pending_lines, self._pending_lines = self._pending_lines, []
+        for scope, status, line in pending_lines:
+            self._write_line(scope, status, line)
 
-    def _write(self, scope: Scope, status: int, line: Line) -> None:
-        if theirs := client_id(scope):
-            line["client_request_id"] = theirs
-        if self._observe is not None:
-            self._observe(scope["path"], status, line)
-        if _went_well(status, line):
-            if self._sample < 1 and random.random() >= self._sample:
+    def _write_line(self, scope: Scope, status: int, line: AccessLine) -> None:
+        if client_request_id := client_id(scope):
+            line["client_request_id"] = client_request_id
+        if self._on_request is not None:
+            self._on_request(scope["path"], status, line)
+        if _is_success(status, line):
+            if self._sample_rate < 1 and random.random() >= self._sample_rate:
                 return
         else:
-            client = client_of(scope, self._trusted)
-            if "code" in line and not self._floods.admits(Kind(str(line["code"] or ""), client)):
+            client = client_of(scope, self._trusted_proxies)
+            if "code" in line and not self._refusal_throttle.should_log(
+                RefusalKind(str(line["code"] or ""), client)
+            ):
                 return
             if client:
                 line["client_address"] = client
-        access.info(
-            "%s %s", scope["method"], scope["path"][:_SHOWN], extra={"status": status, **line}
+        access_logger.info(
+            "%s %s",
+            scope["method"],
+            scope["path"][:_MAX_PATH_CHARS],
+            extra={"status": status, **line},
         )
 
 
 def client_id(scope: Scope) -> str:
     """What the client calls the request, cut to what is shown; empty if it calls it nothing."""
-    return (header(scope, b"x-request-id") or header(scope, b"x-client-request-id"))[:_CLIENT_ID]
+    return (header(scope, b"x-request-id") or header(scope, b"x-client-request-id"))[
+        :_MAX_CLIENT_ID_CHARS
+    ]
 
 
-def noted(final: ReplyRecord) -> Line:
+def final_reply_fields(final: ReplyRecord) -> AccessLine:
     """What the access line says of a reply that has ended."""
     notes = dict(final.notes)
-    line: Line = {"outcome": final.outcome}
-    line.update({ours: float(notes[theirs]) for theirs, ours in _TIMES.items() if theirs in notes})
+    line: AccessLine = {"outcome": final.outcome}
+    line.update(
+        {ours: float(notes[theirs]) for theirs, ours in _TIMING_FIELDS.items() if theirs in notes}
+    )
     usage = final.usage
-    line.update({name: usage[theirs] for theirs, name in _TOKENS.items() if theirs in usage})
+    line.update({name: usage[theirs] for theirs, name in _USAGE_FIELDS.items() if theirs in usage})
     return line
 
 
-def _left_out(kind: Kind, count: int) -> None:
-    access.info(
+def _log_suppressed_refusals(kind: RefusalKind, count: int) -> None:
+    access_logger.info(
         "%d more were refused alike",
         count,
         extra={"left_out": count, "code": kind.code, "client_address": kind.client},
     )
 
 
-def _went_well(status: int, line: Line) -> bool:
+def _is_success(status: int, line: AccessLine) -> bool:
     """A stream may have begun well and ended otherwise, and a client may have left."""
     return (
         0 < status < 400

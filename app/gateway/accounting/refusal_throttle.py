@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-_SECONDS = 1.0
-_LINES = 10  # of a kind, in that time
-_MOST_KINDS = 1000  # in that time; those beyond count as one
+_WINDOW_SECONDS = 1.0
+_MAX_LINES_PER_KIND = 10  # of a kind, in that time
+_MAX_KINDS = 1000  # in that time; those beyond count as one
 
 
-class Kind(NamedTuple):
+class RefusalKind(NamedTuple):
     """What was refused alike: its code, and the client's address. Both empty: of many kinds."""
 
     code: str
@@ -20,24 +20,26 @@ class Kind(NamedTuple):
 
 
 class RefusalThrottle:
-    """Begins anew each second; `over` is then told how many lines of a kind were left out."""
+    """Begins anew each second; `on_suppressed` is then told how many lines of a kind were left
+    out.
+    """
 
-    def __init__(self, over: Callable[[Kind, int], None]) -> None:
-        self._over = over
-        self._seen: Counter[Kind] = Counter()
+    def __init__(self, on_suppressed: Callable[[RefusalKind, int], None]) -> None:
+        self._on_suppressed = on_suppressed
+        self._refusal_counts: Counter[RefusalKind] = Counter()
 
-    def admits(self, kind: Kind) -> bool:
+    def should_log(self, kind: RefusalKind) -> bool:
         """Whether a line of that kind is to be written."""
-        if not self._seen:
-            asyncio.get_running_loop().call_later(_SECONDS, self.end)
-        if kind not in self._seen and len(self._seen) >= _MOST_KINDS:
-            kind = Kind("", "")
-        self._seen[kind] += 1
-        return self._seen[kind] <= _LINES
+        if not self._refusal_counts:
+            asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self.end_window)
+        if kind not in self._refusal_counts and len(self._refusal_counts) >= _MAX_KINDS:
+            kind = RefusalKind("", "")
+        self._refusal_counts[kind] += 1
+        return self._refusal_counts[kind] <= _MAX_LINES_PER_KIND
 
-    def end(self) -> None:
+    def end_window(self) -> None:
         """Of this second; also to be called at the end."""
-        seen, self._seen = self._seen, Counter()
-        for kind, count in seen.items():
-            if count > _LINES:
-                self._over(kind, count - _LINES)
+        refusal_counts, self._refusal_counts = self._refusal_counts, Counter()
+        for kind, count in refusal_counts.items():
+            if count > _MAX_LINES_PER_KIND:
+                self._on_suppressed(kind, count - _MAX_LINES_PER_KIND)

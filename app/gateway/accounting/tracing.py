@@ -10,12 +10,12 @@ from app.errors import AnonymousRefused, InvalidApiKey
 from app.gateway.accounting.request_metrics import ENDPOINTS
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, header
 from app.protocol.records import Headers
-from app.telemetry.tracing import PRODUCER, SERVER, Attributes, Span, Tracer, operation
+from app.telemetry.tracing import PRODUCER, SERVER, Attributes, Span, Tracer, operation_name
 
-_HEADER = "traceparent"
+_TRACEPARENT_HEADER = "traceparent"
 _ROUTES = frozenset(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
-_SHOWN = 300  # characters of a path
-_UNAUTHENTICATED = frozenset({InvalidApiKey.code, AnonymousRefused.code})
+_MAX_PATH_CHARS = 300  # characters of a path
+_UNAUTHENTICATED_CODES = frozenset({InvalidApiKey.code, AnonymousRefused.code})
 
 
 class TracingMiddleware:
@@ -30,51 +30,62 @@ class TracingMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/v1/")):
             return await self._app(scope, receive, send)
-        carried = header(scope, _HEADER.encode())
-        if self._tracer.ignores(carried):
+        traceparent = header(scope, _TRACEPARENT_HEADER.encode())
+        if self._tracer.should_ignore(traceparent):
             return await self._app(scope, receive, send)
-        span = self._tracer.begin(carried)
-        others = [pair for pair in scope["headers"] if pair[0] != _HEADER.encode()]
-        scope["headers"] = [*others, (_HEADER.encode(), span.traceparent.encode())]
+        span = self._tracer.start_span(traceparent)
+        other_headers = [
+            pair for pair in scope["headers"] if pair[0] != _TRACEPARENT_HEADER.encode()
+        ]
+        scope["headers"] = [
+            *other_headers,
+            (_TRACEPARENT_HEADER.encode(), span.traceparent.encode()),
+        ]
         scope.pop("first_headers", None)
         if not span.sampled:
             return await self._app(scope, receive, send)
         state = scope.setdefault("state", {})
         status = 0
 
-        async def sending(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_wrapper)
         finally:
-            self._served(span, scope, status, state.get("line", {}))
+            self._end_server_span(span, scope, status, state.get("line", {}))
 
-    def _served(self, span: Span, scope: Scope, status: int, line: Mapping[str, object]) -> None:
-        if line.get("code") in _UNAUTHENTICATED:
+    def _end_server_span(
+        self, span: Span, scope: Scope, status: int, line: Mapping[str, object]
+    ) -> None:
+        if line.get("code") in _UNAUTHENTICATED_CODES:
             return  # anybody may send as many as they like
         path, route = scope["path"], _route(scope)
         attributes: dict[str, str | int] = {
             "http.request.method": scope["method"],
             "http.route": route,
-            "url.path": path[:_SHOWN],
+            "url.path": path[:_MAX_PATH_CHARS],
             "url.scheme": scope.get("scheme", "http"),
-            "gen_ai.operation.name": operation(path),
+            "gen_ai.operation.name": operation_name(path),
             "gen_ai.request.model": _text(line, "model"),
             "llm_gateway.request.id": _text(line, "request_id"),
             "llm_gateway.outcome": _text(line, "outcome"),
         }
         if status:
             attributes["http.response.status_code"] = status
-        self._tracer.end(
-            span, SERVER, f"{scope['method']} {route}", attributes, error=_error(status, line)
+        self._tracer.end_span(
+            span,
+            SERVER,
+            f"{scope['method']} {route}",
+            attributes,
+            error_type=_error_type(status, line),
         )
 
 
-def _error(status: int, line: Mapping[str, object]) -> str:
+def _error_type(status: int, line: Mapping[str, object]) -> str:
     """For a server's span a 4xx is no error: it is the client's."""
     if line.get("client") == "gone":
         return "client_gone"
@@ -109,34 +120,43 @@ class TracingSender:
         headers: Headers,
         partition: int | None = None,
     ) -> "Future[Place]":
-        carried = dict(headers).get(_HEADER, b"").decode()
-        if not carried or self._tracer.ignores(carried):
+        traceparent = dict(headers).get(_TRACEPARENT_HEADER, b"").decode()
+        if not traceparent or self._tracer.should_ignore(traceparent):
             return self._sender.send(topic, value, key=key, headers=headers, partition=partition)
-        span = self._tracer.begin(carried)
+        span = self._tracer.start_span(traceparent)
         headers = [
-            (name, span.traceparent.encode() if name == _HEADER else said) for name, said in headers
+            (name, span.traceparent.encode() if name == _TRACEPARENT_HEADER else said)
+            for name, said in headers
         ]
-        sent = self._sender.send(topic, value, key=key, headers=headers, partition=partition)
+        ack = self._sender.send(topic, value, key=key, headers=headers, partition=partition)
         if span.sampled:
-            about: Attributes = {
+            message_attributes: Attributes = {
                 "messaging.message.id": key.decode(),
                 "messaging.message.body.size": len(value or b""),
             }
-            sent.add_done_callback(lambda done: self._sent(span, topic, about, done))
-        return sent
+            ack.add_done_callback(
+                lambda done: self._end_producer_span(span, topic, message_attributes, done)
+            )
+        return ack
 
-    def _sent(self, span: Span, topic: str, about: Attributes, done: "Future[Place]") -> None:
-        failed = done.cancelled() or done.exception() is not None
+    def _end_producer_span(
+        self, span: Span, topic: str, message_attributes: Attributes, ack: "Future[Place]"
+    ) -> None:
+        failed = ack.cancelled() or ack.exception() is not None
         attributes = {
             "messaging.system": self._system,
             "messaging.operation.name": "send",
             "messaging.operation.type": "send",
             "messaging.destination.name": topic,
-            **about,
+            **message_attributes,
         }
         if not failed:
-            attributes["messaging.destination.partition.id"] = str(done.result().partition)
-            attributes["messaging.kafka.offset"] = done.result().offset
-        self._tracer.end(
-            span, PRODUCER, f"send {topic}", attributes, error="not_acknowledged" if failed else ""
+            attributes["messaging.destination.partition.id"] = str(ack.result().partition)
+            attributes["messaging.kafka.offset"] = ack.result().offset
+        self._tracer.end_span(
+            span,
+            PRODUCER,
+            f"send {topic}",
+            attributes,
+            error_type="not_acknowledged" if failed else "",
         )

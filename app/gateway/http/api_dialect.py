@@ -21,7 +21,7 @@ def speaks_anthropic(scope: Scope) -> bool:
 
 def error_body(scope: Scope, error: GatewayError) -> bytes:
     """Return an error as a body of the API that the client speaks."""
-    return anthropic.error_body(error) if speaks_anthropic(scope) else error.body()
+    return anthropic.encode_error_body(error) if speaks_anthropic(scope) else error.encode_body()
 
 
 def with_request_id(headers: RawHeaders) -> RawHeaders:

@@ -136,5 +136,5 @@ async def send_error(
 
     `id_` is the request's, which OpenAI's SDK shows as `error.request_id`.
     """
-    headers = raw((*error.head(), ("x-request-id", id_), *extra))
-    await send_whole(send, error.status, headers, error.body() if body is None else body)
+    headers = raw((*error.build_headers(), ("x-request-id", id_), *extra))
+    await send_whole(send, error.status, headers, error.encode_body() if body is None else body)

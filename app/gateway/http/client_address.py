@@ -4,7 +4,7 @@ proxied request.
 
 from app.config.parsers import Network
 from app.gateway.http.asgi import Scope
-from app.locality import address_of, is_trusted
+from app.locality import is_trusted_proxy, parse_ip_address
 
 
 def peer_of(scope: Scope) -> str:
@@ -26,8 +26,8 @@ def client_of(scope: Scope, trusted: tuple[Network, ...]) -> str:
         .decode("latin-1")
         .split(",")
     )
-    while hops and is_trusted(found, trusted):
-        hop = address_of(hops.pop().strip())
+    while hops and is_trusted_proxy(found, trusted):
+        hop = parse_ip_address(hops.pop().strip())
         if hop is None:
             break
         found = str(hop)

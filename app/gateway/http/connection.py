@@ -18,7 +18,7 @@ from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarg
 from app.gateway.http.asgi import BODY_SECONDS, CONNECTION, App, Extension, raw
 from app.gateway.http.protocol import HttpProtocol, refusal
 from app.gateway.http.write_stall import WriteStall
-from app.protocol.request_id import refused_id
+from app.protocol.request_id import new_refused_id
 
 # from a connection's first moment, or a later request's first byte, to the end of its head
 HEAD_SECONDS = 30.0
@@ -112,7 +112,7 @@ class Connection(HttpProtocol):
             return refusal(
                 ConnectionsFull(
                     "this gateway has as many connections as it takes; try again shortly",
-                    retry_after=1,
+                    retry_after_seconds=1,
                 )
             )
         return super()._application()
@@ -221,13 +221,13 @@ class Connection(HttpProtocol):
         self._in_head = False
         self._end_time()
         if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
-            body = error.body()
+            body = error.encode_body()
             own = (
-                ("x-request-id", refused_id()),
+                ("x-request-id", new_refused_id()),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
             )
-            head = raw([*error.head(), *own])
+            head = raw([*error.build_headers(), *own])
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.close()

@@ -13,7 +13,7 @@ from app.errors import BadRequest, GatewayError
 from app.gateway.http.api_dialect import error_body
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
 from app.gateway.http.half_closed import IS_SUPPORTED, HalfClosed, probe_of
-from app.protocol.request_id import refused_id
+from app.protocol.request_id import new_refused_id
 
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]{0,300}")
 
@@ -128,7 +128,7 @@ def refusal(error: GatewayError) -> App:
 
     async def refuse(scope: Scope, _receive: Receive, send: Send) -> None:
         await send_error(
-            send, error, refused_id(), [("connection", "close")], body=error_body(scope, error)
+            send, error, new_refused_id(), [("connection", "close")], body=error_body(scope, error)
         )
 
     return refuse

@@ -10,17 +10,17 @@ from app.config.gateway_settings import GatewaySettings
 from app.errors import BadRequest
 from app.gateway.http.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
 from app.inference.pending_request import PendingRequest
-from app.openai_api.bodies import is_text
-from app.openai_api.body_as_events import body_as_events
-from app.openai_api.endpoints import endpoint_of
+from app.openai_api.bodies import is_text_content_type
+from app.openai_api.body_as_events import convert_body_to_events
+from app.openai_api.endpoints import find_endpoint
 from app.openai_api.sse import (
-    DONE,
-    after,
-    as_event,
+    DONE_EVENT,
+    add_event_ids,
     count_events,
-    has_id,
-    with_ids,
-    without_blank_line,
+    drop_seen_events,
+    encode_event,
+    has_event_id,
+    strip_blank_line,
 )
 from app.protocol.records import ReplyRecord
 
@@ -57,7 +57,7 @@ def whole_body(parts: Sequence[ReplyRecord], *, stream: bool, path: str = "") ->
 def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
     """Raises BadRequest if a reply with this head is no text: an event holds nothing else."""
     kind = dict(head).get("content-type", "")
-    if not is_text(kind):
+    if not is_text_content_type(kind):
         said = f"the reply is {kind}, which is no text and has no events"
         raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
 
@@ -88,8 +88,8 @@ def events_of(parts: Iterable[ReplyRecord], path: str) -> bytes:
     if body:
         first, value = body[0], b"".join(part.value for part in body)
         events.append(
-            body_as_events(
-                endpoint_of(path), first.status, dict(first.head).get("content-type", ""), value
+            convert_body_to_events(
+                find_endpoint(path), first.status, dict(first.head).get("content-type", ""), value
             )
         )
     return b"".join(events)
@@ -144,8 +144,8 @@ class EventStream:
         self._call = call
         self._path = call.request.path
         self._send = send
-        self._head_after = settings.sse_head_after or None
-        self._keepalive = settings.sse_keepalive or None
+        self._head_after = settings.sse_head_after_seconds or None
+        self._keepalive = settings.sse_keepalive_seconds or None
         self._ids = ids
         self._latest = deque[bytes](maxlen=_LATEST_PARTS)
         self._seen = seen
@@ -180,7 +180,7 @@ class EventStream:
     @property
     def is_answered(self) -> bool:
         """Whether the client has been sent the event that completes the answer."""
-        return endpoint_of(self._path).is_complete(b"".join(self._latest))
+        return find_endpoint(self._path).is_complete(b"".join(self._latest))
 
     async def _parts(self, part: ReplyRecord | None) -> list[ReplyRecord]:
         """Send the records of the stream as they come. Return those that were not sent: the final,
@@ -221,7 +221,7 @@ class EventStream:
             return await self._call.next(self._head_after)
         await self._begin(None)
         while (part := await self._call.next(_QUEUE_SECONDS)) is None and not self._call.answered:
-            await self._body(without_blank_line(self._place()) if self._ids else self._place())
+            await self._body(strip_blank_line(self._place()) if self._ids else self._place())
         return part
 
     async def _begin(self, first: ReplyRecord | None) -> None:
@@ -252,30 +252,30 @@ class EventStream:
         try:
             refuse_binary(body.head, self._call.public_id)
         except BadRequest as error:
-            body = Body(error.status, error.head(), error.body())
+            body = Body(error.status, error.build_headers(), error.encode_body())
         if body.status >= 400:
             kind = dict(body.head).get("content-type", "")
             await self._write(
-                body_as_events(endpoint_of(self._path), body.status, kind, body.value)
+                convert_body_to_events(find_endpoint(self._path), body.status, kind, body.value)
             )
         else:
-            await self._write(as_event(body.value) + DONE)
+            await self._write(encode_event(body.value) + DONE_EVENT)
         return parts[-1]
 
     async def _keep_alive(self) -> None:
         """Send a comment. Once a client has an id, ours or its upstream's, it ends by no blank
         line: see `with_ids`.
         """
-        has_ids = self._ids or any(map(has_id, self._latest))
-        await self._body(without_blank_line(KEEPALIVE) if has_ids else KEEPALIVE)
+        has_ids = self._ids or any(map(has_event_id, self._latest))
+        await self._body(strip_blank_line(KEEPALIVE) if has_ids else KEEPALIVE)
 
     async def _write(self, events: bytes) -> None:
         if not self.first_at:
             self.first_at = time.monotonic()
         if self._ids or self._seen:
             first, self._next_event = self._next_event, self._next_event + count_events(events)
-            events = after(events, first, self._seen)
-            events = with_ids(events, max(first, self._seen + 1)) if self._ids else events
+            events = drop_seen_events(events, first, self._seen)
+            events = add_event_ids(events, max(first, self._seen + 1)) if self._ids else events
         if events:
             await self._body(events)
 

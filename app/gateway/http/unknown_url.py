@@ -5,7 +5,7 @@ for.
 from app.errors import UnknownUrl
 from app.gateway.http.asgi import Receive, Scope, Send, raw
 from app.openai_api.endpoints import ENDPOINTS
-from app.protocol.request_id import refused_id
+from app.protocol.request_id import new_refused_id
 
 _SHOWN = 200  # characters of a path
 _REJECTION = "websocket.http.response"  # https://asgi.readthedocs.io/en/latest/extensions.html
@@ -44,6 +44,6 @@ async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close"})  # before it is accepted: the server answers 403
         return
     error = unknown_url("WebSocket", scope["path"])
-    headers = raw((*error.head(), ("x-request-id", refused_id())))
+    headers = raw((*error.build_headers(), ("x-request-id", new_refused_id())))
     await send({"type": f"{_REJECTION}.start", "status": error.status, "headers": headers})
-    await send({"type": f"{_REJECTION}.body", "body": error.body()})
+    await send({"type": f"{_REJECTION}.body", "body": error.encode_body()})

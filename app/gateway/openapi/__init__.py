@@ -2,6 +2,6 @@
 and `replies.py`.
 """
 
-from app.gateway.openapi.document import document
+from app.gateway.openapi.document import build_document
 
-__all__ = ["document"]
+__all__ = ["build_document"]

@@ -12,13 +12,13 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from app import __version__
 from app.errors import InvalidApiKey, WorkerLost
 from app.gateway.openapi import failures
-from app.gateway.openapi.endpoint import MODEL, Endpoint, Parameter, Reply
+from app.gateway.openapi.endpoint import MODEL_PLACEHOLDER, Endpoint, Parameter, Reply
 from app.gateway.openapi.endpoints import ENDPOINTS
 from app.gateway.openapi.replies import ErrorReply
 from app.gateway.openapi.request_endpoints import REQUEST_ENDPOINTS
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 
-ABOUT = """\
+DESCRIPTION = """\
 One base_url for all models, speaking the OpenAI API: point the `openai` SDK, LangChain or curl at
 it.
 
@@ -32,10 +32,10 @@ the stream ends without `[DONE]`.
 Models now:
 """
 
-_REF = "#/components/schemas/{model}"
+_SCHEMA_REF = "#/components/schemas/{model}"
 
 
-def document(models: list[str]) -> dict[str, Any]:
+def build_document(models: list[str]) -> dict[str, Any]:
     """The OpenAPI document. Its examples name the first of `models`, or the built-in `echo` if
     there is none.
     """
@@ -48,9 +48,9 @@ def document(models: list[str]) -> dict[str, Any]:
         "info": {
             "title": "LLM gateway",
             "version": __version__,
-            "description": ABOUT + ", ".join(f"`{name}`" for name in names) + ".",
+            "description": DESCRIPTION + ", ".join(f"`{name}`" for name in names) + ".",
         },
-        "paths": _filled(paths, names[0]),
+        "paths": _fill_model_name(paths, names[0]),
         "components": {
             "schemas": _schemas(),
             "headers": failures.HEADERS,
@@ -65,25 +65,26 @@ def document(models: list[str]) -> dict[str, Any]:
     }
 
 
-def _filled(example: Any, model: str) -> Any:
+def _fill_model_name(example: Any, model: str) -> Any:
     """The same with a model's name in the place of MODEL."""
     if isinstance(example, dict):
         return {
-            name.replace(MODEL, model): _filled(value, model) for name, value in example.items()
+            name.replace(MODEL_PLACEHOLDER, model): _fill_model_name(value, model)
+            for name, value in example.items()
         }
     if isinstance(example, (list, tuple)):
-        return [_filled(value, model) for value in example]
-    return example.replace(MODEL, model) if isinstance(example, str) else example
+        return [_fill_model_name(value, model) for value in example]
+    return example.replace(MODEL_PLACEHOLDER, model) if isinstance(example, str) else example
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    keyed = InvalidApiKey in endpoint.errors
+    requires_key = InvalidApiKey in endpoint.errors
     operation: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{endpoint.method}{endpoint.path}").strip("_"),
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
         "description": endpoint.description,
-        "security": [{}, {"key": []}] if keyed else [],
+        "security": [{}, {"key": []}] if requires_key else [],
         "responses": _responses(endpoint),
     }
     if endpoint.path_examples:
@@ -94,15 +95,15 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["parameters"][0]["schema"]["enum"] = list(endpoint.path_values)
     if endpoint.parameters:
         operation.setdefault("parameters", []).extend(map(_parameter, endpoint.parameters))
-    if endpoint.request:
+    if endpoint.request_schema:
         content = {
             "application/json": {
-                "schema": _ref(endpoint.request),
+                "schema": _schema_ref(endpoint.request_schema),
                 "examples": _examples(endpoint.examples),
             }
         }
-        if endpoint.form:
-            content["multipart/form-data"] = {"schema": _ref(endpoint.form)}
+        if endpoint.form_schema:
+            content["multipart/form-data"] = {"schema": _schema_ref(endpoint.form_schema)}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -110,8 +111,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
-        "in": parameter.place,
-        "schema": {"type": parameter.kind},
+        "in": parameter.location,
+        "schema": {"type": parameter.json_type},
         "description": parameter.description,
     }
 
@@ -132,54 +133,54 @@ def _examples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    found = {
+    responses = {
         str(status): _reply(reply) for status, reply in endpoint.replies.items()
-    } | failures.responses(endpoint.errors)
-    if endpoint.request:
-        found["200"]["headers"] = failures.header_refs("x-request-id", "server-timing")
-        found["default"] = {
+    } | failures.error_responses(endpoint.errors)
+    if endpoint.request_schema:
+        responses["200"]["headers"] = failures.header_refs("x-request-id", "server-timing")
+        responses["default"] = {
             "description": "The upstream's own error, as it came.",
             "content": {"application/json": {}},
         }
-    return found
+    return responses
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "application/json": {"schema": _ref(reply.schema), "example": reply.example}
+        "application/json": {"schema": _schema_ref(reply.schema), "example": reply.example}
     }
-    if reply.chunk:
-        content["text/event-stream"] = _stream(reply.chunk, reply)
+    if reply.chunk_schema:
+        content["text/event-stream"] = _stream_content(reply.chunk_schema, reply)
     return {"description": reply.description, "content": content}
 
 
-def _stream(chunk: type[BaseModel], reply: Reply) -> dict[str, Any]:
+def _stream_content(chunk: type[BaseModel], reply: Reply) -> dict[str, Any]:
     """A streamed reply: text whose events each hold one chunk as JSON."""
-    events = [b"data: " + orjson.dumps(event) + b"\n\n" for event in reply.chunks]
-    lost = next(sample for sample in failures.SAMPLES if isinstance(sample, WorkerLost))
-    broken = b"".join(events[:-1]) + b"data: " + lost.body() + b"\n\n"
+    events = [b"data: " + orjson.dumps(event) + b"\n\n" for event in reply.example_chunks]
+    lost = next(sample for sample in failures.SAMPLE_ERRORS if isinstance(sample, WorkerLost))
+    broken = b"".join(events[:-1]) + b"data: " + lost.encode_body() + b"\n\n"
     return {
         "schema": {
             "type": "string",
             "contentMediaType": "text/event-stream",
-            "contentSchema": {"type": "array", "items": _ref(chunk)},
+            "contentSchema": {"type": "array", "items": _schema_ref(chunk)},
             "description": f"Events: each one's data is a {chunk.__name__}, the last one's "
             f"is [DONE].",
         },
         "examples": _examples(
             {
-                "complete": (b"".join(events) + DONE).decode(),
+                "complete": (b"".join(events) + DONE_EVENT).decode(),
                 "broken off by an error": broken.decode(),
             }
         ),
     }
 
 
-def _ref(schema: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=schema.__name__)}
+def _schema_ref(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _SCHEMA_REF.format(model=schema.__name__)}
 
 
-class _Plain(GenerateJsonSchema):
+class _UntitledJsonSchema(GenerateJsonSchema):
     """Without titles that only repeat the fields' names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -191,13 +192,15 @@ def _schemas() -> dict[str, Any]:
     """The schemas that the table names, and those that they name."""
     named: dict[type[BaseModel], None] = {ErrorReply: None}
     for endpoint in (*ENDPOINTS, *REQUEST_ENDPOINTS):
-        named.update(dict.fromkeys(filter(None, (endpoint.request, endpoint.form))))
+        named.update(dict.fromkeys(filter(None, (endpoint.request_schema, endpoint.form_schema))))
         for reply in endpoint.replies.values():
             named[reply.schema] = None
-            if reply.chunk:
-                named[reply.chunk] = None
+            if reply.chunk_schema:
+                named[reply.chunk_schema] = None
     _, found = models_json_schema(
-        [(schema, "validation") for schema in named], schema_generator=_Plain, ref_template=_REF
+        [(schema, "validation") for schema in named],
+        schema_generator=_UntitledJsonSchema,
+        ref_template=_SCHEMA_REF,
     )
     definitions: dict[str, Any] = found["$defs"]
     return definitions

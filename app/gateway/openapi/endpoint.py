@@ -8,22 +8,23 @@ from pydantic import BaseModel
 
 from app.errors import GatewayError
 
-MODEL = "<model>"  # in an example: the first model there is, so that the example works as it stands
+# in an example: the first model there is, so that the example works as it stands
+MODEL_PLACEHOLDER = "<model>"
 
 Example = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One way in which an endpoint answers; with `chunk`, the same as server-sent events if asked
-    for.
+    """One way in which an endpoint answers; with `chunk_schema`, the same as server-sent events if
+    asked for.
     """
 
     schema: type[BaseModel]
     description: str
     example: Example
-    chunk: type[BaseModel] | None = None
-    chunks: tuple[Example, ...] = ()  # the events of an example
+    chunk_schema: type[BaseModel] | None = None
+    example_chunks: tuple[Example, ...] = ()  # the events of an example
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Parameter:
     """A header or query parameter that we read."""
 
     name: str
-    place: str  # header or query
-    kind: str  # its JSON type
+    location: str  # header or query
+    json_type: str  # its JSON type
     description: str
 
 
@@ -49,11 +50,11 @@ class Endpoint:
     description: str
     replies: Mapping[int, Reply]
     errors: tuple[type[GatewayError], ...]
-    request: type[BaseModel] | None = None
+    request_schema: type[BaseModel] | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     # name: (description, values)
     path_examples: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    form: type[BaseModel] | None = None  # of a body that may be multipart/form-data too
+    form_schema: type[BaseModel] | None = None  # of a body that may be multipart/form-data too
     parameters: tuple[Parameter, ...] = ()
     # all values of the path's one parameter, where they are known
     path_values: tuple[str, ...] = ()

@@ -3,18 +3,34 @@
 from typing import Any
 
 from app.gateway.openapi import replies, requests
-from app.gateway.openapi.endpoint import MODEL, Endpoint, Example, Reply
-from app.gateway.openapi.failures import MAY_LACK, ON_ALL, WITH_BODY, WITH_KEY, WITH_MODEL
+from app.gateway.openapi.endpoint import MODEL_PLACEHOLDER, Endpoint, Example, Reply
+from app.gateway.openapi.failures import (
+    COMMON_ERRORS,
+    INFERENCE_ERRORS,
+    KEY_ERRORS,
+    MODEL_ERRORS,
+    OPTIONAL_ENDPOINT_ERRORS,
+)
 from app.gateway.openapi.request_endpoints import ACCEPTED, INFERENCE_HEADERS
 from app.openai_api.endpoints import ENDPOINTS as INFERENCE
 
 CREATED = 1767225600
 QUESTION = [{"role": "user", "content": "Say hello in five words."}]
-CHAT_REPLY = {"id": "chatcmpl-1", "object": "chat.completion", "created": CREATED, "model": MODEL}
+CHAT_REPLY = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": CREATED,
+    "model": MODEL_PLACEHOLDER,
+}
 CHAT_CHUNK = CHAT_REPLY | {"object": "chat.completion.chunk"}
-TEXT_REPLY = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": MODEL}
-MODEL_CARD = {
-    "id": MODEL,
+TEXT_REPLY = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": CREATED,
+    "model": MODEL_PLACEHOLDER,
+}
+MODEL_EXAMPLE = {
+    "id": MODEL_PLACEHOLDER,
     "object": "model",
     "created": CREATED,
     "owned_by": "llm-gateway",
@@ -26,8 +42,8 @@ MODEL_CARD = {
 }
 
 
-def _choice(finish_reason: str | None = None, **said: Any) -> list[Example]:
-    return [{"index": 0, **said, "finish_reason": finish_reason}]
+def _choices(finish_reason: str | None = None, **fields: Any) -> list[Example]:
+    return [{"index": 0, **fields, "finish_reason": finish_reason}]
 
 
 def _usage(prompt: int, completion: int) -> Example:
@@ -38,8 +54,8 @@ def _usage(prompt: int, completion: int) -> Example:
     }
 
 
-_DESCRIBED_ALONE = ("/chat/completions", "/completions", "/embeddings")
-OTHER_PATHS = tuple(path[1:] for path in INFERENCE if path not in _DESCRIBED_ALONE)
+_DOCUMENTED_SEPARATELY = ("/chat/completions", "/completions", "/embeddings")
+PASSTHROUGH_PATHS = tuple(path[1:] for path in INFERENCE if path not in _DOCUMENTED_SEPARATELY)
 
 ENDPOINTS = (
     Endpoint(
@@ -55,26 +71,26 @@ ENDPOINTS = (
                 "The reply, whole or as server-sent events.",
                 CHAT_REPLY
                 | {
-                    "choices": _choice(
+                    "choices": _choices(
                         "stop", message={"role": "assistant", "content": "Hello, nice to meet you!"}
                     ),
                     "usage": _usage(12, 6),
                 },
                 replies.ChatCompletionChunk,
                 (
-                    CHAT_CHUNK | {"choices": _choice(delta={"role": "assistant", "content": ""})},
-                    CHAT_CHUNK | {"choices": _choice(delta={"content": "Hello"})},
-                    CHAT_CHUNK | {"choices": _choice("stop", delta={})},
+                    CHAT_CHUNK | {"choices": _choices(delta={"role": "assistant", "content": ""})},
+                    CHAT_CHUNK | {"choices": _choices(delta={"content": "Hello"})},
+                    CHAT_CHUNK | {"choices": _choices("stop", delta={})},
                 ),
             ),
             202: ACCEPTED,
         },
-        WITH_BODY,
+        INFERENCE_ERRORS,
         requests.ChatCompletionRequest,
         {
-            "whole": {"model": MODEL, "messages": QUESTION, "max_tokens": 64},
+            "whole": {"model": MODEL_PLACEHOLDER, "messages": QUESTION, "max_tokens": 64},
             "streamed": {
-                "model": MODEL,
+                "model": MODEL_PLACEHOLDER,
                 "messages": QUESTION,
                 "max_tokens": 64,
                 "stream": True,
@@ -95,21 +111,21 @@ ENDPOINTS = (
                 replies.Completion,
                 "The reply, whole or as server-sent events.",
                 TEXT_REPLY
-                | {"choices": _choice("length", text=" there was a king"), "usage": _usage(5, 4)},
+                | {"choices": _choices("length", text=" there was a king"), "usage": _usage(5, 4)},
                 replies.Completion,
                 (
-                    TEXT_REPLY | {"choices": _choice(text=" there")},
-                    TEXT_REPLY | {"choices": _choice("length", text=" was")},
+                    TEXT_REPLY | {"choices": _choices(text=" there")},
+                    TEXT_REPLY | {"choices": _choices("length", text=" was")},
                 ),
             ),
             202: ACCEPTED,
         },
-        WITH_BODY,
+        INFERENCE_ERRORS,
         requests.CompletionRequest,
         {
-            "whole": {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 32},
+            "whole": {"model": MODEL_PLACEHOLDER, "prompt": "Once upon a time", "max_tokens": 32},
             "streamed": {
-                "model": MODEL,
+                "model": MODEL_PLACEHOLDER,
                 "prompt": "Once upon a time",
                 "max_tokens": 32,
                 "stream": True,
@@ -133,15 +149,15 @@ ENDPOINTS = (
                     "data": [
                         {"object": "embedding", "index": 0, "embedding": [0.018, -0.25, 0.77]}
                     ],
-                    "model": MODEL,
+                    "model": MODEL_PLACEHOLDER,
                     "usage": {"prompt_tokens": 4, "total_tokens": 4},
                 },
             ),
             202: ACCEPTED,
         },
-        MAY_LACK,
+        OPTIONAL_ENDPOINT_ERRORS,
         requests.EmbeddingRequest,
-        {"floats": {"model": MODEL, "input": "The sea was calm."}},
+        {"floats": {"model": MODEL_PLACEHOLDER, "input": "The sea was calm."}},
         parameters=INFERENCE_HEADERS,
     ),
     Endpoint(
@@ -164,20 +180,20 @@ ENDPOINTS = (
             ),
             202: ACCEPTED,
         },
-        MAY_LACK,
+        OPTIONAL_ENDPOINT_ERRORS,
         requests.AnyRequest,
         {
-            "tokenize": {"model": MODEL, "prompt": "The sea was calm."},
+            "tokenize": {"model": MODEL_PLACEHOLDER, "prompt": "The sea was calm."},
             "rerank": {
-                "model": MODEL,
+                "model": MODEL_PLACEHOLDER,
                 "query": "calm sea",
                 "documents": ["The sea was calm.", "It rained."],
             },
         },
         {"path": ("The endpoint's path; it may hold slashes.", ("tokenize", "rerank"))},
-        form=requests.AnyForm,
+        form_schema=requests.AnyForm,
         parameters=INFERENCE_HEADERS,
-        path_values=OTHER_PATHS,
+        path_values=PASSTHROUGH_PATHS,
     ),
     Endpoint(
         "get",
@@ -185,8 +201,8 @@ ENDPOINTS = (
         "Models",
         "List the models",
         "Every known model; one whose workers are all away stays known, and its requests wait.",
-        {200: Reply(replies.ModelList, "The models.", {"object": "list", "data": [MODEL_CARD]})},
-        WITH_KEY,
+        {200: Reply(replies.ModelList, "The models.", {"object": "list", "data": [MODEL_EXAMPLE]})},
+        KEY_ERRORS,
     ),
     Endpoint(
         "get",
@@ -194,9 +210,11 @@ ENDPOINTS = (
         "Models",
         "Describe a model",
         "One model, by its id or alias.",
-        {200: Reply(replies.Model, "The model.", MODEL_CARD)},
-        WITH_MODEL,
-        path_examples={"model": ("The model's id or alias; it may hold slashes.", (MODEL,))},
+        {200: Reply(replies.Model, "The model.", MODEL_EXAMPLE)},
+        MODEL_ERRORS,
+        path_examples={
+            "model": ("The model's id or alias; it may hold slashes.", (MODEL_PLACEHOLDER,))
+        },
     ),
     Endpoint(
         "get",
@@ -205,7 +223,7 @@ ENDPOINTS = (
         "Is the process alive?",
         "Answers as long as the process runs. Needs no key.",
         {200: Reply(replies.Alive, "Alive.", {"status": "alive"})},
-        ON_ALL,
+        COMMON_ERRORS,
     ),
     Endpoint(
         "get",
@@ -229,6 +247,6 @@ ENDPOINTS = (
                 },
             ),
         },
-        ON_ALL,
+        COMMON_ERRORS,
     ),
 )

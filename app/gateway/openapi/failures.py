@@ -12,9 +12,9 @@ import orjson
 from app import errors
 from app.errors import GatewayError
 
-Kinds: TypeAlias = tuple[type[GatewayError], ...]
+ErrorTypes: TypeAlias = tuple[type[GatewayError], ...]
 
-SAMPLES: tuple[GatewayError, ...] = (
+SAMPLE_ERRORS: tuple[GatewayError, ...] = (
     errors.BadRequest(
         "messages[0].role: expected a string, got a number.", param="messages[0].role"
     ),
@@ -48,10 +48,12 @@ SAMPLES: tuple[GatewayError, ...] = (
         "the body's Content-Encoding 'br' is not known; send gzip, deflate or none"
     ),
     errors.HeadersTooLarge("The request line and headers are larger than 65536 bytes."),
-    errors.QueueFull("Too many requests wait for this model.", retry_after=5),
-    errors.TenantQueueFull("600 of your requests already wait for this model.", retry_after=5),
+    errors.QueueFull("Too many requests wait for this model.", retry_after_seconds=5),
+    errors.TenantQueueFull(
+        "600 of your requests already wait for this model.", retry_after_seconds=5
+    ),
     errors.RateLimited(
-        "60 requests a minute with this model are this key's limit.", retry_after=12
+        "60 requests a minute with this model are this key's limit.", retry_after_seconds=12
     ),
     errors.InternalError("The gateway failed; its log says why."),
     errors.DeadLettered(
@@ -71,31 +73,41 @@ SAMPLES: tuple[GatewayError, ...] = (
     errors.ReplyTooLarge(
         "A part of 70000000 bytes of the model's reply is larger than the log takes."
     ),
-    errors.BusUnavailable("The request could not be stored; it was not accepted.", retry_after=3),
-    errors.LimitsUnavailable("The limits of this key cannot be looked up.", retry_after=1),
-    errors.ConnectionsFull(
-        "This gateway has as many connections as it takes; try again shortly.", retry_after=1
+    errors.BusUnavailable(
+        "The request could not be stored; it was not accepted.", retry_after_seconds=3
     ),
-    errors.Draining("This gateway is being stopped and takes no more requests.", retry_after=1),
+    errors.LimitsUnavailable("The limits of this key cannot be looked up.", retry_after_seconds=1),
+    errors.ConnectionsFull(
+        "This gateway has as many connections as it takes; try again shortly.",
+        retry_after_seconds=1,
+    ),
+    errors.Draining(
+        "This gateway is being stopped and takes no more requests.", retry_after_seconds=1
+    ),
     errors.GatewayDraining("This gateway is being stopped; the request goes on under its id."),
     errors.DeadlineExceeded("The reply was not ready within 540 seconds."),
 )
 
-ON_ALL: Kinds = (errors.MethodNotAllowed, errors.InternalError)
-WITH_KEY: Kinds = (errors.InvalidApiKey, errors.AnonymousRefused, errors.InternalError)
-WITH_MODEL: Kinds = (errors.ModelNotFound, errors.ModelNotAllowed, *WITH_KEY)
-WITH_ID: Kinds = (
+COMMON_ERRORS: ErrorTypes = (errors.MethodNotAllowed, errors.InternalError)
+KEY_ERRORS: ErrorTypes = (errors.InvalidApiKey, errors.AnonymousRefused, errors.InternalError)
+MODEL_ERRORS: ErrorTypes = (errors.ModelNotFound, errors.ModelNotAllowed, *KEY_ERRORS)
+REQUEST_ID_ERRORS: ErrorTypes = (
     errors.RequestNotFound,
     errors.BadRequest,
     errors.BusUnavailable,
     errors.MethodNotAllowed,
-    *WITH_KEY,
+    *KEY_ERRORS,
 )
-NOT_WITH_BODY: Kinds = (errors.UnknownUrl, errors.RequestNotFound, errors.MethodNotAllowed)
-WITH_BODY: Kinds = tuple(
-    type(sample) for sample in SAMPLES if not isinstance(sample, NOT_WITH_BODY)
+NON_INFERENCE_ERRORS: ErrorTypes = (
+    errors.UnknownUrl,
+    errors.RequestNotFound,
+    errors.MethodNotAllowed,
 )
-MAY_LACK: Kinds = (errors.UnknownUrl, *WITH_BODY)  # not every model has it
+INFERENCE_ERRORS: ErrorTypes = tuple(
+    type(sample) for sample in SAMPLE_ERRORS if not isinstance(sample, NON_INFERENCE_ERRORS)
+)
+# not every model has it
+OPTIONAL_ENDPOINT_ERRORS: ErrorTypes = (errors.UnknownUrl, *INFERENCE_ERRORS)
 
 HEADERS: dict[str, dict[str, Any]] = {
     "x-request-id": {
@@ -130,10 +142,11 @@ def header_refs(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def responses(kinds: Kinds) -> dict[str, Any]:
+def error_responses(error_types: ErrorTypes) -> dict[str, Any]:
     """The response objects of these errors, by status."""
     samples = sorted(
-        (sample for sample in SAMPLES if type(sample) in kinds), key=lambda sample: sample.status
+        (sample for sample in SAMPLE_ERRORS if type(sample) in error_types),
+        key=lambda sample: sample.status,
     )
     return {
         str(status): _response(status, list(group))
@@ -145,7 +158,7 @@ def _response(status: int, samples: list[GatewayError]) -> dict[str, Any]:
     examples = {
         sample.code or sample.type: {
             "summary": sample.message,
-            "value": orjson.loads(sample.body()),
+            "value": orjson.loads(sample.encode_body()),
         }
         for sample in samples
     }
@@ -157,15 +170,15 @@ def _response(status: int, samples: list[GatewayError]) -> dict[str, Any]:
                 "examples": examples,
             }
         },
-        "headers": header_refs(*_headers(samples)),
+        "headers": header_refs(*_header_names(samples)),
     }
 
 
-def _headers(samples: list[GatewayError]) -> Iterable[str]:
+def _header_names(samples: list[GatewayError]) -> Iterable[str]:
     yield "x-request-id"
     if any(isinstance(sample, errors.InvalidApiKey) for sample in samples):
         yield "www-authenticate"
-    if any(sample.retry_after is not None for sample in samples):
+    if any(sample.retry_after_seconds is not None for sample in samples):
         yield "retry-after"
     if any(sample.should_retry is not None for sample in samples):
         yield "x-should-retry"

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from app.gateway.openapi.requests import Schema, optional
+from app.gateway.openapi.requests import Schema, optional_field
 
 
 class Usage(Schema):
@@ -16,34 +16,34 @@ class Usage(Schema):
 
 
 class FunctionCall(Schema):
-    name: str | None = optional("The function that is called.")
-    arguments: str | None = optional(
+    name: str | None = optional_field("The function that is called.")
+    arguments: str | None = optional_field(
         "Its arguments as JSON text; in a stream, the next piece of it."
     )
 
 
 class ToolCall(Schema):
-    id: str | None = optional("What the tool's answer refers to.")
-    type: str | None = optional("The kind of tool: function.")
-    function: FunctionCall | None = optional("The call, for that kind.")
-    index: int | None = optional("Streams: which of the calls this belongs to.")
+    id: str | None = optional_field("What the tool's answer refers to.")
+    type: str | None = optional_field("The kind of tool: function.")
+    function: FunctionCall | None = optional_field("The call, for that kind.")
+    index: int | None = optional_field("Streams: which of the calls this belongs to.")
 
 
 class ReplyMessage(Schema):
     """What the model said; in a stream, the next piece of it."""
 
-    role: str | None = optional("assistant")
-    content: str | None = optional("The text.")
-    refusal: str | None = optional("Why the model declined, if it did.")
-    tool_calls: list[ToolCall] | None = optional("What the model wants called.")
+    role: str | None = optional_field("assistant")
+    content: str | None = optional_field("The text.")
+    refusal: str | None = optional_field("Why the model declined, if it did.")
+    tool_calls: list[ToolCall] | None = optional_field("What the model wants called.")
 
 
 class Choice(Schema):
     index: int
-    finish_reason: str | None = optional(
+    finish_reason: str | None = optional_field(
         "stop, length, tool_calls or content_filter; null while a stream goes on."
     )
-    logprobs: dict[str, Any] | None = optional("Log probabilities, if asked for.")
+    logprobs: dict[str, Any] | None = optional_field("Log probabilities, if asked for.")
 
 
 class ChatChoice(Choice):
@@ -58,13 +58,13 @@ class TextChoice(Choice):
     text: str
 
 
-class Made(Schema):
+class GeneratedObject(Schema):
     id: str
     created: int = Field(description="Seconds since the epoch.")
     model: str
 
 
-class ChatCompletion(Made):
+class ChatCompletion(GeneratedObject):
     """A whole chat reply."""
 
     object: Literal["chat.completion"] = "chat.completion"
@@ -72,17 +72,17 @@ class ChatCompletion(Made):
     usage: Usage | None = None
 
 
-class ChatCompletionChunk(Made):
+class ChatCompletionChunk(GeneratedObject):
     """One event of a streamed chat reply."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
-    usage: Usage | None = optional(
+    usage: Usage | None = optional_field(
         "On the last chunk, if stream_options.include_usage asked for it."
     )
 
 
-class Completion(Made):
+class Completion(GeneratedObject):
     """A text reply, whole or one event of a stream."""
 
     object: Literal["text_completion"] = "text_completion"
@@ -147,8 +147,8 @@ class UpstreamReply(Schema):
 class Error(Schema):
     message: str = Field(description="One sentence for people.")
     type: str = Field(description="The error's family.")
-    param: str | None = optional("Which field is wrong, as a path: messages[0].role")
-    code: str | None = optional("The error's name for programs.")
+    param: str | None = optional_field("Which field is wrong, as a path: messages[0].role")
+    code: str | None = optional_field("The error's name for programs.")
 
 
 class ErrorReply(Schema):
@@ -165,12 +165,14 @@ class RequestResource(Schema):
     status: Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
     model: str
     created_at: int = Field(description="Seconds since the epoch.")
-    queue_position: int | None = optional("About how many come before it, while it is queued.")
-    estimated_wait_seconds: float | None = optional(
+    queue_position: int | None = optional_field(
+        "About how many come before it, while it is queued."
+    )
+    estimated_wait_seconds: float | None = optional_field(
         "Until it begins, at the measured rate, while it is queued."
     )
     attempts: int = Field(description="Workers that have begun on it.")
-    worker: str | None = optional("The worker that has it, or had it last.")
+    worker: str | None = optional_field("The worker that has it, or had it last.")
     timings: dict[str, float] = Field(description="queue_ms and upstream_ms, once it has ended.")
-    usage: dict[str, Any] | None = optional("Token counts, if the upstream gave them.")
-    error: dict[str, Any] | None = optional("OpenAI's error object, if it failed.")
+    usage: dict[str, Any] | None = optional_field("Token counts, if the upstream gave them.")
+    error: dict[str, Any] | None = optional_field("OpenAI's error object, if it failed.")

@@ -1,15 +1,15 @@
 """The endpoints of a request as a resource, one row each, and the headers that inference reads."""
 
 from app.gateway.openapi import replies
-from app.gateway.openapi.endpoint import MODEL, Endpoint, Parameter, Reply
-from app.gateway.openapi.failures import WITH_ID
+from app.gateway.openapi.endpoint import MODEL_PLACEHOLDER, Endpoint, Parameter, Reply
+from app.gateway.openapi.failures import REQUEST_ID_ERRORS
 
 REQUEST_ID = "req_IsjeOxe9CoaLLjsIhEQpb90UMBoAAQAAAAAAAAAGAAAAAAAA"
-RESOURCE = {
+REQUEST_EXAMPLE = {
     "id": REQUEST_ID,
     "object": "request",
     "status": "completed",
-    "model": MODEL,
+    "model": MODEL_PLACEHOLDER,
     "created_at": 1767225600,
     "queue_position": None,
     "estimated_wait_seconds": None,
@@ -19,7 +19,7 @@ RESOURCE = {
     "usage": {"prompt_tokens": 19, "completion_tokens": 5, "total_tokens": 24},
     "error": None,
 }
-BY_ID = {
+ID_PATH_EXAMPLES = {
     "id": (
         "The id in the header x-request-id, or in the answer to Prefer: respond-async.",
         (REQUEST_ID,),
@@ -61,7 +61,7 @@ INFERENCE_HEADERS = (
 ACCEPTED = Reply(
     replies.RequestResource,
     "Accepted; asked for with Prefer: respond-async.",
-    RESOURCE | {"status": "queued"},
+    REQUEST_EXAMPLE | {"status": "queued"},
 )
 
 REQUEST_ENDPOINTS = (
@@ -71,9 +71,9 @@ REQUEST_ENDPOINTS = (
         "Requests",
         "How far is a request?",
         "From any gateway, for the key that made it, for as long as its reply is kept.",
-        {200: Reply(replies.RequestResource, "The request.", RESOURCE)},
-        WITH_ID,
-        path_examples=BY_ID,
+        {200: Reply(replies.RequestResource, "The request.", REQUEST_EXAMPLE)},
+        REQUEST_ID_ERRORS,
+        path_examples=ID_PATH_EXAMPLES,
     ),
     Endpoint(
         "get",
@@ -84,11 +84,13 @@ REQUEST_ENDPOINTS = (
         {
             200: Reply(replies.UpstreamReply, "The reply.", {"object": "chat.completion"}),
             202: Reply(
-                replies.RequestResource, "Not finished yet.", RESOURCE | {"status": "running"}
+                replies.RequestResource,
+                "Not finished yet.",
+                REQUEST_EXAMPLE | {"status": "running"},
             ),
         },
-        WITH_ID,
-        path_examples=BY_ID,
+        REQUEST_ID_ERRORS,
+        path_examples=ID_PATH_EXAMPLES,
     ),
     Endpoint(
         "get",
@@ -106,8 +108,8 @@ REQUEST_ENDPOINTS = (
                 ({"object": "chat.completion.chunk"},),
             )
         },
-        WITH_ID,
-        path_examples=BY_ID,
+        REQUEST_ID_ERRORS,
+        path_examples=ID_PATH_EXAMPLES,
         parameters=(
             Parameter(
                 "starting_after", "query", "integer", "The number of the last event that you have."
@@ -120,8 +122,12 @@ REQUEST_ENDPOINTS = (
         "Requests",
         "Cancel a request",
         "Ends it, if it has not ended; the answer says how it ended.",
-        {200: Reply(replies.RequestResource, "The request.", RESOURCE | {"status": "cancelled"})},
-        WITH_ID,
-        path_examples=BY_ID,
+        {
+            200: Reply(
+                replies.RequestResource, "The request.", REQUEST_EXAMPLE | {"status": "cancelled"}
+            )
+        },
+        REQUEST_ID_ERRORS,
+        path_examples=ID_PATH_EXAMPLES,
     ),
 )

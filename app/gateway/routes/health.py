@@ -14,17 +14,17 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def readyz(_request: Request) -> JSONResponse:
         unserved = {
             known.card.model: known.why_unserved
-            for known in gateway.catalog.all()
+            for known in gateway.model_registry.all()
             if not known.serving
         }
-        reasons = gateway.unready()
+        reasons = gateway.unready_reasons()
         if gateway.settings.ready_requires_workers:
             reasons += [f"model {model}: {why}" for model, why in unserved.items()]
         document = {
             "ready": not reasons,
             "reasons": reasons,
             "unserved_models": unserved,
-            "dependencies": await gateway.dependencies(),
+            "dependencies": await gateway.check_dependencies(),
         }
         return JSONResponse(document, status_code=503 if reasons else 200)
 

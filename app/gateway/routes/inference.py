@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 import orjson
 
 from app.errors import BadRequest, ClientGone, UnknownUrl
-from app.gateway.accounting.access_log import noted
-from app.gateway.accounting.async_accounting import async_request
+from app.gateway.accounting.access_log import final_reply_fields
+from app.gateway.accounting.async_accounting import make_async_request
 from app.gateway.gateway import Gateway
 from app.gateway.http.asgi import (
     Receive,
@@ -31,7 +31,7 @@ from app.inference.async_requests import LEEWAY_SECONDS
 from app.inference.pending_request import PendingRequest
 from app.inference.request_view import RequestView
 from app.inference.submission import Submission
-from app.locality import is_trusted
+from app.locality import is_trusted_proxy
 from app.openai_api.bodies import check_body
 from app.openai_api.endpoints import ENDPOINTS
 from app.openai_api.multipart import check_form
@@ -71,7 +71,7 @@ class Inference:
             if _wants_async(scope):
                 await self._hand_over(call, scope)
                 return await self._accepted(call, scope, unlimited)
-            call.refill = call.refill or self._gateway.reader.refill
+            call.refill = call.refill or self._gateway.reply_reader.refill
             try:
                 with watched(scope, receive, call.leave):
                     final = await self._answer(call, scope, send, seen)
@@ -80,8 +80,8 @@ class Inference:
                 line["worker"] = call.fold.writer or self._gateway.admission.worker_of(
                     call.model, call.id
                 )
-                self._gateway.reader.release(call)
-        line.update(noted(final))
+                self._gateway.reply_reader.release(call)
+        line.update(final_reply_fields(final))
 
     def _opened(
         self, scope: Scope, submission: Submission
@@ -98,7 +98,7 @@ class Inference:
         return self._gateway.dispatcher.opened(submission)
 
     def _is_trusted(self, scope: Scope) -> bool:
-        return is_trusted(peer_of(scope), self._gateway.settings.trusted_proxies)
+        return is_trusted_proxy(peer_of(scope), self._gateway.settings.trusted_proxies)
 
     async def _hand_over(self, call: PendingRequest, scope: Scope) -> None:
         """It is accounted for at its end, by the inbox. One that was joined belongs to whoever took
@@ -110,7 +110,7 @@ class Inference:
         state = scope["state"]
         left = call.request.deadline / 1000 - time.time() + LEEWAY_SECONDS
         grant = await state["grant"].hand_over(call.id, left) if "grant" in state else None
-        self._gateway.detach(call, async_request(call, scope, grant))
+        self._gateway.detach_client(call, make_async_request(call, scope, grant))
         state["handed_over"] = True
 
     async def _accepted(self, call: PendingRequest, scope: Scope, send: Send) -> None:
@@ -136,7 +136,7 @@ class Inference:
         path = scope["path"].removeprefix("/v1")
         if path not in ENDPOINTS:
             self._refuse_unknown(path)
-        body = await read_body(scope, receive, self._gateway.max_body)
+        body = await read_body(scope, receive, self._gateway.max_body_bytes)
         kind = header(scope, b"content-type")
         form = kind if kind[:10].lower() == "multipart/" else ""
         checked = check_form(path, form, body) if form else check_body(path, body)
@@ -169,7 +169,7 @@ class Inference:
         known.
         """
         self._gateway.admission.refuse_if_unready()
-        if not any(path in known.card.paths for known in self._gateway.catalog.all()):
+        if not any(path in known.card.paths for known in self._gateway.model_registry.all()):
             raise unknown_url("POST", f"/v1{path}")
 
     def _refuse_unless_added(self, path: str, model: str) -> None:
@@ -181,7 +181,7 @@ class Inference:
 
     def _timeout(self, wanted: str) -> float:
         """X-Request-Timeout, seconds: it may shorten the deadline, not lengthen it."""
-        longest = self._gateway.settings.request_timeout
+        longest = self._gateway.settings.request_timeout_seconds
         if not wanted:
             return longest
         try:

@@ -22,7 +22,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def every(request: Request) -> JSONResponse:
         gateway.admission.refuse_if_unready()
         caller: Caller = request.state.caller
-        allowed = [known for known in gateway.catalog.all() if caller.may_use(known.card.names)]
+        allowed = [
+            known for known in gateway.model_registry.all() if caller.may_use(known.card.names)
+        ]
         if speaks_anthropic(request.scope):
             return JSONResponse(anthropic_page(allowed, request.query_params))
         return JSONResponse({"object": "list", "data": [described(known) for known in allowed]})

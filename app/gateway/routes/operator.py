@@ -11,7 +11,7 @@ from app.config.settings import Settings
 from app.errors import UnknownUrl
 from app.gateway.access.operator_access import Operators
 from app.gateway.operator.overview import Overview
-from app.process import shares_its_port
+from app.process import is_uvicorn_worker
 from app.telemetry.exposition import CONTENT_TYPE, metrics_text
 
 _NOT_KEPT = {"cache-control": "no-store"}
@@ -27,7 +27,7 @@ def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
 
     async def metrics(request: Request) -> Response:
         _refuse_unless_admitted(operators, request)
-        if shares_its_port():
+        if is_uvicorn_worker():
             raise UnknownUrl(
                 "Each of several processes (--workers) counts for itself: with ADMIN_PORT each has"
                 " /metrics at a port of its own."
@@ -48,7 +48,7 @@ def overview_route(overview: Overview) -> Callable[[Request], Awaitable[Response
 
     async def shown(_request: Request) -> Response:
         return Response(
-            orjson.dumps(await overview.described()),
+            orjson.dumps(await overview.snapshot()),
             media_type="application/json",
             headers=_NOT_KEPT,
         )

@@ -57,9 +57,9 @@ class Requests:
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
         if scope["method"] != "POST":  # a cancel makes room, so it is never refused for a rate
             await self._gateway.limiter.admit_lookup(
-                scope["state"], self._gateway.resources.model_of(public_id)
+                scope["state"], self._gateway.request_views.model_of(public_id)
             )
-        resource = await self._gateway.resources.find(public_id, tenant)
+        resource = await self._gateway.request_views.find(public_id, tenant)
         scope["state"]["line"]["request_id"] = public_id
         if resource.final:
             model = resource.known.card.model
@@ -78,10 +78,10 @@ class Requests:
             async with asyncio.timeout(_ENDED_SECONDS):
                 while not resource.final:
                     await asyncio.sleep(_LOOK_SECONDS)
-                    resource = await self._gateway.resources.find(public_id, tenant)
+                    resource = await self._gateway.request_views.find(public_id, tenant)
         except TimeoutError:
             raise BusUnavailable(
-                "the log does not say yet how the request has ended", retry_after=1
+                "the log does not say yet how the request has ended", retry_after_seconds=1
             ) from None
         return resource
 
@@ -112,7 +112,7 @@ class Requests:
         seen = _starting_after(Request(scope))
         resource = await self.find(scope)
         refuse_binary(resource.head, resource.address.encode())
-        async with self._gateway.reader.reading(resource.call()) as call:
+        async with self._gateway.reply_reader.reading(resource.call()) as call:
             with watched(scope, receive, call.leave):
                 await EventStream(
                     call, send, self._gateway.settings, ids=True, seen=seen, at_once=True

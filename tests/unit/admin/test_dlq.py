@@ -9,7 +9,7 @@ from app.admin import __main__ as admin
 from app.admin.dlq import replay, show_all, show_one
 from app.agent.consume.dead_letters import dead_letter
 from app.protocol import dead_letters
-from app.protocol.heartbeats import ModelRegistration, encode
+from app.protocol.heartbeats import ModelRegistration, encode_message
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, log_of, settings, started_bus
 
 EVIL = b"\x1b[2J\x07\rgone\xc2\x9b\xff\n\tkept \xc3\xa4"
@@ -19,8 +19,8 @@ LARGE = 16 * 1024
 async def letter(value: bytes | None, **headers: bytes) -> ScriptedBus:
     bus = await started_bus()
     marks = [
-        (dead_letters.ORIGIN, f"{REQUESTS}/0/0".encode()),
-        (dead_letters.REASON, b"died\x1b]0;"),
+        (dead_letters.ORIGIN_HEADER, f"{REQUESTS}/0/0".encode()),
+        (dead_letters.REASON_HEADER, b"died\x1b]0;"),
     ]
     await bus.send(TOPICS.dlq, value, key=b"k", headers=[*marks, *headers.items()])
     return bus
@@ -66,7 +66,7 @@ async def test_a_letter_without_a_body_has_an_empty_one(capsys):
 
 
 async def test_one_that_was_cut_says_so_and_is_not_sent_again(capsys):
-    bus = await letter(b"half", **{dead_letters.CUT: b"2000"})
+    bus = await letter(b"half", **{dead_letters.ORIGINAL_SIZE_HEADER: b"2000"})
     assert (await shown(bus, capsys)).splitlines()[0].endswith(" cut from 2000 bytes")
     assert await replay(bus, TOPICS, settings(), Namespace(offset=0)) == 1
     assert "nothing whole" in capsys.readouterr().out
@@ -79,10 +79,10 @@ async def marked(origin: str | None) -> ScriptedBus:
     """
     bus = await started_bus()
     card = ModelRegistration(MODEL, REQUESTS, "llm.m")
-    await bus.send(TOPICS.models, encode(card), key=MODEL.encode(), headers=[])
+    await bus.send(TOPICS.models, encode_message(card), key=MODEL.encode(), headers=[])
     own = [
-        (dead_letters.ORIGIN, f"{TOPICS.models}/0/0".encode()),
-        (dead_letters.CUT, b"9"),
+        (dead_letters.ORIGIN_HEADER, f"{TOPICS.models}/0/0".encode()),
+        (dead_letters.ORIGINAL_SIZE_HEADER, b"9"),
         ("odd", b"1"),
     ]
     if origin is None:
@@ -103,8 +103,15 @@ async def test_a_letter_goes_to_the_topic_it_came_from_whatever_its_own_headers_
 
 async def test_of_two_marks_with_one_name_the_first_counts():
     """In letters that earlier workers wrote, the record's own headers may still have marks."""
-    headers = [(dead_letters.ORIGIN, b"ours"), ("odd", b"1"), (dead_letters.ORIGIN, b"forged")]
-    assert dead_letters.split(headers) == ({dead_letters.ORIGIN: "ours"}, [("odd", b"1")])
+    headers = [
+        (dead_letters.ORIGIN_HEADER, b"ours"),
+        ("odd", b"1"),
+        (dead_letters.ORIGIN_HEADER, b"forged"),
+    ]
+    assert dead_letters.split_marks(headers) == (
+        {dead_letters.ORIGIN_HEADER: "ours"},
+        [("odd", b"1")],
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.admin.__main__ import parser
-from app.config.api_keys_file import KeyEntry, hash_of, parse_keys
-from app.config.settings import load
+from app.config.api_keys_file import KeyEntry, hash_key, parse_keys
+from app.config.settings import load_settings
 from app.errors import SettingsError
 
 
@@ -24,7 +24,7 @@ class Console:
     def types(self, *words: str) -> tuple[int, str]:
         """Exit status and output of `keys` with these arguments."""
         arguments = parser().parse_args(["keys", *words])
-        status = arguments.offline(load({"API_KEYS_FILE": str(self.path)}), arguments)
+        status = arguments.offline(load_settings({"API_KEYS_FILE": str(self.path)}), arguments)
         return status, self._output.readouterr().out
 
     @property
@@ -41,7 +41,7 @@ def test_a_new_key_is_the_last_word_and_only_its_hash_is_kept(console):
     status, output = console.types("new", "--tenant", "research")
     key = output.split()[-1]
     (entry,) = console.entries
-    assert (status, entry.tenant, entry.hash) == (0, "research", hash_of(key.encode()))
+    assert (status, entry.tenant, entry.hash) == (0, "research", hash_key(key.encode()))
     assert key not in console.path.read_text()
     assert len(key) == 51
     assert output.count(key) == 1
@@ -86,7 +86,7 @@ def test_the_list_shows_everything_but_keys_and_hashes(console):
 
 
 def test_the_list_says_which_keys_have_expired(console):
-    hash_ = hash_of(b"x")
+    hash_ = hash_key(b"x")
     console.path.write_text(f"keys: [{{id: old, tenant: t, hash: '{hash_}', expires: 2020-01-01}}]")
     assert "old tenant=t expired=2020-01-01T00:00:00Z" in console.types("list")[1]
 
@@ -150,7 +150,7 @@ def test_an_expiry_is_so_many_minutes_hours_or_days_or_a_time(console, text, cap
 def test_an_expiry_may_be_a_date_or_a_time_as_in_the_file(console, text):
     console.types("new", "--tenant", "t", "--expires", text)
     by_hand = parse_keys(
-        f"keys: [{{id: a, tenant: t, hash: '{hash_of(b'x')}', expires: {text}}}]".encode(),
+        f"keys: [{{id: a, tenant: t, hash: '{hash_key(b'x')}', expires: {text}}}]".encode(),
         console.path,
     )
     assert console.entries[0].expires == by_hand[0].expires is not None
@@ -175,7 +175,7 @@ def test_a_broken_file_is_left_as_it_is(console):
 def test_without_a_file_in_the_settings_the_command_says_which():
     arguments = parser().parse_args(["keys", "list"])
     with pytest.raises(SettingsError, match=r"^API_KEYS_FILE: .*for example"):
-        arguments.offline(load({}), arguments)
+        arguments.offline(load_settings({}), arguments)
 
 
 def test_operators_at_the_same_time_lose_nothing(tmp_path):
@@ -191,5 +191,5 @@ def test_operators_at_the_same_time_lose_nothing(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         keys = list(pool.map(new, range(4)))
     assert {entry.hash for entry in parse_keys(path.read_bytes(), path)} == {
-        hash_of(key.encode()) for key in keys
+        hash_key(key.encode()) for key in keys
     }

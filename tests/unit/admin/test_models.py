@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from app.admin.models import forget, show
-from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat, encode
+from app.protocol.heartbeats import (
+    GatewayHeartbeat,
+    ModelRegistration,
+    WorkerHeartbeat,
+    encode_message,
+)
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, settings, started_bus
 
 CARD = ModelRegistration(MODEL, REQUESTS, "llm.m", aliases=("nickname",))
@@ -20,11 +25,14 @@ GATEWAYS = GatewayHeartbeat("g", TOPICS.replies, 0, time=0.0, interval=1.0)
 async def known(*beats: WorkerHeartbeat | GatewayHeartbeat) -> ScriptedBus:
     """A log with the model's card and these heartbeats."""
     bus = await started_bus()
-    await bus.send(TOPICS.models, encode(CARD), key=MODEL.encode(), headers=[])
+    await bus.send(TOPICS.models, encode_message(CARD), key=MODEL.encode(), headers=[])
     for beat in beats:
         whose = beat.worker if isinstance(beat, WorkerHeartbeat) else beat.gateway
         await bus.send(
-            TOPICS.workers, encode(replace(beat, time=time.time())), key=whose.encode(), headers=[]
+            TOPICS.workers,
+            encode_message(replace(beat, time=time.time())),
+            key=whose.encode(),
+            headers=[],
         )
     await bus.send(TOPICS.workers, b"no heartbeat", key=b"x", headers=[])
     return bus
@@ -84,7 +92,9 @@ async def test_one_whose_card_cannot_be_read_any_more_is_not_known(capsys):
 async def test_nothing_in_a_card_or_a_heartbeat_steers_the_terminal(capsys):
     evil = "\x1b[2Jgone\u202e\u009b"
     bus = await known(replace(BEAT, host=evil))
-    await bus.send(TOPICS.models, encode(replace(CARD, group=evil)), key=MODEL.encode(), headers=[])
+    await bus.send(
+        TOPICS.models, encode_message(replace(CARD, group=evil)), key=MODEL.encode(), headers=[]
+    )
     assert await forgets(bus) == 1
     assert await show(bus, TOPICS, settings(), Namespace()) == 0
     out = capsys.readouterr().out
@@ -98,7 +108,7 @@ async def test_nothing_in_a_card_or_a_heartbeat_steers_the_terminal(capsys):
 )
 async def test_a_card_whose_names_no_configuration_can_have_is_undecodable(odd, capsys):
     bus = await started_bus()
-    await bus.send(TOPICS.models, encode(replace(CARD, **odd)), key=b"x", headers=[])
+    await bus.send(TOPICS.models, encode_message(replace(CARD, **odd)), key=b"x", headers=[])
     assert await show(bus, TOPICS, settings(), Namespace()) == 0
     shown = capsys.readouterr()
     assert (shown.out, shown.err.startswith("undecodable model card at offset 0")) == ("", True)

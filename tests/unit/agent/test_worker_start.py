@@ -35,7 +35,7 @@ async def test_one_that_cannot_join_is_not_ready_and_joins_once_it_can(monkeypat
         assert "no consumer can be made" in caplog.text
         await starting
         await until(lambda: not worker.unready())
-        assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
+        assert (await shop.ended(await shop.ask())).state.outcome == COMPLETED
 
 
 @pytest.mark.parametrize("counter", ["takeovers", "upstream_retries", "dead_letters"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from app.agent.worker import Worker
 from app.config.model_entry import ModelEntry
-from app.protocol.heartbeats import WorkerHeartbeat, encode
+from app.protocol.heartbeats import WorkerHeartbeat, encode_message
 from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, DATA
 from app.protocol.reply_view import ReplyView
@@ -48,7 +48,10 @@ class Peer:
         """Beats now, and from now on with this."""
         self.beat = replace(self.beat, time=time.time(), **members)  # type: ignore[arg-type]
         await self.bus.send(
-            TOPICS.workers, encode(self.beat), key=self.beat.worker.encode(), headers=[("v", b"1")]
+            TOPICS.workers,
+            encode_message(self.beat),
+            key=self.beat.worker.encode(),
+            headers=[("v", b"1")],
         )
         if self._task is None:
             self._task = asyncio.create_task(self._go_on())
@@ -127,7 +130,9 @@ class Workshop:
             await self.signal(ControlRecord(asked.id, ControlRecord.CLAIM, owner, supersedes))
 
     async def signal(self, control: ControlRecord) -> None:
-        await self.bus.send(TOPICS.control, b"", key=control.id.encode(), headers=control.headers())
+        await self.bus.send(
+            TOPICS.control, b"", key=control.id.encode(), headers=control.encode_headers()
+        )
 
     async def seen(self, asked: RequestRecord) -> ReplyView:
         return await self._lookup.look(asked)
@@ -136,7 +141,7 @@ class Workshop:
         """The reply, once it has its outcome."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while not (seen := await self.seen(asked)).fold.outcome:
+        while not (seen := await self.seen(asked)).state.outcome:
             assert loop.time() < end, "the request does not end"
             await asyncio.sleep(0.05)
         return seen

@@ -4,14 +4,14 @@ import pytest
 
 from app.bus.base import TopicSpec
 from app.bus.topic_configs import largest_request, request_spec, shared_specs
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.protocol.topics import Topics
 
-TOPICS = Topics.named("llm")
+TOPICS = Topics.with_prefix("llm")
 
 
 def all_specs(**environment: str) -> list[TopicSpec]:
-    settings = load(environment).bus
+    settings = load_settings(environment).bus
     return [request_spec(settings, "llm.requests.m"), *shared_specs(settings, TOPICS)]
 
 
@@ -27,7 +27,7 @@ def test_every_topic_that_is_not_compacted_alone_has_a_size_that_it_keeps_at_mos
 def test_a_full_queue_fits_into_one_partition_whatever_its_limits(
     environment: dict[str, str],
 ) -> None:
-    settings = load(environment)
+    settings = load_settings(environment)
     kept = int(request_spec(settings.bus, "t").config["retention.bytes"])
     assert kept >= settings.gateway.max_queue_depth * largest_request(settings.bus)
 

@@ -8,7 +8,12 @@ from app.cluster.model_registry import ModelRegistry, ModelState
 from app.dispatch.abandoned_requests import AbandonedRequests
 from app.dispatch.queue_depth import QueueDepthMonitor
 from app.dispatch.worker_selection import WorkerSelector
-from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, WorkerHeartbeat, encode
+from app.protocol.heartbeats import (
+    GatewayHeartbeat,
+    ModelRegistration,
+    WorkerHeartbeat,
+    encode_message,
+)
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, turns
 
 GROUP = "llm.m"
@@ -37,11 +42,13 @@ class Scene:
         return GatewayHeartbeat("me", TOPICS.replies, 0, time.time(), 1.0, leaving=self.leaving)
 
     async def card(self, card: ModelRegistration) -> None:
-        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
+        await self.bus.send(
+            TOPICS.models, encode_message(card), key=card.model.encode(), headers=[]
+        )
 
     async def worker(self, name: str, **members: Any) -> None:
         about = {"replies": TOPICS.replies, "time": time.time(), "interval": 1.0, **members}
-        await self.beats(encode(WorkerHeartbeat(name, MODEL, REQUESTS, GROUP, **about)))
+        await self.beats(encode_message(WorkerHeartbeat(name, MODEL, REQUESTS, GROUP, **about)))
 
     async def gateway(self, name: str, **members: Any) -> None:
         beat = GatewayHeartbeat(
@@ -49,7 +56,7 @@ class Scene:
             TOPICS.replies,
             **{"partition": 1, "time": time.time(), "interval": 1.0, **members},
         )
-        await self.beats(encode(beat))
+        await self.beats(encode_message(beat))
 
     async def beats(self, value: bytes) -> None:
         await self.bus.send(TOPICS.workers, value, key=b"k", headers=[("v", b"1")])

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.bus.base import Record, Start
-from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, decode_beat
+from app.protocol.heartbeats import GatewayHeartbeat, ModelRegistration, decode_heartbeat
 from tests.unit.cluster.membership_scene import CARD
 from tests.unit.scene import MODEL, TOPICS, turns, until
 from tests.unit.virtual_time import stand_still
@@ -120,7 +120,7 @@ async def test_its_own_heartbeat_is_sent_every_interval_and_a_last_one_says_that
     scene.leaving = True
     await scene.presence.close()
     await turns()
-    beats = [decode_beat(record.value or b"") for record in records]
+    beats = [decode_heartbeat(record.value or b"") for record in records]
     found = [(beat.gateway, beat.leaving) for beat in beats if isinstance(beat, GatewayHeartbeat)]
     assert found == [("me", False)] * 5 + [("me", True)]
 

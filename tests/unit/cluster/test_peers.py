@@ -10,14 +10,14 @@ import pytest
 
 from app.bus.memory import partition_log as memory_log
 from app.cluster.peers import Peers
-from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, WorkerHeartbeat, encode_message
 from tests.unit.agent.workshop import GROUP
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, ScriptedBus, started_bus, turns
 from tests.unit.virtual_time import stand_still
 
 
 async def beats(bus: ScriptedBus, beat: GatewayHeartbeat | WorkerHeartbeat) -> None:
-    await bus.send(TOPICS.workers, encode(beat), key=b"k", headers=[("v", b"1")])
+    await bus.send(TOPICS.workers, encode_message(beat), key=b"k", headers=[("v", b"1")])
     await turns()
 
 

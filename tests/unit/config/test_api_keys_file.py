@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from app.config.api_keys_file import KeyEntry, hash_of, parse_keys, read_content, write_keys
+from app.config.api_keys_file import KeyEntry, hash_key, parse_keys, read_keys_file, write_keys
 from app.errors import SettingsError
 
 PATH = Path("keys.yaml")
-HASH = hash_of(b"sk-of-a-test")
+HASH = hash_key(b"sk-of-a-test")
 
 
 def entry(**members: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_an_expiry_is_utc_unless_it_says_otherwise():
 )
 def test_a_wrong_member_is_named_with_its_entry_and_without_its_value(member, value):
     text = fault(
-        yaml.safe_dump({"keys": [entry(id="first", hash=hash_of(b"x")), entry(**{member: value})]})
+        yaml.safe_dump({"keys": [entry(id="first", hash=hash_key(b"x")), entry(**{member: value})]})
     )
     assert "key 2" in text
     assert member in text
@@ -93,7 +93,7 @@ def test_a_wrong_member_is_named_with_its_entry_and_without_its_value(member, va
 
 
 @pytest.mark.parametrize(
-    ("member", "other"), [("id", {"hash": hash_of(b"x")}), ("hash", {"id": "b"})]
+    ("member", "other"), [("id", {"hash": hash_key(b"x")}), ("hash", {"id": "b"})]
 )
 def test_two_keys_have_no_id_and_no_hash_in_common(member, other):
     assert f"key 2 ({other.get('id', 'a1')!r}): another key has the same {member}" in fault(
@@ -102,7 +102,7 @@ def test_two_keys_have_no_id_and_no_hash_in_common(member, other):
 
 
 def test_two_keys_may_share_a_tenant():
-    assert len(parsed(entry(), entry(id="b", hash=hash_of(b"x")))) == 2
+    assert len(parsed(entry(), entry(id="b", hash=hash_key(b"x")))) == 2
 
 
 def test_what_is_no_yaml_is_named_by_its_line_and_not_shown():
@@ -157,7 +157,7 @@ def test_an_empty_list_is_a_file_without_keys():
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(SettingsError, match="cannot be read"):
-        read_content(tmp_path / "nowhere.yaml")
+        read_keys_file(tmp_path / "nowhere.yaml")
 
 
 def test_what_is_written_is_read_again_as_it_was(tmp_path):

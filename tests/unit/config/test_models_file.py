@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from app.config.model_entry import ModelEntry
-from app.config.models_file import configured, for_worker
-from app.config.settings import load
-from app.config.unknown_settings import misspelt
+from app.config.models_file import load_embedded_models, load_worker_models
+from app.config.settings import load_settings
+from app.config.unknown_settings import find_misspelt_settings
 from app.errors import SettingsError
 
 SECRET = "sk-real-secret"
@@ -31,7 +31,7 @@ def written(file: Path, *entries: Any) -> Path:
 
 
 def models_of(file: Path, **environment: str) -> list[ModelEntry]:
-    return for_worker(load({"MODELS_FILE": str(file), **environment}))
+    return load_worker_models(load_settings({"MODELS_FILE": str(file), **environment}))
 
 
 def fault(file: Path, **environment: str) -> str:
@@ -146,9 +146,11 @@ def test_a_models_read_timeout_is_that_of_its_variables(file):
         for order in ("FIRST", "SECOND")
         for part in ("MODEL_NAME", "HOST")
     }
-    first, second = configured(load({**named, "FIRST_OPENAI_READ_TIMEOUT_SECONDS": "7"}))
-    (own,) = for_worker(
-        load(
+    first, second = load_embedded_models(
+        load_settings({**named, "FIRST_OPENAI_READ_TIMEOUT_SECONDS": "7"})
+    )
+    (own,) = load_worker_models(
+        load_settings(
             {
                 "OPENAI_MODEL_NAME": "m",
                 "OPENAI_HOST": "http://m",
@@ -189,7 +191,7 @@ def test_no_name_stands_for_two_models(file):
     with pytest.raises(
         SettingsError, match=r"^SECOND_OPENAI_MODEL_NAME: the name 'http://x' stands for two models"
     ):
-        configured(load(pair))
+        load_embedded_models(load_settings(pair))
 
 
 def test_a_model_that_the_file_does_not_have_is_refused(file):
@@ -215,17 +217,17 @@ def test_the_cause_of_a_fault_comes_first_with_its_place_and_what_was_meant(file
 def test_the_address_of_an_endpoint_is_no_upstreams(file, path):
     assert "not that of one endpoint" in fault(written(file, entry(host=f"http://up{path}")))
     with pytest.raises(SettingsError, match=r"FIRST_OPENAI_HOST: .* not that of one endpoint"):
-        load({"FIRST_OPENAI_HOST": f"http://up{path}"})
+        load_settings({"FIRST_OPENAI_HOST": f"http://up{path}"})
 
 
 def test_a_token_alone_and_a_file_without_models_stop_the_start(file):
     with pytest.raises(
         SettingsError, match="FIRST_OPENAI_MODEL_NAME: is not set, and FIRST_OPENAI_TOKEN is"
     ):
-        configured(load({"FIRST_OPENAI_TOKEN": "t"}))
+        load_embedded_models(load_settings({"FIRST_OPENAI_TOKEN": "t"}))
     file.write_bytes(b"models: []")
     with pytest.raises(SettingsError, match="it has no models"):
-        configured(load({"MODELS_FILE": str(file)}))
+        load_embedded_models(load_settings({"MODELS_FILE": str(file)}))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_a_token_alone_and_a_file_without_models_stop_the_start(file):
     ],
 )
 def test_a_variable_that_is_no_setting_and_resembles_one_is_named(name, meant):
-    lines = misspelt({name: "x", "HOME": "/", "LC_ALL": "C"})
+    lines = find_misspelt_settings({name: "x", "HOME": "/", "LC_ALL": "C"})
     assert len(lines) == bool(meant)
     if meant:
         assert lines[0].startswith(f"{name}: there is no such setting; did you mean {meant}")
@@ -255,4 +257,4 @@ def test_no_variable_of_the_example_is_taken_for_a_mistake():
     names = re.findall(
         r"^#?([A-Z_]+)=", (Path(__file__).parents[3] / ".env.example").read_text(), re.MULTILINE
     )
-    assert misspelt(dict.fromkeys(names, "x")) == []
+    assert find_misspelt_settings(dict.fromkeys(names, "x")) == []

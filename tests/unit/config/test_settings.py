@@ -5,8 +5,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from app.config.parsers import positive, without_userinfo
-from app.config.settings import load
+from app.config.parsers import positive_seconds, redact_url
+from app.config.settings import load_settings
 from app.errors import SettingsError
 
 GOOD = "sk-7f3a9c1e5b2d8046"
@@ -14,12 +14,12 @@ GOOD = "sk-7f3a9c1e5b2d8046"
 
 def refused(**environment: str) -> str:
     with pytest.raises(SettingsError) as error:
-        load(environment)
+        load_settings(environment)
     return str(error.value)
 
 
 def test_keys_of_our_own_stand_with_commas_between():
-    assert load({"API_KEYS": f" {GOOD}, {GOOD}x ,"}).gateway.api_keys == (GOOD, f"{GOOD}x")
+    assert load_settings({"API_KEYS": f" {GOOD}, {GOOD}x ,"}).gateway.api_keys == (GOOD, f"{GOOD}x")
 
 
 @pytest.mark.parametrize("key", ["sesame", "sk-123456789012", "x" * 15])
@@ -60,11 +60,11 @@ def test_a_placeholder_is_refused(key):
 
 def test_random_keys_are_no_placeholders():
     for _ in range(200):
-        load({"API_KEYS": f"{secrets.token_hex(16)},sk-{secrets.token_urlsafe(24)}"})
+        load_settings({"API_KEYS": f"{secrets.token_hex(16)},sk-{secrets.token_urlsafe(24)}"})
 
 
 def test_keys_are_in_no_repr():
-    assert GOOD not in repr(load({"API_KEYS": GOOD}))
+    assert GOOD not in repr(load_settings({"API_KEYS": GOOD}))
 
 
 @pytest.mark.parametrize("value", ["yes", "2", "true"])
@@ -105,7 +105,7 @@ def test_an_address_that_leads_nowhere_is_refused(variable, value):
     ],
 )
 def test_an_address_is_taken_as_it_is(value):
-    assert load({"OPENAI_HOST": value}).models.host == value
+    assert load_settings({"OPENAI_HOST": value}).models.host == value
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_address_is_taken_as_it_is(value):
 def test_a_topic_that_kafka_does_not_take_is_refused(variable):
     for value in ("a b", "..", ".", "a/b", "\u00e4", "a" * 250):
         assert refused(**{variable: value}).startswith(f"{variable}: ")
-    load({variable: "llm.my-own_Topic.1"})
+    load_settings({variable: "llm.my-own_Topic.1"})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_topic_that_kafka_does_not_take_is_refused(variable):
 def test_a_models_name_is_printable(variable):
     for value in ("a\nb", "a\x1b[2J"):
         assert "\n" not in refused(**{variable: value})
-    load({variable: "Qwen/Qwen3-8B my own"})
+    load_settings({variable: "Qwen/Qwen3-8B my own"})
 
 
 ABOVE_0 = [
@@ -142,23 +142,25 @@ def test_a_time_without_which_nothing_works_is_above_0(variable, value):
 
 @pytest.mark.parametrize("variable", ABOVE_0)
 def test_every_section_that_reads_such_a_time_asks_the_same_of_it(variable):
-    sections = [value for value in vars(load({})).values() if is_dataclass(value)]
+    sections = [value for value in vars(load_settings({})).values() if is_dataclass(value)]
     parsers = {
         field.metadata["parser"]
         for section in sections
         for field in fields(section)
         if field.metadata["name"] == variable
     }
-    assert parsers == {positive}
+    assert parsers == {positive_seconds}
 
 
 def test_a_time_may_be_a_fraction_and_where_0_means_something_0():
-    found = load({"HEARTBEAT_SECONDS": "0.2", "SSE_HEAD_AFTER_SECONDS": "0", "DRAIN_SECONDS": "0"})
+    found = load_settings(
+        {"HEARTBEAT_SECONDS": "0.2", "SSE_HEAD_AFTER_SECONDS": "0", "DRAIN_SECONDS": "0"}
+    )
     assert (
-        found.gateway.heartbeat,
-        found.worker.heartbeat,
-        found.gateway.sse_head_after,
-        found.worker.drain,
+        found.gateway.heartbeat_seconds,
+        found.worker.heartbeat_seconds,
+        found.gateway.sse_head_after_seconds,
+        found.worker.drain_seconds,
     ) == (0.2, 0.2, 0, 0)
 
 
@@ -201,13 +203,13 @@ def test_an_address_that_does_not_work_is_shown_without_its_password(variable, a
     ],
 )
 def test_an_address_is_shown_without_userinfo_query_and_fragment(address, shown):
-    assert without_userinfo(address) == shown
+    assert redact_url(address) == shown
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", None), ("7.5", 7.5)])
 def test_each_model_of_the_environment_may_have_its_own_read_timeout(text, seconds):
     names = ("OPENAI", "FIRST_OPENAI", "SECOND_OPENAI")
-    models = load({f"{name}_READ_TIMEOUT_SECONDS": text for name in names}).models
+    models = load_settings({f"{name}_READ_TIMEOUT_SECONDS": text for name in names}).models
     assert (models.read_timeout, models.first_read_timeout, models.second_read_timeout) == (
         seconds,
     ) * 3

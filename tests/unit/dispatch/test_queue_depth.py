@@ -7,7 +7,7 @@ import pytest
 
 from app.cluster.model_registry import ModelState
 from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.request_id import Address, fingerprint_topic
 from tests.unit.cluster.membership_scene import CARD, GROUP, Scene
 from tests.unit.scene import MODEL, REQUESTS, request, send_request, turns
 
@@ -62,7 +62,7 @@ async def test_what_was_ended_while_it_waited_is_in_the_log_and_not_in_the_queue
 
 
 def address(offset: int) -> Address:
-    return Address("0" * 32, fingerprint(REQUESTS), 0, offset, 0, 0)
+    return Address("0" * 32, fingerprint_topic(REQUESTS), 0, offset, 0, 0)
 
 
 async def test_without_workers_the_queue_is_what_the_group_has_not_committed(scene):

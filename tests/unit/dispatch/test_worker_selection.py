@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.cluster.model_registry import ModelState
 from app.dispatch.worker_selection import WorkerSelector
 from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 
 
 def beat(worker: str, partitions: tuple[int, ...], **members: Any) -> WorkerHeartbeat:
@@ -48,7 +48,7 @@ def test_what_was_sent_since_the_last_heartbeat_counts():
 
 
 ALL = tuple(range(8))
-QUIET, CROWD = halves(ALL)
+QUIET, CROWD = split_into_lanes(ALL)
 
 
 @pytest.mark.parametrize(("crowd", "half"), [(False, QUIET), (True, CROWD)])
@@ -68,8 +68,8 @@ def test_before_there_is_a_worker_the_halves_of_the_topic_are_kept_too():
 
 def test_who_is_no_crowd_is_sent_where_nothing_waits_though_there_is_less_room():
     workers = known(beat("roomy", ALL[:4], capacity=99), beat("full", ALL[4:]))
-    workers.backlog = frozenset({*CROWD, *halves(ALL[:4]).quiet})
-    placement, free = WorkerSelector(), halves(ALL[4:]).quiet
+    workers.backlog = frozenset({*CROWD, *split_into_lanes(ALL[:4]).interactive})
+    placement, free = WorkerSelector(), split_into_lanes(ALL[4:]).interactive
     assert {placement.choose(workers) for _ in range(8)} == set(free)
     assert placement.choose(workers, crowd=True) in ALL[:4]
 
@@ -77,7 +77,7 @@ def test_who_is_no_crowd_is_sent_where_nothing_waits_though_there_is_less_room()
 def test_where_something_waits_everywhere_room_decides():
     workers = known(beat("a", ALL[:4]), beat("b", ALL[4:], capacity=99))
     workers.backlog = frozenset(ALL)
-    assert WorkerSelector().choose(workers) in halves(ALL[4:]).quiet
+    assert WorkerSelector().choose(workers) in split_into_lanes(ALL[4:]).interactive
 
 
 @given(
@@ -91,7 +91,7 @@ def test_a_crowd_is_never_in_the_quiet_half_of_the_worker_it_is_sent_to(owned, b
     ]
     workers, placement = known(*beats), WorkerSelector()
     workers.backlog = backlog
-    allowed = {partition for one in beats for partition in halves(one.partitions)[crowd]}
+    allowed = {partition for one in beats for partition in split_into_lanes(one.partitions)[crowd]}
     assert {placement.choose(workers, crowd=crowd) for _ in range(20)} <= allowed
 
 

@@ -4,12 +4,12 @@ import time
 from typing import Any
 
 from app.errors import GatewayError
-from app.gateway.accounting.async_accounting import async_request
+from app.gateway.accounting.async_accounting import make_async_request
 from app.inference.async_requests import AsyncRequest, Owing
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord, RequestRecord
-from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, Step
-from app.protocol.request_id import fingerprint
+from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, RecordEffect
+from app.protocol.request_id import fingerprint_topic
 from tests.unit.scene import MODEL, REQUESTS, request
 
 CANCELLED_BODY = b'{"error":{"message":"cancelled"}}'
@@ -22,7 +22,7 @@ def kept_of(call: PendingRequest, grant: Owing | None = None, **headers: str) ->
     """What is kept of a call whose client does not wait."""
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     state = {"line": {"model": call.request.model}, "began": time.monotonic()}
-    return async_request(
+    return make_async_request(
         call, {"path": "/v1/chat/completions", "headers": head, "state": state}, grant
     )
 
@@ -39,28 +39,32 @@ class Fed:
         self.seq = 0
         self.parts: list[ReplyRecord] = []  # those that count
 
-    def feed(self, reply: ReplyRecord) -> Step:
+    def feed(self, reply: ReplyRecord) -> RecordEffect:
         self.offset += 1
         step = self.call.feed(reply, self.offset - 1)
-        if step in (Step.PART, Step.ENDED):
+        if step in (RecordEffect.APPENDED, RecordEffect.ENDED):
             self.parts.append(reply)
         return step
 
-    def data(self, value: bytes, **members: Any) -> Step:
+    def data(self, value: bytes, **members: Any) -> RecordEffect:
         """A part; the first one has the head of an event stream."""
         head = {"status": 200, "head": EVENTS} if not self.seq and "status" not in members else {}
         return self._write(DATA, value, **{**head, **members})
 
-    def end(self, value: bytes = b"", outcome: str = COMPLETED, **members: Any) -> Step:
+    def end(self, value: bytes = b"", outcome: str = COMPLETED, **members: Any) -> RecordEffect:
         return self._write(FINAL, value, outcome=outcome, **members)
 
-    def fail(self, error: GatewayError) -> Step:
+    def fail(self, error: GatewayError) -> RecordEffect:
         """As a worker does before the first token."""
         return self.end(
-            error.body(), FAILED, status=error.status, head=error.head(), code=error.code or ""
+            error.encode_body(),
+            FAILED,
+            status=error.status,
+            head=error.build_headers(),
+            code=error.code or "",
         )
 
-    def whole(self, value: bytes, *more: bytes, status: int = 200) -> Step:
+    def whole(self, value: bytes, *more: bytes, status: int = 200) -> RecordEffect:
         """A body, in as many records as it is given in."""
         *parts, last = (value, *more)
         for number, part in enumerate(parts):
@@ -68,10 +72,10 @@ class Fed:
         first = {} if parts else {"status": status, "head": JSON}
         return self.end(last, COMPLETED if status < 400 else FAILED, **first)
 
-    def claim(self, owner: str, supersedes: str = WORKER) -> Step:
+    def claim(self, owner: str, supersedes: str = WORKER) -> RecordEffect:
         return self.feed(ReplyRecord(self.call.id, owner, CLAIM, supersedes=supersedes))
 
-    def cancelled(self) -> Step:
+    def cancelled(self) -> RecordEffect:
         return self.feed(
             ReplyRecord(
                 self.call.id,
@@ -86,13 +90,13 @@ class Fed:
             )
         )
 
-    def _write(self, kind: str, value: bytes, **members: Any) -> Step:
+    def _write(self, kind: str, value: bytes, **members: Any) -> RecordEffect:
         reply = ReplyRecord(
             self.call.id, members.pop("owner", WORKER), kind, self.seq, value, **members
         )
         step = self.feed(reply)
-        self.seq += step is not Step.IGNORED
+        self.seq += step is not RecordEffect.IGNORED
         return step
 
 
-TOPIC = fingerprint(REQUESTS)
+TOPIC = fingerprint_topic(REQUESTS)

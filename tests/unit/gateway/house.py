@@ -11,8 +11,8 @@ from app.errors import GatewayError
 from app.gateway.gateway import Gateway
 from app.inference.pending_request import PendingRequest
 from app.inference.submission import Submission, Ticket
-from app.openai_api.sse import DONE
-from app.protocol.heartbeats import ModelRegistration, encode
+from app.openai_api.sse import DONE_EVENT
+from app.protocol.heartbeats import ModelRegistration, encode_message
 from app.protocol.records import ControlRecord, ReplyRecord, RequestRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, DATA, FAILED, FINAL
 from app.stores.memory import MemoryStore
@@ -54,9 +54,9 @@ class NamedStore(MemoryStore):
         super().__init__(clock=asyncio.get_running_loop().time)
         self.names: list[str] = []
 
-    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bytes | None:
+    async def put_if_absent(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         self.names.append(key)
-        return await super().put_if_absent(key, value, ttl)
+        return await super().put_if_absent(key, value, ttl_seconds)
 
 
 class House:
@@ -75,7 +75,9 @@ class House:
 
     async def announce(self, card: ModelRegistration) -> None:
         """Writes a model's card, as a worker does at its start."""
-        await self.bus.send(TOPICS.models, encode(card), key=card.model.encode(), headers=[])
+        await self.bus.send(
+            TOPICS.models, encode_message(card), key=card.model.encode(), headers=[]
+        )
 
     def _on_requests(self, records: Any) -> None:
         self.requests += [RequestRecord.decode(record.headers, record.value) for record in records]
@@ -94,8 +96,8 @@ class House:
         too.
         """
         self.gateways.remove(gateway)
-        await gateway._presence.close()
-        await gateway._inbox.close()
+        await gateway._membership.close()
+        await gateway._reply_consumer.close()
         gateway.limiter.places.close()
         # so that what it still does reaches no other gateway
         gateway.limiter.places._store = MemoryStore()
@@ -112,7 +114,7 @@ class House:
         await self.write(asked, DATA, 0, b'data: {"n":1}\n\n', status=200, head=EVENTS)
 
     async def complete(self, asked: RequestRecord, seq: int = 1) -> None:
-        await self.write(asked, FINAL, seq, DONE, outcome=COMPLETED)
+        await self.write(asked, FINAL, seq, DONE_EVENT, outcome=COMPLETED)
 
     async def fail(self, asked: RequestRecord, error: GatewayError) -> None:
         """Before the first token."""
@@ -120,10 +122,10 @@ class House:
             asked,
             FINAL,
             0,
-            error.body(),
+            error.encode_body(),
             outcome=FAILED,
             status=error.status,
-            head=error.head(),
+            head=error.build_headers(),
             code=error.code,
         )
 

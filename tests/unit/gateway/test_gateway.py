@@ -14,9 +14,9 @@ async def test_how_the_store_is_is_told_to_anybody_and_its_address_to_the_log_al
 
     async with house() as at:
         gateway = await at.gateway()
-        assert await gateway.dependencies() == {"bus": "ok", "store": "ok"}
+        assert await gateway.check_dependencies() == {"bus": "ok", "store": "ok"}
         monkeypatch.setattr(at.store, "get", away)
-        assert (await gateway.dependencies())[
+        assert (await gateway.check_dependencies())[
             "store"
         ] == "Redis is out of reach or does not answer in time"
     assert "127.0.0.1:9701" in caplog.text

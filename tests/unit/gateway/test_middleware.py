@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BadRequest, ClientGone, GatewayError, InvalidBody
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.asgi import Receive, Scope, Send, send_whole
 from app.gateway.http.cors import with_cors
 from app.gateway.middleware import FastPathRouter, RequestMiddleware
-from app.gateway.openapi.failures import SAMPLES
+from app.gateway.openapi.failures import SAMPLE_ERRORS
 from app.openai_api.anthropic import error_type
 from app.protocol.request_id import Address
 from tests.unit.gateway.wire import Client
@@ -48,7 +48,7 @@ class Served:
         self, inner: Inner | None = None, keys: tuple[str, ...] = (), **options: Any
     ) -> None:
         self.routed, self.inference = inner or Inner(), inner or Inner()
-        known = Authenticator(replace(load({}).gateway, api_keys=keys))
+        known = Authenticator(replace(load_settings({}).gateway, api_keys=keys))
         self.access_log = AccessLog(**options)
         self.edge = FastPathRouter(
             RequestMiddleware(self.routed, known, self.access_log),
@@ -71,7 +71,7 @@ class Served:
         try:
             await self.edge(scope, _nothing, self.client.send)
         finally:
-            self.access_log.write()
+            self.access_log.flush()
         return self.client
 
 
@@ -118,7 +118,7 @@ async def test_what_is_no_http_passes_through():
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
-    edge = RequestMiddleware(app, Authenticator(load({}).gateway), AccessLog())
+    edge = RequestMiddleware(app, Authenticator(load_settings({}).gateway), AccessLog())
     await FastPathRouter(edge, served.inference)({"type": "lifespan"}, _nothing, served.client.send)
     assert len(seen) == 1
 
@@ -214,7 +214,7 @@ async def test_our_own_errors_are_openais_bodies():
 
 
 ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens", "/api/v1/messages")
-OF_EACH_STATUS = {type(sample): sample for sample in SAMPLES}.values()
+OF_EACH_STATUS = {type(sample): sample for sample in SAMPLE_ERRORS}.values()
 
 
 @pytest.mark.parametrize("path", ANTHROPIC)
@@ -307,7 +307,9 @@ async def test_what_breaks_off_behind_the_head_has_its_line_and_is_counted(caplo
     caplog.set_level(logging.INFO, "app.access")
     observed: list[int] = []
     inner = Inner(fault, after=(HEAD,))
-    served = Served(inner, sample=0.0, observe=lambda _path, status, _line: observed.append(status))
+    served = Served(
+        inner, sample_rate=0.0, on_request=lambda _path, status, _line: observed.append(status)
+    )
     with pytest.raises(GatewayError):
         await served.ask("POST", "/v1/x")
     (line,) = (record for record in caplog.records if record.name == "app.access")
@@ -343,12 +345,12 @@ async def test_a_line_comes_by_itself_shortly_after_the_reply_and_those_of_many_
     caplog.set_level(logging.INFO, "app.access")
     access_log = AccessLog()
     for status in (200, 201):
-        access_log.ended({"method": "POST", "path": "/v1/x", "headers": []}, status, {})
+        access_log.log_request({"method": "POST", "path": "/v1/x", "headers": []}, status, {})
         await asyncio.sleep(0)
     assert statuses(caplog) == []
     await asyncio.sleep(0.01)
     assert statuses(caplog) == [200, 201]
-    access_log.ended({"method": "POST", "path": "/v1/x", "headers": []}, 202, {})
+    access_log.log_request({"method": "POST", "path": "/v1/x", "headers": []}, 202, {})
     await asyncio.sleep(0.01)
     assert statuses(caplog) == [200, 201, 202]
 
@@ -366,14 +368,16 @@ class Told(Inner):
 
 
 async def lines_of(
-    caplog: pytest.LogCaptureFixture, inner: Inner, sample: float, times: int = 1
+    caplog: pytest.LogCaptureFixture, inner: Inner, sample_rate: float, times: int = 1
 ) -> int:
     """How many access lines so many requests had; each was counted."""
     caplog.set_level(logging.INFO, "app.access")
     observed: list[int] = []
     for _ in range(times):
         await Served(
-            inner, sample=sample, observe=lambda _path, status, _line: observed.append(status)
+            inner,
+            sample_rate=sample_rate,
+            on_request=lambda _path, status, _line: observed.append(status),
         ).ask("POST", "/v1/x")
     assert len(observed) == times
     return len([record for record in caplog.records if record.name == "app.access"])
@@ -392,14 +396,14 @@ async def lines_of(
     ],
 )
 async def test_what_did_not_go_well_always_has_its_line(caplog, inner):
-    assert await lines_of(caplog, inner, sample=0.0) == 1
+    assert await lines_of(caplog, inner, sample_rate=0.0) == 1
 
 
 @pytest.mark.parametrize("inner", [Inner(), Told(outcome="completed"), Told(202)])
 async def test_what_went_well_has_a_line_if_it_is_in_the_sample(caplog, inner):
-    assert await lines_of(caplog, inner, sample=0.0) == 0
-    assert await lines_of(caplog, inner, sample=1.0) == 1
+    assert await lines_of(caplog, inner, sample_rate=0.0) == 0
+    assert await lines_of(caplog, inner, sample_rate=1.0) == 1
 
 
 async def test_of_what_went_well_about_so_many_have_a_line(caplog):
-    assert 20 < await lines_of(caplog, Inner(), sample=0.25, times=400) < 200
+    assert 20 < await lines_of(caplog, Inner(), sample_rate=0.25, times=400) < 200

@@ -88,10 +88,10 @@ def test_a_model_that_nobody_knows_is_404_and_named_but_not_at_any_length(admiss
 def test_a_gateway_that_is_not_ready_or_drains_says_so_and_when_to_come_back(admission):
     admission.unready = "no broker"
     error = refused(admission, BusUnavailable)
-    assert ("no broker" in error.message, error.retry_after) == (True, 1)
+    assert ("no broker" in error.message, error.retry_after_seconds) == (True, 1)
     admission.draining = True
     error = refused(admission, Draining)
-    assert set(error.head()) >= {("connection", "close"), ("retry-after", "1")}
+    assert set(error.build_headers()) >= {("connection", "close"), ("retry-after", "1")}
 
 
 @pytest.mark.parametrize("hops", ["here", "there,here", "here,there"])
@@ -122,18 +122,20 @@ def test_a_full_queue_is_refused_with_the_time_until_there_is_room(admission, kn
     known.queue_depth = 9
     admission.admit(submission())
     known.queue_depth = 12
-    assert refused(admission, QueueFull).retry_after == 5, "the rate is not known"
+    assert refused(admission, QueueFull).retry_after_seconds == 5, "the rate is not known"
     known.rate = 0.5
-    assert refused(admission, QueueFull, timeout=3600).retry_after == 6, "3 of 12 have to go first"
+    assert refused(admission, QueueFull, timeout=3600).retry_after_seconds == 6, (
+        "3 of 12 have to go first"
+    )
 
 
 def test_a_queue_longer_than_the_deadline_is_refused_until_it_is_shorter(admission, known, inbox):
     wait(inbox, 5)
     known.rate = 0.1
     admission.admit(submission(timeout=50))
-    assert refused(admission, QueueFull, timeout=49).retry_after == 1
+    assert refused(admission, QueueFull, timeout=49).retry_after_seconds == 1
     error = refused(admission, QueueFull, timeout=20)
-    assert error.retry_after == 30
+    assert error.retry_after_seconds == 30
     assert "50 s" in error.message
     serve(known, 5)
     admission.admit(submission(timeout=0.1))
@@ -213,7 +215,7 @@ def test_many_with_little_each_are_refused_at_twice_a_full_queue(admission, know
     known.queue_depth = 19
     assert not crowds(admission, tenant="other")
     known.queue_depth, known.rate = 20, 0.5
-    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after == 2, (
+    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after_seconds == 2, (
         "one of 20 has to go first"
     )
 
@@ -242,9 +244,9 @@ def test_more_than_a_tenants_share_is_refused_with_the_time_until_there_is_room(
     admission.admit(submission())
     wait(inbox, 2)
     error = refused(admission, TenantQueueFull, timeout=3600)
-    assert (error.retry_after, "9 of your requests" in error.message) == (5, True)
+    assert (error.retry_after_seconds, "9 of your requests" in error.message) == (5, True)
     known.rate = 0.5
-    assert refused(admission, TenantQueueFull).retry_after == 4, "2 of 9 have to go first"
+    assert refused(admission, TenantQueueFull).retry_after_seconds == 4, "2 of 9 have to go first"
     admission.admit(submission(tenant="other"))
 
 

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from starlette.routing import Router
 
-from app.config.api_keys_file import KeyEntry, hash_of
-from app.config.settings import load
+from app.config.api_keys_file import KeyEntry, hash_key
+from app.config.settings import load_settings
 from app.errors import UpstreamUnreachable
 from app.gateway.access.authentication import Authenticator
 from app.gateway.access.concurrency_leases import HELD_SECONDS
@@ -22,7 +22,7 @@ from app.gateway.accounting.async_accounting import AsyncAccounting
 from app.gateway.accounting.recent_requests import RecentRequests
 from app.gateway.gateway import Gateway
 from app.gateway.middleware import FastPathRouter, RequestMiddleware
-from app.gateway.operator.dead_letters import DeadLetters
+from app.gateway.operator.dead_letters import DeadLetterReader
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
 from app.gateway.routes.inference import Inference
@@ -50,8 +50,8 @@ NOTES = (
 
 def keys_with(**limits: int) -> Authenticator:
     """One key with limits."""
-    keys = Authenticator(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
-    keys.replace([KeyEntry(id="one", tenant="t", hash=hash_of(KEY.encode()), **limits)])
+    keys = Authenticator(load_settings({"API_KEYS_FILE": "keys.yaml"}).gateway)
+    keys.replace([KeyEntry(id="one", tenant="t", hash=hash_key(KEY.encode()), **limits)])
     return keys
 
 
@@ -64,8 +64,8 @@ class Site:
         self.access_log = AccessLog(
             lambda path, status, line: self.told.append((path, status, line))
         )
-        gateway.asynchronous.ended = AsyncAccounting(self.access_log).ended
-        keys = keys_with(**limits) if limits else Authenticator(load({}).gateway)
+        gateway.async_requests.ended = AsyncAccounting(self.access_log).account_request
+        keys = keys_with(**limits) if limits else Authenticator(load_settings({}).gateway)
         inference = RequestMiddleware(Inference(gateway), keys, self.access_log)
         routed = RequestMiddleware(Router(Requests(gateway).routes()), keys, self.access_log)
         transport = httpx2.ASGITransport(FastPathRouter(routed, inference))
@@ -139,7 +139,7 @@ async def test_it_is_told_once_at_its_end_with_all_that_its_reply_says(site):
         **{"prompt_tokens": 3, "completion_tokens": 2},
     }
     await asyncio.sleep(100)
-    assert (len(site.told), len(site.gateway.asynchronous)) == (1, 0)
+    assert (len(site.told), len(site.gateway.async_requests)) == (1, 0)
 
 
 @asynccontextmanager
@@ -165,7 +165,7 @@ async def test_an_accepted_request_keeps_its_place_until_its_end_and_then_gives_
             assert await is_full(here)
             assert await is_full(there)
         await here.answer(asked)
-        await until(lambda: len(here.gateway.asynchronous) == 0)
+        await until(lambda: len(here.gateway.async_requests) == 0)
         assert not await is_full(there)
 
 
@@ -220,14 +220,14 @@ async def test_only_its_writers_records_count(site):
     asked, _ = await site.accepted()
     await site.at.write(asked, DATA, 0, b"{", status=200, head=JSON)
     await site.answer(asked, 1, owner="a zombie")
-    assert len(site.gateway.asynchronous) == 1
+    assert len(site.gateway.async_requests) == 1
     await site.answer(asked, 1)
     assert (await site.end())[2]["worker"] == "w"
 
 
 async def test_a_cancel_is_its_end(site):
     asked, public_id = await site.accepted()
-    resource = await site.gateway.resources.find(public_id, "anonymous")
+    resource = await site.gateway.request_views.find(public_id, "anonymous")
     site.gateway.dispatcher.end(resource.call(), CANCELLED)
     _, status, line = await site.end()
     assert (status, line["outcome"], line["request_id"]) == (409, CANCELLED, public_id)
@@ -239,13 +239,13 @@ async def test_a_cancel_is_its_end(site):
 async def test_without_an_end_it_has_expired_some_seconds_after_its_deadline(site):
     asked, _ = await site.accepted(**{"X-Request-Timeout": "30"})
     await asyncio.sleep(34)
-    assert (site.told, len(site.gateway.asynchronous)) == ([], 1)
+    assert (site.told, len(site.gateway.async_requests)) == ([], 1)
     await asyncio.sleep(3)
     _, status, line = await site.end()
     assert (status, line["outcome"], line["attempts"]) == (504, EXPIRED, 0)
     await site.answer(asked)
     await asyncio.sleep(10)
-    assert (len(site.told), len(site.gateway.asynchronous)) == (1, 0)
+    assert (len(site.told), len(site.gateway.async_requests)) == (1, 0)
 
 
 async def test_of_those_with_one_deadline_only_what_has_not_ended_expires(site, caplog):
@@ -274,7 +274,7 @@ async def test_a_client_that_waits_for_it_too_has_a_line_of_its_own(site):
     waiting = asyncio.create_task(
         site.client.post(CHAT, content=body(stream=False), headers={"Idempotency-Key": "k"})
     )
-    await until(lambda: bool(site.gateway.calls()))
+    await until(lambda: bool(site.gateway.pending_requests()))
     await site.answer(asked)
     assert (await waiting).headers["x-request-id"] == public_id
     await until(lambda: len(site.told) == 2)
@@ -288,7 +288,7 @@ async def test_an_end_that_came_before_the_202_is_told_as_well():
     asked = Fed(request(now=time.time(), stream=False))
     asked.whole(b"{", b"}", status=404)
     kept, lines = AsyncRequests(lambda model, tenant: None), Lines()
-    kept.ended = AsyncAccounting(lines).ended
+    kept.ended = AsyncAccounting(lines).account_request
     kept.take(asked.call, kept_of(asked.call))
     ((status, line),) = lines.told
     assert (status, line["outcome"], len(kept)) == (404, "failed", 0)
@@ -301,7 +301,7 @@ class Lines(AccessLog):
         super().__init__()
         self.told: list[tuple[int, dict[str, object]]] = []
 
-    def ended(self, scope: Any, status: int, line: dict[str, object]) -> None:
+    def log_request(self, scope: Any, status: int, line: dict[str, object]) -> None:
         self.told.append((status, line))
 
 
@@ -326,7 +326,7 @@ async def test_its_keys_tokens_are_settled_before_its_line_is_written():
     asked, tokens, lines = Fed(request(now=time.time())), Tokens(), Lines()
     asked.data(b"before")
     kept, accounting = AsyncRequests(lambda model, tenant: None), AsyncAccounting(lines)
-    kept.ended = accounting.ended
+    kept.ended = accounting.account_request
     kept.take(asked.call, kept_of(asked.call, tokens))
     id_ = asked.call.id.encode()
     kept.feed(id_, ReplyRecord(asked.call.id, "w", DATA, 1, b"behind"))
@@ -355,10 +355,10 @@ async def test_it_is_among_those_that_run_and_of_very_many_the_newest_are(site):
         site.gateway,
         LiveRequests(site.gateway, RecentRequests()),
         AccessLog(),
-        DeadLetters(site.at.bus, TOPICS.dlq),
+        DeadLetterReader(site.at.bus, TOPICS.dlq),
     )
     asked, public_id = await site.accepted()
-    (found,) = (await overview.described())["running"]
+    (found,) = (await overview.snapshot())["running"]
     assert abs(found.pop("created_at") - time.time()) < 1
     assert found == {
         **{
@@ -371,10 +371,10 @@ async def test_it_is_among_those_that_run_and_of_very_many_the_newest_are(site):
         **{"state": "queued", "worker": "", "gateway": site.gateway.dispatcher.owner},
     }
     await site.at.write(asked, DATA, 0, b"{", status=200, head=JSON)
-    (found,) = (await overview.described())["running"]
+    (found,) = (await overview.snapshot())["running"]
     assert (found["state"], found["worker"]) == ("running", "w")
     ids = [(await site.accepted())[1] for _ in range(110)]
-    assert {one["id"] for one in (await overview.described())["running"]} == set(ids[10:])
+    assert {one["id"] for one in (await overview.snapshot())["running"]} == set(ids[10:])
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the figure is of Python 3.11")

@@ -63,7 +63,7 @@ async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_sen
         ticket = gateway.dispatcher.ticket()
         with pytest.raises(BusUnavailable):
             await gateway.dispatcher.open(submission(), ticket)
-        async with other.reader.reading(
+        async with other.reply_reader.reading(
             await other.dispatcher.write_again(submission(), ticket)
         ) as joined:
             (final,) = await joined.whole(None) or []
@@ -91,7 +91,7 @@ async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -
                 1.0,
                 running=(call.id,),
             )
-            gateway.catalog.all()[0].workers["w"] = beat
+            gateway.model_registry.all()[0].workers["w"] = beat
         await until(lambda: call.fold.outcome == EXPIRED)
         assert said in (await call.whole(None) or [])[-1].value.decode()
         await client.leaves()
@@ -103,7 +103,7 @@ async def test_one_that_expires_is_told_so_though_its_model_was_forgotten_meanwh
         client = Client(gateway.dispatcher.opened(submission(timeout=2)))
         call = await client.waits()
         await at.bus.send(TOPICS.models, None, key=MODEL.encode(), headers=[("v", b"1")])
-        await until(lambda: gateway.catalog.find(MODEL) is None)
+        await until(lambda: gateway.model_registry.find(MODEL) is None)
         await until(lambda: call.fold.outcome == EXPIRED)
         await client.leaves()
 
@@ -119,6 +119,6 @@ async def test_what_expired_while_nobody_served_leaves_its_room_in_the_queue_to_
         calls = [await client.waits() for client in clients]
         await until(lambda: all(call.fold.outcome == EXPIRED for call in calls))
         await asyncio.sleep(5)  # several measurements
-        assert [gateway.catalog.all()[0].queue_depth for gateway in gateways] == [0, 0]
+        assert [gateway.model_registry.all()[0].queue_depth for gateway in gateways] == [0, 0]
         for client in clients:
             await client.leaves()

@@ -23,13 +23,13 @@ from app.errors import (
 )
 from app.inference.idempotency_entry import Entry
 from app.inference.submission import Ticket
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.reply_state import CANCELLED, FINAL
 from app.protocol.request_id import new_id
 from tests.unit.gateway.house import House, house, keyed
 from tests.unit.scene import until
 
-WHOLE = b'data: {"n":1}\n\n' + DONE
+WHOLE = b'data: {"n":1}\n\n' + DONE_EVENT
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ async def test_what_failed_in_a_way_that_may_pass_is_run_anew(at, error, anew):
         assert await again.reply() == WHOLE
         assert await keyed(at.gateways[0]).reply() == WHOLE, "the key stands for the new one"
     else:
-        assert await again.reply() == error.body()
+        assert await again.reply() == error.encode_body()
     assert len(at.requests) == 1 + anew
 
 
@@ -143,7 +143,7 @@ async def test_what_was_cancelled_expired_or_lost_is_run_anew_however_far_it_had
             asked,
             FINAL,
             int(shown),
-            error.body(),
+            error.encode_body(),
             outcome="failed",
             code="worker_lost",
             status=0 if shown else 502,

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from app.errors import StoreUnavailable
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ControlRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED
 from tests.unit.gateway.house import House, house, keyed
 from tests.unit.scene import turns
 
-WHOLE = b'data: {"n":1}\n\n' + DONE
+WHOLE = b'data: {"n":1}\n\n' + DONE_EVENT
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_a_client_that_stays_away_is_given_its_grace_and_then_the_request_
     assert [(control.kind, control.id) for control in at.controls] == [
         (ControlRecord.CANCEL, asked.id)
     ]
-    found = await at.gateways[0].resources.find(one.public_id, "t")
+    found = await at.gateways[0].request_views.find(one.public_id, "t")
     assert found.status == CANCELLED
 
 
@@ -92,7 +92,7 @@ async def test_what_completes_during_the_grace_is_completed(at):
     await at.complete(asked)
     await asyncio.sleep(60)
     assert at.controls == []
-    assert (await at.gateways[1].resources.find(one.public_id, "t")).status == COMPLETED
+    assert (await at.gateways[1].request_views.find(one.public_id, "t")).status == COMPLETED
     assert await keyed(at.gateways[1]).reply() == WHOLE
 
 
@@ -104,7 +104,7 @@ async def test_when_the_store_does_not_say_whether_it_came_back_the_request_goes
 
     one = keyed(at.gateways[0])
     await at.arrived(1)
-    for name in ("get", "swap"):
+    for name in ("get", "compare_and_swap"):
         monkeypatch.setattr(at.store, name, away)
     await one.leaves()
     await asyncio.sleep(40)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.errors import BusUnavailable, ClientGone
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_state import COMPLETED, FINAL, Step
+from app.protocol.reply_state import COMPLETED, FINAL, RecordEffect
 from app.protocol.request_id import Address
 from tests.unit.gateway.calls import TOPIC, WORKER, Fed
 from tests.unit.scene import request, turns
@@ -54,13 +54,13 @@ async def test_what_does_not_count_is_not_handed_on():
     fed.data(b"a")
     assert (
         fed.feed(ReplyRecord(fed.call.id, "zombie", FINAL, 1, b"no", outcome=COMPLETED))
-        is Step.IGNORED
+        is RecordEffect.IGNORED
     )
-    assert fed.claim("new") is Step.CLAIMED
-    assert fed.data(b"late", owner=WORKER) is Step.IGNORED
+    assert fed.claim("new") is RecordEffect.CLAIMED
+    assert fed.data(b"late", owner=WORKER) is RecordEffect.IGNORED
     fed.data(b"b", owner="new")
     fed.end(b"c", owner="new")
-    assert fed.end(b"d", owner="new") is Step.IGNORED
+    assert fed.end(b"d", owner="new") is RecordEffect.IGNORED
     assert await values(fed.call) == [b"a", b"b", b"c"]
 
 

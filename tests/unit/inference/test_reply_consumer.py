@@ -9,7 +9,7 @@ import pytest
 from app.errors import BusError
 from app.inference.reply_consumer import ReplyConsumer
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_batch import join
+from app.protocol.reply_batch import encode_batch
 from app.protocol.reply_state import CANCELLED, COMPLETED, DATA, FINAL
 from tests.unit.gateway.calls import Fed, kept_of
 from tests.unit.scene import MODEL, TOPICS, ScriptedBus, request, send_reply, started_bus, turns
@@ -158,7 +158,7 @@ async def test_what_belongs_to_no_connection_is_seen_to_begin_in_a_record_with_o
     waiting, let_go = Fed(), Fed(request(now=time.time(), seconds=60))
     inbox.expect(waiting.call)
     detached(inbox, let_go)
-    headers, value = join(
+    headers, value = encode_batch(
         [ReplyRecord(fed.call.id, "w", DATA, 0, b"x") for fed in (let_go, waiting)]
     )
     await bus.send(TOPICS.replies, value, key=b"k", headers=headers, partition=0)

@@ -8,7 +8,7 @@ from app.protocol.heartbeats import ModelRegistration
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED, DATA, FINAL
 from app.protocol.reply_view import ReplyView
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.request_id import Address, fingerprint_topic
 
 ID = "0" * 32
 
@@ -16,10 +16,10 @@ ID = "0" * 32
 def resource(*replies: ReplyRecord) -> RequestView:
     seen = ReplyView()
     for reply in replies:
-        seen.add(reply)
+        seen.apply_record(reply)
     request = RequestRecord(ID, "m", "/chat/completions", b"{}", True, 0, 0, 0, 1)
     return RequestView(
-        Address(ID, fingerprint("t"), 0, 0, 0, 0),
+        Address(ID, fingerprint_topic("t"), 0, 0, 0, 0),
         request,
         ModelState(ModelRegistration("m", "t", "g")),
         seen,

@@ -5,9 +5,9 @@ import httpx2
 import orjson
 import pytest
 
-from app.gateway.openapi.failures import SAMPLES
-from app.openai_api.anthropic import error_body
-from app.openai_api.endpoints import endpoint_of
+from app.gateway.openapi.failures import SAMPLE_ERRORS
+from app.openai_api.anthropic import encode_error_body
+from app.openai_api.endpoints import find_endpoint
 
 KINDS = {
     400: "invalid_request_error",
@@ -28,10 +28,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", SAMPLE_ERRORS, ids=lambda error: type(error).__name__)
 def test_the_sdk_finds_type_message_and_code_of_each_error(error):
     request = httpx2.Request("POST", "http://gateway/v1/messages")
-    response = httpx2.Response(error.status, content=error_body(error), request=request)
+    response = httpx2.Response(error.status, content=encode_error_body(error), request=request)
     client = anthropic.Anthropic(api_key="k")
     raised = client._make_status_error_from_response(response)
     assert raised.type == KINDS[error.status]
@@ -39,9 +39,9 @@ def test_the_sdk_finds_type_message_and_code_of_each_error(error):
 
 
 def test_an_endpoint_has_the_bodies_of_its_api():
-    (error, *_) = SAMPLES
-    assert endpoint_of("/messages?beta=true").error_body(error) == error_body(error)
-    assert endpoint_of("/chat/completions").error_body(error) == error.body()
-    event = endpoint_of("/messages").error_event(error_body(error))
-    assert event == b"event: error\ndata: " + error_body(error) + b"\n\n"
-    assert orjson.loads(error_body(error))["type"] == "error"
+    (error, *_) = SAMPLE_ERRORS
+    assert find_endpoint("/messages?beta=true").encode_error_body(error) == encode_error_body(error)
+    assert find_endpoint("/chat/completions").encode_error_body(error) == error.encode_body()
+    event = find_endpoint("/messages").encode_error_event(encode_error_body(error))
+    assert event == b"event: error\ndata: " + encode_error_body(error) + b"\n\n"
+    assert orjson.loads(encode_error_body(error))["type"] == "error"

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest, InvalidBody
 from app.openai_api.bodies import (
-    ANY,
+    ANY_PATH,
     CHAT,
     CHECKS,
     COMPLETIONS,
     EMBEDDINGS,
-    Body,
+    ParsedBody,
     check_body,
-    is_text,
+    is_text_content_type,
 )
-from app.openai_api.model_member import rename_model, with_model
+from app.openai_api.model_member import replace_reply_model, replace_request_model
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is not UTF-8
 JSON = st.recursive(
@@ -49,7 +49,7 @@ def encoded(document: object) -> bytes:
 
 @pytest.mark.parametrize("path", SMALLEST)
 def test_the_smallest_body_of_each_endpoint_passes(path):
-    assert check_body(path, encoded(SMALLEST[path])) == Body("m", stream=False)
+    assert check_body(path, encoded(SMALLEST[path])) == ParsedBody("m", stream=False)
 
 
 @pytest.mark.parametrize("part", [b"[]", b'{"a":1}', b'{"role":"user"}'])
@@ -73,8 +73,8 @@ def test_speech_as_events_is_a_stream():
     "kind", ["application/json", "text/plain; charset=utf-8", "application/vnd.api+json", ""]
 )
 def test_what_is_json_or_text_is_text(kind):
-    assert is_text(kind)
-    assert not is_text("audio/mpeg")
+    assert is_text_content_type(kind)
+    assert not is_text_content_type("audio/mpeg")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_is_json_or_text_is_text(kind):
     ],
 )
 def test_stream_is_read(more, stream):
-    assert check_body(CHAT, encoded(SMALLEST[CHAT] | more)) == Body("m", stream)
+    assert check_body(CHAT, encoded(SMALLEST[CHAT] | more)) == ParsedBody("m", stream)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_an_upstream_refuses_better_is_left_to_it():
 def test_every_check_says_its_reason_and_its_path_is_looked_at():
     for row in CHECKS:
         assert len(row.reason.split()) >= 5
-        assert row.path in (ANY, *SMALLEST)
+        assert row.path in (ANY_PATH, *SMALLEST)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_a_truncated_body_is_invalid_json(seed, data):
     ],
 )
 def test_only_the_top_level_model_changes(body, expected):
-    assert with_model(body, "a", "b") == expected
-    assert with_model(body, "a", "longer") == expected.replace(b'"b"', b'"longer"')
+    assert replace_request_model(body, "a", "b") == expected
+    assert replace_request_model(body, "a", "longer") == expected.replace(b'"b"', b'"longer"')
 
 
 @given(
@@ -282,9 +282,9 @@ def test_only_the_top_level_model_changes(body, expected):
 def test_with_model_is_what_parsing_and_encoding_again_would_give(more, old, new, plain, indent):
     document = more | {"model": old}
     body = json.dumps(document, ensure_ascii=not plain, indent=indent).encode()
-    changed = with_model(body, old, new)
+    changed = replace_request_model(body, old, new)
     assert json.loads(changed) == document | {"model": new}
-    assert with_model(changed, new, old) == with_model(body, old, old)
+    assert replace_request_model(changed, new, old) == replace_request_model(body, old, old)
 
 
 SPELLINGS = (
@@ -324,7 +324,7 @@ def test_a_model_named_twice_in_any_spelling_is_refused_by_its_name(first, secon
 )
 def test_what_only_looks_like_a_second_model_passes(more):
     for document in (SMALLEST[CHAT] | more, more | SMALLEST[CHAT]):
-        assert check_body(CHAT, encoded(document)) == Body("m", stream=False)
+        assert check_body(CHAT, encoded(document)) == ParsedBody("m", stream=False)
     with pytest.raises(BadRequest, match="more than once"):
         check_body(CHAT, encoded(SMALLEST[CHAT] | more)[:-1] + b',"model":"m"}')
 
@@ -354,7 +354,7 @@ def test_a_model_repeated_often_is_copied_once(repeated):
         b'{"x":[' + b'{"model":"a"},' * repeated + b"1]," + b'"model":"a",' * repeated + b'"y":1}'
     )
     Copied.count_of_bytes = 0
-    changed = with_model(body, "a", "b")
+    changed = replace_request_model(body, "a", "b")
     assert (changed.count(b'"a"'), changed.count(b'"b"')) == (repeated, repeated)
     assert Copied.count_of_bytes <= len(body)
 
@@ -380,7 +380,7 @@ def test_a_full_body_of_repetitions_is_refused_after_the_second():
 
 def test_a_model_with_slashes_escaped_by_the_client_is_found():
     assert (
-        with_model(rb'{"model":"org\/m","x":{"model":1}}', "org/m", "b")
+        replace_request_model(rb'{"model":"org\/m","x":{"model":1}}', "org/m", "b")
         == b'{"model":"b","x":{"model":1}}'
     )
 
@@ -391,7 +391,7 @@ def test_the_model_is_renamed_in_every_event_of_a_block_and_at_every_depth():
         b'{"type":"response.created","response":{"model":"up/a","n":1.0}}\n\n'
         b'data: {"id":"1", "model": "up/a", "choices": []}\n\n: keep-alive\n\ndata: [DONE]\n\n'
     )
-    assert rename_model(block, "up/a", "b") == block.replace(b'"up/a"', b'"b"')
+    assert replace_reply_model(block, "up/a", "b") == block.replace(b'"up/a"', b'"b"')
 
 
 def test_text_that_a_model_wrote_is_not_renamed():
@@ -399,14 +399,14 @@ def test_text_that_a_model_wrote_is_not_renamed():
     reply = encoded(
         {"model": "a", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
     )
-    renamed = json.loads(rename_model(reply, "a", "b"))
+    renamed = json.loads(replace_reply_model(reply, "a", "b"))
     assert renamed["model"] == "b"
     assert renamed["choices"][0]["message"]["content"] == text
 
 
 def test_a_name_that_only_begins_like_the_model_is_left_alone():
     reply = b'{"model":"a-1","base_model":"a","root":"a"}'
-    assert rename_model(reply, "a", "b") == reply
+    assert replace_reply_model(reply, "a", "b") == reply
 
 
 @given(
@@ -421,11 +421,11 @@ def test_a_renamed_reply_differs_in_its_model_only(more, old, new, plain, tight)
     block = json.dumps(
         reply, ensure_ascii=not plain, separators=(",", ":") if tight else None
     ).encode()
-    assert json.loads(rename_model(block, old, new)) == reply | {"model": new}
+    assert json.loads(replace_reply_model(block, old, new)) == reply | {"model": new}
 
 
 def test_numbers_keep_their_text_on_the_way_through():
     body = (
         b'{"model":"a","temperature":0.70000000000000000001,"seed":1e2,"x":[-0.0,1E+3],"y":"model"}'
     )
-    assert with_model(body, "a", "b") == body.replace(b'"a"', b'"b"')
+    assert replace_request_model(body, "a", "b") == body.replace(b'"a"', b'"b"')

@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from app.openai_api.endpoints import endpoint_of, error_in
-from app.openai_api.sse import DONE, as_event
+from app.openai_api.endpoints import find_endpoint, find_last_error
+from app.openai_api.sse import DONE_EVENT, encode_event
 
 SENTINELS = (
     "data: [DONE]",
@@ -20,7 +20,7 @@ SENTINELS = (
 
 
 def event(**members: object) -> bytes:
-    return as_event(orjson.dumps(members))
+    return encode_event(orjson.dumps(members))
 
 
 def chat(index: int = 0, finish: str | None = None, **delta: object) -> bytes:
@@ -36,7 +36,7 @@ def chat(index: int = 0, finish: str | None = None, **delta: object) -> bytes:
             chat(finish="stop") + event(choices=[], usage={"total_tokens": 1}),
         ),
         ("/chat/completions", chat(0, "stop") + chat(1, "length")),
-        ("/chat/completions", event(model="x") + DONE),
+        ("/chat/completions", event(model="x") + DONE_EVENT),
         ("/chat/completions", b"data:[DONE]\r\n\r\n"),
         ("/completions", event(choices=[{"index": 0, "text": "", "finish_reason": "length"}])),
         ("/messages", b"event: message_stop\n" + event(type="message_stop")),
@@ -48,7 +48,7 @@ def chat(index: int = 0, finish: str | None = None, **delta: object) -> bytes:
     ],
 )
 def test_the_last_event_of_an_endpoint_completes_its_stream(path, block):
-    assert endpoint_of(path).is_complete(block)
+    assert find_endpoint(path).is_complete(block)
 
 
 @pytest.mark.parametrize(
@@ -73,25 +73,25 @@ def test_the_last_event_of_an_endpoint_completes_its_stream(path, block):
     ],
 )
 def test_no_other_event_completes_it(path, block):
-    assert not endpoint_of(path).is_complete(block)
+    assert not find_endpoint(path).is_complete(block)
 
 
 @pytest.mark.parametrize("text", SENTINELS)
 @pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/messages", "/responses"])
 def test_text_that_looks_like_an_end_or_an_error_is_neither(path, text):
     block = chat(content=text) + event(type="content_block_delta", delta={"text": text})
-    assert not endpoint_of(path).is_complete(block)
-    assert error_in(block) is None
+    assert not find_endpoint(path).is_complete(block)
+    assert find_last_error(block) is None
 
 
 def test_an_error_is_an_event_as_the_sdk_of_the_endpoint_knows_it():
     body = b'{"error":{"message":"no"}}'
-    assert endpoint_of("/chat/completions").error_event(body) == b"data: " + body + b"\n\n"
-    assert endpoint_of("/messages?beta=true").error_event(body) == (
+    assert find_endpoint("/chat/completions").encode_error_event(body) == b"data: " + body + b"\n\n"
+    assert find_endpoint("/messages?beta=true").encode_error_event(body) == (
         b'event: error\ndata: {"type":"error","error":{"message":"no"}}\n\n'
     )
     for path in ("/chat/completions", "/responses", "/messages"):
-        data = error_in(event(a=1) + endpoint_of(path).error_event(body))
+        data = find_last_error(event(a=1) + find_endpoint(path).encode_error_event(body))
         assert orjson.loads(data or b"")["error"] == {"message": "no"}
 
 
@@ -107,11 +107,11 @@ def test_an_error_is_an_event_as_the_sdk_of_the_endpoint_knows_it():
     ],
 )
 def test_errors_of_every_shape_are_found(block):
-    assert error_in(block) is not None
+    assert find_last_error(block) is not None
 
 
 @pytest.mark.parametrize(
     "block", [event(error=None, choices=[]), b": event: error\n\n", b"", b"{}", event(code="error")]
 )
 def test_what_is_no_error_is_not_found(block):
-    assert error_in(block) is None
+    assert find_last_error(block) is None

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadRequest, InvalidForm, UnsupportedMedia
-from app.openai_api.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Body
-from app.openai_api.multipart import check_form, form_with_model, without_boundary
+from app.openai_api.bodies import CHAT, COMPLETIONS, EMBEDDINGS, ParsedBody
+from app.openai_api.multipart import check_form, replace_form_model, strip_boundary
 
 PATH = "/audio/transcriptions"
 BOUNDARY = "b0und"
@@ -44,9 +44,13 @@ MODEL, FILE = part("model", b"whisper"), part("file", b"\r\n--b0un\r\n--\0\xff" 
     ],
 )
 def test_model_and_stream_are_read_wherever_they_stand(parts, said, stream):
-    assert check_form(PATH, TYPE, form(*parts)) == Body("whisper", False)
-    assert check_form(PATH, TYPE, form(*parts, part("stream", said))) == Body("whisper", stream)
-    assert check_form(PATH, TYPE, form(part("stream", said), *parts)) == Body("whisper", stream)
+    assert check_form(PATH, TYPE, form(*parts)) == ParsedBody("whisper", False)
+    assert check_form(PATH, TYPE, form(*parts, part("stream", said))) == ParsedBody(
+        "whisper", stream
+    )
+    assert check_form(PATH, TYPE, form(part("stream", said), *parts)) == ParsedBody(
+        "whisper", stream
+    )
 
 
 def test_a_quoted_boundary_and_a_names_letters_are_read():
@@ -173,7 +177,7 @@ def test_another_multipart_is_no_form(kind):
 )
 def test_a_part_of_any_other_name_passes(plain):
     for parts in ((MODEL, plain), (plain, MODEL)):
-        assert check_form(PATH, TYPE, form(*parts)) == Body("whisper", False)
+        assert check_form(PATH, TYPE, form(*parts)) == ParsedBody("whisper", False)
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
@@ -200,7 +204,7 @@ def test_the_model_is_renamed_and_nothing_else(others, old, new):
             [*parts[:place], part("model", name.encode()), *parts[place:]] for name in (old, new)
         )
         if BOUNDARY not in old:
-            assert form_with_model(TYPE, form(*before), new) == form(*after)
+            assert replace_form_model(TYPE, form(*before), new) == form(*after)
 
 
 @given(st.binary(max_size=200), st.text(st.characters(codec="latin-1"), max_size=20))
@@ -218,13 +222,13 @@ def test_whatever_comes_is_read_or_refused(body, boundary):
 
 def test_the_same_form_with_another_boundary_is_the_same():
     other = form(MODEL, FILE).replace(BOUNDARY.encode(), b"another")
-    assert without_boundary(TYPE, form(MODEL, FILE)) == without_boundary(
+    assert strip_boundary(TYPE, form(MODEL, FILE)) == strip_boundary(
         "multipart/form-data; boundary=another", other
     )
-    assert without_boundary(TYPE, form(MODEL, FILE)) != without_boundary(TYPE, form(MODEL))
+    assert strip_boundary(TYPE, form(MODEL, FILE)) != strip_boundary(TYPE, form(MODEL))
 
 
 def test_what_a_file_has_of_its_boundary_is_still_the_files():
     short = "multipart/form-data; boundary=x"
     one, other = (b"--x\r\n\r\n" + file + b"\r\n--x--" for file in (b"axb", b"ab"))
-    assert without_boundary(short, one) != without_boundary(short, other)
+    assert strip_boundary(short, one) != strip_boundary(short, other)

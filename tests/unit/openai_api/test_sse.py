@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from app.errors import ReplyTooLarge
 from app.openai_api import sse
 from app.openai_api.sse import (
-    DONE,
+    DONE_EVENT,
     EventSplitter,
     _end_of_events,
-    after,
-    begins_events,
+    add_event_ids,
     count_events,
-    data_of,
+    drop_seen_events,
+    extract_event_data,
     has_data,
+    is_event_stream,
     split_events,
-    with_ids,
 )
 
 ENDS = [b"\n", b"\r\n", b"\r"]
@@ -165,7 +165,7 @@ def whole_events(stream: bytes) -> bytes:
 @given(STREAMS.map(whole_events))
 def test_events_with_data_are_those_a_client_sees(block):
     assert count_events(block) == len(parsed(block))
-    assert [data_of(event) for event in split_events(block) if has_data(event)] == [
+    assert [extract_event_data(event) for event in split_events(block) if has_data(event)] == [
         data for _, data in parsed(block)
     ]
 
@@ -175,7 +175,7 @@ def test_events_with_data_are_those_a_client_sees(block):
 @example(b"data: a\n\n\ndata: b\n\n", 1)
 @example(b"data: a\r\r\ndata: b\r\r", 1)
 def test_ids_count_the_data_events_and_change_none_of_them(block, first):
-    with_them = with_ids(block, first)
+    with_them = add_event_ids(block, first)
     if b"id: " not in block:
         assert with_them.count(b"id: ") == count_events(block)
         numbered = [
@@ -196,22 +196,24 @@ def test_ids_count_the_data_events_and_change_none_of_them(block, first):
 
 @given(STREAMS.map(whole_events), st.integers(1, 5), st.integers(0, 12))
 def test_what_a_client_has_seen_is_left_out_and_the_rest_is_whole(block, first, seen):
-    left = [data for _, data in parsed(after(block, first, seen))]
+    left = [data for _, data in parsed(drop_seen_events(block, first, seen))]
     assert left == [data for number, (_, data) in enumerate(parsed(block), first) if number > seen]
     if seen < first:
-        assert after(block, first, seen) == block
+        assert drop_seen_events(block, first, seen) == block
 
 
 @given(STREAMS.map(whole_events), st.integers(0, 12))
 def test_a_block_in_two_parts_numbers_its_events_as_one(block, place):
     events = split_events(block)
     head, tail = b"".join(events[:place]), b"".join(events[place:])
-    assert with_ids(head, 1) + with_ids(tail, 1 + count_events(head)) == with_ids(block, 1)
+    assert add_event_ids(head, 1) + add_event_ids(tail, 1 + count_events(head)) == add_event_ids(
+        block, 1
+    )
 
 
 def test_done_is_an_event_like_any_other():
-    assert split_events(DONE) == [DONE]
-    assert (count_events(DONE), data_of(DONE)) == (1, b"[DONE]")
+    assert split_events(DONE_EVENT) == [DONE_EVENT]
+    assert (count_events(DONE_EVENT), extract_event_data(DONE_EVENT)) == (1, b"[DONE]")
 
 
 @pytest.mark.parametrize(
@@ -252,11 +254,11 @@ def test_an_event_in_many_pieces_is_searched_once(size, monkeypatch):
 
 
 def test_an_event_larger_than_allowed_is_refused_before_it_is_whole():
-    splitter = EventSplitter(most=100)
+    splitter = EventSplitter(max_event_bytes=100)
     splitter.feed(b"data: " + b"x" * 94)
     with pytest.raises(ReplyTooLarge):
         splitter.feed(b"x")
-    assert EventSplitter(most=100).feed(b"data: x\n\n" * 100) == b"data: x\n\n" * 100
+    assert EventSplitter(max_event_bytes=100).feed(b"data: x\n\n" * 100) == b"data: x\n\n" * 100
 
 
 @pytest.mark.parametrize(
@@ -271,4 +273,4 @@ def test_an_event_larger_than_allowed_is_refused_before_it_is_whole():
     ],
 )
 def test_the_first_bytes_tell_an_event_stream(head, found):
-    assert begins_events(head) is found
+    assert is_event_stream(head) is found

@@ -12,9 +12,9 @@ from app.protocol.heartbeats import (
     GatewayHeartbeat,
     ModelRegistration,
     WorkerHeartbeat,
-    decode_beat,
-    decode_card,
-    encode,
+    decode_heartbeat,
+    decode_registration,
+    encode_message,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -79,32 +79,37 @@ CARD = ModelRegistration("m", "llm.requests.m", "llm.m")
 
 @given(WORKERS | GATEWAYS)
 def test_a_heartbeat_goes_there_and_back(beat):
-    assert decode_beat(encode(beat)) == beat
+    assert decode_heartbeat(encode_message(beat)) == beat
 
 
 @given(CARDS)
 def test_a_models_card_goes_there_and_back(card):
-    assert decode_card(encode(card)) == card
+    assert decode_registration(encode_message(card)) == card
 
 
 @pytest.mark.parametrize(
-    ("sent", "decode"), [(WORKER, decode_beat), (GATEWAY, decode_beat), (CARD, decode_card)]
+    ("sent", "decode"),
+    [(WORKER, decode_heartbeat), (GATEWAY, decode_heartbeat), (CARD, decode_registration)],
 )
 def test_members_that_we_do_not_know_are_ignored(sent, decode):
-    newer = {**orjson.loads(encode(sent)), "from_the_future": {"a": [1]}}
+    newer = {**orjson.loads(encode_message(sent)), "from_the_future": {"a": [1]}}
     assert decode(orjson.dumps(newer)) == sent
 
 
 @pytest.mark.parametrize(
     ("sent", "decode", "required"),
     [
-        (WORKER, decode_beat, ["worker", "model", "topic", "group", "replies", "time", "interval"]),
-        (GATEWAY, decode_beat, ["gateway", "replies", "partition", "time", "interval"]),
-        (CARD, decode_card, ["model", "topic", "group"]),
+        (
+            WORKER,
+            decode_heartbeat,
+            ["worker", "model", "topic", "group", "replies", "time", "interval"],
+        ),
+        (GATEWAY, decode_heartbeat, ["gateway", "replies", "partition", "time", "interval"]),
+        (CARD, decode_registration, ["model", "topic", "group"]),
     ],
 )
 def test_an_older_process_may_leave_out_what_has_a_default_and_nothing_else(sent, decode, required):
-    members = orjson.loads(encode(sent))
+    members = orjson.loads(encode_message(sent))
     assert decode(orjson.dumps({name: members[name] for name in required})) == sent
     for name in required:
         with pytest.raises(UndecodableRecord):
@@ -113,17 +118,19 @@ def test_an_older_process_may_leave_out_what_has_a_default_and_nothing_else(sent
 
 @given(
     st.binary(max_size=30)
-    | st.sampled_from([b"null", b"[]", b"{}", b'"x"', b"NaN", encode(CARD), b'{"worker": 1}'])
+    | st.sampled_from(
+        [b"null", b"[]", b"{}", b'"x"', b"NaN", encode_message(CARD), b'{"worker": 1}']
+    )
 )
 def test_anything_else_is_no_heartbeat(value):
     with pytest.raises(UndecodableRecord, match="not a heartbeat"):
-        decode_beat(value)
+        decode_heartbeat(value)
 
 
-@given(st.binary(max_size=30) | st.sampled_from([b"null", b"[]", b"{}", encode(GATEWAY)]))
+@given(st.binary(max_size=30) | st.sampled_from([b"null", b"[]", b"{}", encode_message(GATEWAY)]))
 def test_anything_else_is_no_card(value):
     with pytest.raises(UndecodableRecord, match="not a model's card"):
-        decode_card(value)
+        decode_registration(value)
 
 
 def test_a_member_of_the_wrong_type_is_refused():
@@ -135,7 +142,7 @@ def test_a_member_of_the_wrong_type_is_refused():
         ("worker", None),
     ):
         with pytest.raises(UndecodableRecord):
-            decode_beat(orjson.dumps({**orjson.loads(encode(WORKER)), name: wrong}))
+            decode_heartbeat(orjson.dumps({**orjson.loads(encode_message(WORKER)), name: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_a_member_of_the_wrong_type_is_refused():
     [{"x": 1}, {"": 1}, {"-1": 1}, {"1.5": 1}, {"\u0663": 1}, {"1": -1}, {"1": 2**63}, {"1": "x"}],
 )
 def test_positions_are_of_numbered_partitions_and_offsets(positions):
-    said = orjson.loads(encode(WORKER))
-    assert decode_beat(orjson.dumps({**said, "positions": {"0": 0, "12": 2**63 - 1}}))
+    said = orjson.loads(encode_message(WORKER))
+    assert decode_heartbeat(orjson.dumps({**said, "positions": {"0": 0, "12": 2**63 - 1}}))
     with pytest.raises(UndecodableRecord):
-        decode_beat(json.dumps({**said, "positions": positions}).encode())
+        decode_heartbeat(json.dumps({**said, "positions": positions}).encode())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 
 TOPICS = (8, 12, 16, 24, 32, 64)  # partitions
 
@@ -20,7 +20,7 @@ def shares(partitions: int, workers: int) -> list[tuple[int, ...]]:
 
 @given(st.sets(st.integers(0, 200), min_size=2).map(sorted).map(tuple))
 def test_each_partition_is_in_one_half_and_no_half_is_empty(partitions):
-    quiet, crowd = halves(partitions)
+    quiet, crowd = split_into_lanes(partitions)
     assert sorted(quiet + crowd) == list(partitions)
     assert quiet
     assert crowd
@@ -31,22 +31,22 @@ def test_each_partition_is_in_one_half_and_no_half_is_empty(partitions):
 def test_whoever_has_eight_has_at_least_a_quarter_of_them_in_each_half(partitions, workers):
     for share in shares(partitions, workers):
         if len(share) >= 8:
-            assert min(map(len, halves(share))) >= len(share) / 4, share
+            assert min(map(len, split_into_lanes(share))) >= len(share) / 4, share
 
 
 @pytest.mark.parametrize("partitions", TOPICS)
 @pytest.mark.parametrize("workers", range(1, 9))
 def test_a_partition_stays_in_its_half_when_it_moves_to_a_worker_that_has_six(partitions, workers):
-    whole = halves(tuple(range(partitions)))
+    whole = split_into_lanes(tuple(range(partitions)))
     for share in shares(partitions, workers):
         if len(share) >= 6:
-            quiet, crowd = halves(share)
-            assert set(quiet) <= set(whole.quiet)
-            assert set(crowd) <= set(whole.crowd)
+            quiet, crowd = split_into_lanes(share)
+            assert set(quiet) <= set(whole.interactive)
+            assert set(crowd) <= set(whole.bulk)
 
 
 def test_a_single_partition_is_both_and_of_one_kind_every_other_one_stands_in():
-    assert halves((5,)) == ((5,), (5,))
-    assert halves(()) == ((), ())
-    quiet, _ = halves(tuple(range(16)))
-    assert halves(quiet[:3]) == (quiet[:3:2], quiet[1:2])
+    assert split_into_lanes((5,)) == ((5,), (5,))
+    assert split_into_lanes(()) == ((), ())
+    quiet, _ = split_into_lanes(tuple(range(16)))
+    assert split_into_lanes(quiet[:3]) == (quiet[:3:2], quiet[1:2])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import UndecodableRecord
 from app.protocol.records import ReplyRecord
-from app.protocol.reply_batch import ids_of, join, replies_of
+from app.protocol.reply_batch import decode_replies, encode_batch, record_ids
 from app.protocol.reply_state import DATA, FINAL, OUTCOMES
 from tests.unit.protocol.test_records import IDS, NUMBERS, PAIRS, TEXT
 
@@ -40,24 +40,24 @@ ONE, TWO = (
 
 @given(JOINED, st.data())
 def test_what_was_joined_is_told_to_whoever_wants_it(parts, data):
-    headers, value = join(parts)
+    headers, value = encode_batch(parts)
     wanted = data.draw(st.sets(st.sampled_from([part.id for part in parts])))
-    assert list(ids_of(headers)) == [part.id.encode() for part in parts]
-    assert replies_of(headers, value, {id_.encode() for id_ in wanted}) == [
+    assert list(record_ids(headers)) == [part.id.encode() for part in parts]
+    assert decode_replies(headers, value, {id_.encode() for id_ in wanted}) == [
         part for part in parts if part.id in wanted
     ]
 
 
 @given(PARTS)
 def test_a_record_of_one_reply_is_told_the_same_way(part):
-    headers = part.headers()
-    assert list(ids_of(headers)) == [part.id.encode()]
-    assert list(replies_of(headers, part.value, {part.id.encode()})) == [part]
-    assert not replies_of(headers, part.value, ())
+    headers = part.encode_headers()
+    assert list(record_ids(headers)) == [part.id.encode()]
+    assert list(decode_replies(headers, part.value, {part.id.encode()})) == [part]
+    assert not decode_replies(headers, part.value, ())
 
 
 def test_a_person_can_read_it():
-    headers, value = join([ONE, TWO])
+    headers, value = encode_batch([ONE, TWO])
     assert dict(headers) == {
         "v": b"2",
         "owner": b"w",
@@ -87,21 +87,21 @@ def test_a_person_can_read_it():
     ],
 )
 def test_what_is_garbled_is_refused_by_name(name, text, why):
-    headers, value = join([ONE, TWO])
+    headers, value = encode_batch([ONE, TWO])
     garbled = [pair for pair in headers if pair[0] != name] + (
         [(name, text)] if text is not None else []
     )
     with pytest.raises(UndecodableRecord, match=why):
-        replies_of(garbled, value, (b"ab", b"cd"))
+        decode_replies(garbled, value, (b"ab", b"cd"))
 
 
 @given(st.binary(max_size=60), VALUES)
 def test_anything_at_all_is_read_or_refused(text, value):
     headers = [("v", b"2"), ("owner", b"w"), ("parts", text)]
     with suppress(UndecodableRecord):
-        replies_of(headers, value, set(ids_of(headers)))
+        decode_replies(headers, value, set(record_ids(headers)))
 
 
 def test_a_record_with_nothing_of_ours_says_nothing():
-    assert not list(replies_of(None, None, (b"",)))
-    assert not list(replies_of([("v", b"1")], b"x", (b"",)))
+    assert not list(decode_replies(None, None, (b"",)))
+    assert not list(decode_replies([("v", b"1")], b"x", (b"",)))

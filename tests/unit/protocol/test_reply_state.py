@@ -19,8 +19,8 @@ from app.protocol.reply_state import (
     FAILED,
     FINAL,
     OUTCOMES,
+    RecordEffect,
     ReplyState,
-    Step,
 )
 
 
@@ -33,11 +33,13 @@ class Written(NamedTuple):
     by_gateway: bool = False
 
 
-def read(log: list[Written], fold: ReplyState | None = None) -> tuple[ReplyState, list[Step]]:
+def read(
+    log: list[Written], fold: ReplyState | None = None
+) -> tuple[ReplyState, list[RecordEffect]]:
     """What a reader makes of a log, from a state it had before."""
     fold = fold or ReplyState()
     return fold, [
-        fold.apply(
+        fold.apply_record(
             r.kind,
             r.owner,
             r.seq,
@@ -73,24 +75,24 @@ ANYTHING = st.lists(
 def check(log: list[Written]) -> None:
     """The promises, for any log."""
     fold, steps = read(log)
-    assert steps.count(Step.ENDED) == (1 if fold.outcome else 0)
+    assert steps.count(RecordEffect.ENDED) == (1 if fold.outcome else 0)
     if fold.outcome:
-        end = steps.index(Step.ENDED)
+        end = steps.index(RecordEffect.ENDED)
         assert log[end].outcome == fold.outcome
-        assert set(steps[end + 1 :]) <= {Step.IGNORED}
+        assert set(steps[end + 1 :]) <= {RecordEffect.IGNORED}
     writer, seq = "", 0
     for record, step in zip(log, steps, strict=True):
-        if step is Step.CLAIMED:
+        if step is RecordEffect.CLAIMED:
             assert record.supersedes == writer, (
                 "a claim counts only against the writer of its place"
             )
             writer = record.owner
-        elif step is not Step.IGNORED and not record.by_gateway:
+        elif step is not RecordEffect.IGNORED and not record.by_gateway:
             writer = writer or record.owner
             assert record.owner == writer, "only the writer is there for a reader"
             assert record.seq == seq
             seq += 1
-        elif step is Step.ENDED:
+        elif step is RecordEffect.ENDED:
             assert record.outcome in {CANCELLED, EXPIRED}
     assert (fold.writer, fold.next_seq) == (writer, seq)
 
@@ -134,7 +136,7 @@ class Worker:
     def check(self) -> None:
         """Goes on from exactly the prefix found at its claim's own place, if the claim counted."""
         fold, steps = read(self.log[: self.claimed_at + 1])
-        if self.claimed_at >= 0 and steps[-1] is Step.CLAIMED:
+        if self.claimed_at >= 0 and steps[-1] is RecordEffect.CLAIMED:
             self.seq = fold.next_seq
 
     def write(self) -> None:
@@ -174,12 +176,12 @@ def check_played(log: list[Written]) -> None:
     check(log)
     fold, steps = read(log)
     assert fold.outcome, "a lone taker always brings it to an end"
-    claims = [place for place, step in enumerate(steps) if step is Step.CLAIMED]
+    claims = [place for place, step in enumerate(steps) if step is RecordEffect.CLAIMED]
     for begin, end in zip(claims, [*claims, len(log)][1:], strict=True):
         seen = [
             log[place].owner
             for place in range(begin, end)
-            if steps[place] in (Step.PART, Step.ENDED)
+            if steps[place] in (RecordEffect.APPENDED, RecordEffect.ENDED)
         ]
         assert set(seen) <= {log[begin].owner, "gateway"}, (
             "a zombie is not there after a claim that counted"
@@ -236,7 +238,14 @@ def test_a_zombie_writes_into_the_void():
     ]
     log += [Written(FINAL, "a", 2, FAILED), Written(FINAL, "b", 2, COMPLETED)]
     fold, steps = read(log)
-    assert steps == [Step.PART, Step.CLAIMED, Step.IGNORED, Step.PART, Step.IGNORED, Step.ENDED]
+    assert steps == [
+        RecordEffect.APPENDED,
+        RecordEffect.CLAIMED,
+        RecordEffect.IGNORED,
+        RecordEffect.APPENDED,
+        RecordEffect.IGNORED,
+        RecordEffect.ENDED,
+    ]
     assert (fold.outcome, fold.attempts) == (COMPLETED, 2)
 
 
@@ -247,24 +256,30 @@ def test_of_two_claims_on_one_writer_the_first_counts():
         Written(CLAIM, "c", supersedes="a"),
     ]
     fold, steps = read(log)
-    assert steps == [Step.PART, Step.CLAIMED, Step.IGNORED]
+    assert steps == [RecordEffect.APPENDED, RecordEffect.CLAIMED, RecordEffect.IGNORED]
     assert fold.writer == "b"
 
 
 def test_a_claim_on_nobody_counts_only_before_anybody_wrote():
-    assert read([Written(CLAIM, "b"), Written(DATA, "a", 0)])[1] == [Step.CLAIMED, Step.IGNORED]
-    assert read([Written(DATA, "a", 0), Written(CLAIM, "b")])[1] == [Step.PART, Step.IGNORED]
+    assert read([Written(CLAIM, "b"), Written(DATA, "a", 0)])[1] == [
+        RecordEffect.CLAIMED,
+        RecordEffect.IGNORED,
+    ]
+    assert read([Written(DATA, "a", 0), Written(CLAIM, "b")])[1] == [
+        RecordEffect.APPENDED,
+        RecordEffect.IGNORED,
+    ]
 
 
 def test_a_claim_after_the_end_does_not_count():
     log = [Written(FINAL, "a", 0, COMPLETED), Written(CLAIM, "b", supersedes="a")]
-    assert read(log)[1] == [Step.ENDED, Step.IGNORED]
+    assert read(log)[1] == [RecordEffect.ENDED, RecordEffect.IGNORED]
 
 
 def test_a_gateway_may_cancel_and_expire_and_nothing_else():
     for outcome in OUTCOMES:
         ends = outcome in {CANCELLED, EXPIRED}
         assert read([Written(FINAL, "g", 0, outcome, by_gateway=True)])[1] == [
-            Step.ENDED if ends else Step.IGNORED
+            RecordEffect.ENDED if ends else RecordEffect.IGNORED
         ]
-    assert read([Written(DATA, "g", 0, by_gateway=True)])[1] == [Step.IGNORED]
+    assert read([Written(DATA, "g", 0, by_gateway=True)])[1] == [RecordEffect.IGNORED]

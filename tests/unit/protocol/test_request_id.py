@@ -6,7 +6,7 @@ import string
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from app.protocol.request_id import PREFIX, Address, fingerprint, new_id
+from app.protocol.request_id import PUBLIC_ID_PREFIX, Address, fingerprint_topic, new_id
 
 ADDRESSES = st.builds(
     Address,
@@ -41,12 +41,12 @@ def test_a_tampered_id_is_none_of_ours_or_another_address(address, place, charac
         assert Address.decode(tampered) != address
 
 
-@given(ANY_TEXT | ANY_TEXT.map(PREFIX.__add__))
+@given(ANY_TEXT | ANY_TEXT.map(PUBLIC_ID_PREFIX.__add__))
 @example("")
-@example(PREFIX)
-@example(PREFIX + "\ud800" * 48)
-@example(PREFIX + "A" * 48 + "\n")
-@example(PREFIX + "A" * 48 + "====")
+@example(PUBLIC_ID_PREFIX)
+@example(PUBLIC_ID_PREFIX + "\ud800" * 48)
+@example(PUBLIC_ID_PREFIX + "A" * 48 + "\n")
+@example(PUBLIC_ID_PREFIX + "A" * 48 + "====")
 @example("A" * 48)
 def test_any_other_text_is_none_of_ours(text):
     # hypothesis also tries the strings that stand in our code
@@ -56,7 +56,7 @@ def test_any_other_text_is_none_of_ours(text):
 
 @given(
     st.text(string.ascii_letters + string.digits + "-_+/=", min_size=48, max_size=48).map(
-        PREFIX.__add__
+        PUBLIC_ID_PREFIX.__add__
     )
 )
 def test_each_address_has_one_text(text):
@@ -76,9 +76,9 @@ def test_new_ids_are_128_bits_and_differ():
 
 
 def test_fingerprints_tell_topics_apart():
-    assert len(fingerprint("llm.requests.a")) == 4
+    assert len(fingerprint_topic("llm.requests.a")) == 4
     assert (
-        fingerprint("llm.requests.a")
-        == fingerprint("llm.requests.a")
-        != fingerprint("llm.requests.b")
+        fingerprint_topic("llm.requests.a")
+        == fingerprint_topic("llm.requests.a")
+        != fingerprint_topic("llm.requests.b")
     )

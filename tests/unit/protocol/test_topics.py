@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from app.protocol.topics import Topics, request_group, request_topic, slug
+from app.protocol.topics import Topics, request_group, request_topic, slugify_model
 
 MODELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400) | st.text(
     "aA0-._/: ", max_size=12
@@ -47,20 +47,20 @@ def test_two_models_never_share_a_topic(one, other):
 @example("a/b")
 @example("x" * 200)
 def test_a_model_that_is_called_like_anothers_changed_name_gets_another_topic(model):
-    called_alike = slug(model)
+    called_alike = slugify_model(model)
     assume(called_alike != model)
-    assert slug(called_alike) != called_alike
-    assert slug(slug(called_alike)) != slug(called_alike)
+    assert slugify_model(called_alike) != called_alike
+    assert slugify_model(slugify_model(called_alike)) != slugify_model(called_alike)
 
 
 @given(MODELS)
 def test_a_models_topic_is_none_of_the_shared_ones(model):
-    assert request_topic("llm", model) not in astuple(Topics.named("llm"))
+    assert request_topic("llm", model) not in astuple(Topics.with_prefix("llm"))
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "echo", "a-0123456789a", "A" * 120])
 def test_a_plain_id_stays_as_it_is(model):
-    assert slug(model) == model
+    assert slugify_model(model) == model
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_a_plain_id_stays_as_it_is(model):
 )
 def test_the_names_stay_the_same_from_release_to_release(model, expected):
     """Another name would leave the requests of a running deployment behind."""
-    assert slug(model) == expected
+    assert slugify_model(model) == expected
 
 
 def test_the_shared_topics_are_named_by_the_prefix_and_the_reply_topic_may_be_given():
-    assert astuple(Topics.named("x")) == (
+    assert astuple(Topics.with_prefix("x")) == (
         "x.replies",
         "x.control",
         "x.workers",
         "x.models",
         "x.dlq",
     )
-    assert astuple(Topics.named("x", "answers"))[:2] == ("answers", "x.control")
+    assert astuple(Topics.with_prefix("x", "answers"))[:2] == ("answers", "x.control")

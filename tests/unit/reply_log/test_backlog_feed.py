@@ -82,7 +82,7 @@ async def started() -> Log:
 
 
 def told(seen: ReplyView) -> Any:
-    return seen.fold, seen.parts, seen.deaths, seen.progressed, seen.truncated
+    return seen.state, seen.parts, seen.deaths, seen.has_progressed, seen.is_truncated
 
 
 async def test_a_backlog_of_which_nothing_is_there_costs_one_reader(log):
@@ -91,7 +91,7 @@ async def test_a_backlog_of_which_nothing_is_there_costs_one_reader(log):
     found = await asyncio.gather(
         *(log.tails.look(log.asked(f"{number:032x}", hint=number)) for number in range(100, 2100))
     )
-    assert [seen for seen in found if seen.parts or seen.fold.writer or seen.truncated] == []
+    assert [seen for seen in found if seen.parts or seen.state.writer or seen.is_truncated] == []
     assert log.bus.opened == 1
 
 
@@ -106,7 +106,7 @@ async def test_a_tail_that_is_asked_on_and_on_holds_no_more_than_so_many_ids(log
     (tail,) = log.tails._tails.values()
     assert len(tail.ids) + len(tail.watched) <= 101
     offset = await log.write(waiting.id, CLAIM, owner="b", supersedes="")
-    assert (await log.tails.look_past(waiting, offset)).fold.writer == "b", (
+    assert (await log.tails.look_past(waiting, offset)).state.writer == "b", (
         "who asked of the one before is told all the same"
     )
 
@@ -124,15 +124,15 @@ async def test_what_is_there_is_told_in_full(log):
     await log.write(IDS[0])
     await log.write(IDS[0], FINAL, 1, outcome=COMPLETED)
     seen = await log.tails.look(log.asked(IDS[0]))
-    assert (len(seen.parts), seen.fold.outcome) == (2, COMPLETED)
+    assert (len(seen.parts), seen.state.outcome) == (2, COMPLETED)
 
 
 async def test_what_came_after_the_first_look_is_told_as_far_as_the_claim_and_on(log):
-    assert (await log.tails.look(log.asked(IDS[0]))).fold.writer == ""
+    assert (await log.tails.look(log.asked(IDS[0]))).state.writer == ""
     await log.write(IDS[0], CLAIM, owner="b", supersedes="")
     offset = await log.write(IDS[0], CLAIM, owner="a", supersedes="")
     seen = await log.tails.look_past(log.asked(IDS[0]), offset)
-    assert (seen.fold.writer, seen.fold.attempts) == ("b", 1)
+    assert (seen.state.writer, seen.state.attempts) == ("b", 1)
     await log.write(IDS[0], owner="b")
     assert len((await log.tails.look(log.asked(IDS[0]))).parts) == 1
 
@@ -154,7 +154,7 @@ async def test_one_who_waits_for_the_log_is_not_lost_when_an_earlier_hint_begins
     await log.write(IDS[3])
     with pytest.raises(BusError):  # to be asked again, as when the log cannot be read
         await waiting
-    assert (await log.tails.look_past(log.asked(IDS[0], hint=1), 2)).fold.writer == "a"
+    assert (await log.tails.look_past(log.asked(IDS[0], hint=1), 2)).state.writer == "a"
 
 
 async def test_one_who_waits_for_long_is_not_lost_when_the_tail_ends(log):
@@ -164,7 +164,7 @@ async def test_one_who_waits_for_long_is_not_lost_when_the_tail_ends(log):
     await log.write(IDS[0], CLAIM, owner="a")
     with pytest.raises(BusError):
         await waiting
-    assert (await log.tails.look_past(log.asked(IDS[0]), 0)).fold.writer == "a"
+    assert (await log.tails.look_past(log.asked(IDS[0]), 0)).state.writer == "a"
 
 
 async def test_after_a_failure_to_begin_anew_everybody_is_served_again(log):
@@ -176,26 +176,26 @@ async def test_after_a_failure_to_begin_anew_everybody_is_served_again(log):
     log.bus.fails = False
     offset = await log.write(IDS[1], CLAIM, owner="a")
     async with asyncio.timeout(60):
-        assert (await log.tails.look_past(log.asked(IDS[1], hint=1), offset)).fold.writer == "a"
+        assert (await log.tails.look_past(log.asked(IDS[1], hint=1), offset)).state.writer == "a"
 
 
 async def test_one_that_cannot_be_read_holds_up_nobody_else(log, monkeypatch):
     for id_ in IDS[:2]:
         await log.tails.look(log.asked(id_))
-    read = ReplyView.read
+    read = ReplyView.apply_log_record
 
     def faulty(seen: ReplyView, headers: Any, value: Any, id_: bytes, timestamp: int) -> None:
         if id_ == IDS[0].encode():
             raise ValueError("of ours")
         read(seen, headers, value, id_, timestamp)
 
-    monkeypatch.setattr(ReplyView, "read", faulty)
+    monkeypatch.setattr(ReplyView, "apply_log_record", faulty)
     waiting = [asyncio.create_task(log.tails.look_past(log.asked(id_), 1)) for id_ in IDS[:2]]
     await turns()
     await log.write(IDS[0], CLAIM, owner="a")
     await log.write(IDS[1], CLAIM, owner="b")
     async with asyncio.timeout(60):
-        assert (await waiting[1]).fold.writer == "b"
+        assert (await waiting[1]).state.writer == "b"
         with pytest.raises(ValueError, match="of ours"):
             await waiting[0]
 
@@ -224,9 +224,9 @@ async def test_a_tail_that_nobody_asks_ends_and_begins_anew_when_somebody_does(l
 async def test_a_beginning_that_is_no_longer_kept_is_told(log):
     for number in range(200):
         await send_reply(log.bus, ReplyRecord(f"{number:032x}", "x", DATA, 0, bytes(500_000)))
-    assert (await log.tails.look(log.asked("f" * 32, hint=3))).truncated
+    assert (await log.tails.look(log.asked("f" * 32, hint=3))).is_truncated
     (_, high) = (await log.bus.ends(TOPICS.replies)).values()
-    assert not (await log.tails.look(log.asked("e" * 32, hint=high or 199))).truncated
+    assert not (await log.tails.look(log.asked("e" * 32, hint=high or 199))).is_truncated
 
 
 MOVES = st.lists(

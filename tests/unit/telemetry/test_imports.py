@@ -27,9 +27,9 @@ def imported(modules: list[str], **environment: str) -> set[str]:
     """
     lines = [
         f"import sys, json, asyncio, {', '.join(modules)}",
-        "from app.config.settings import load",
+        "from app.config.settings import load_settings",
         "from app.telemetry.tracing import make_tracer",
-        "tracer = make_tracer(load().traces, 'x')",
+        "tracer = make_tracer(load_settings().traces, 'x')",
         "tracer and (tracer.start(), asyncio.run(tracer.close()))",
         "print(json.dumps([name for name in sys.modules if name.partition('.')[0] in "
         "('opentelemetry', 'google', 'requests')]))",

@@ -62,8 +62,8 @@ class HttpEngine:
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._entry = entry
-        self._retries = settings.upstream_retries
-        self._longest_wait = settings.upstream_retry
+        self._retries = settings.max_upstream_retries
+        self._longest_wait = settings.max_retry_wait_seconds
         self._pause = pause
         address = Address.of(entry.host)
         self._name = address.name  # for messages: without credentials
@@ -77,7 +77,7 @@ class HttpEngine:
         self._head = common_head(address, entry.token.get_secret_value())
         if origin and proxy is not None:
             self._head += proxy.authorization
-        read_timeout = entry.read_timeout or settings.request_timeout + _DEADLINE_LEEWAY
+        read_timeout = entry.read_timeout or settings.request_timeout_seconds + _DEADLINE_LEEWAY
         self._pool = Pool(address, entry.connect_timeout, read_timeout, proxy)
         self._answering: dict[str, str] = {}  # of ROOT_PATHS: base or root, whichever was not 404
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.agent.consume.partition_buffers import PartitionBuffers, Taken
 from app.bus.base import Assignment, Record
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 
 
 class Reader:
@@ -70,7 +70,7 @@ def places(found: list[Taken]) -> list[tuple[int, int]]:
     return [(taken.record.partition, taken.record.offset) for taken in found]
 
 
-QUIET, CROWD = halves(tuple(range(8)))
+QUIET, CROWD = split_into_lanes(tuple(range(8)))
 
 
 def of_all() -> Desk:

@@ -45,7 +45,7 @@ async def test_what_is_certainly_new_is_run_without_asking_the_log(shop):
     await shop.worker(ScriptedEngine())
     asked = await shop.ask()
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
     assert CLAIM not in await kinds(shop, asked)
     await shop.committed(1)
 
@@ -60,7 +60,7 @@ async def test_as_many_run_as_there_are_slots_and_the_next_begins_when_one_ends(
     for number in range(5):
         await reached(engine, number + 1)
         hold_of(engine.given[number]).released.set()
-    assert [(await shop.ended(one)).fold.outcome for one in asked] == [COMPLETED] * 5
+    assert [(await shop.ended(one)).state.outcome for one in asked] == [COMPLETED] * 5
 
 
 async def test_another_models_request_on_a_shared_topic_is_passed_over(shop):
@@ -77,7 +77,7 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_and_the_partition_goes_on
     await shop.bus.send(
         REQUESTS, b"\xff\x00", key=b"k", headers=[("v", b"9"), ("odd", b"\xff")], partition=0
     )
-    assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
+    assert (await shop.ended(await shop.ask())).state.outcome == COMPLETED
     await shop.committed(2)
     (letter,) = await log_of(shop.bus, TOPICS.dlq)
     headers = dict(letter.headers)
@@ -134,10 +134,10 @@ async def test_a_cancel_ends_the_upstreams_work_and_frees_the_slot(shop):
         ReplyRecord(asked.id, "g", FINAL, 0, b"{}", status=409, outcome=CANCELLED, by_gateway=True),
     )
     await shop.signal(ControlRecord(asked.id, ControlRecord.CANCEL, "g"))
-    assert (await shop.ended(behind)).fold.outcome == COMPLETED
+    assert (await shop.ended(behind)).state.outcome == COMPLETED
     assert engine.given[0].closed
     await shop.committed(2)
-    assert (await shop.seen(asked)).fold.outcome == CANCELLED
+    assert (await shop.seen(asked)).state.outcome == CANCELLED
 
 
 async def test_a_cancel_of_something_else_changes_nothing(shop):
@@ -149,7 +149,7 @@ async def test_a_cancel_of_something_else_changes_nothing(shop):
     await shop.bus.send(TOPICS.control, b"", key=b"k", headers=[("v", b"1")])
     await asyncio.sleep(1)
     hold_of(engine.given[0]).released.set()
-    assert (await shop.ended(asked)).fold.outcome == COMPLETED
+    assert (await shop.ended(asked)).state.outcome == COMPLETED
 
 
 async def test_whoever_is_superseded_drops_its_upstream_and_leaves_the_rest_to_the_other(shop):
@@ -166,12 +166,17 @@ async def test_whoever_is_superseded_drops_its_upstream_and_leaves_the_rest_to_t
     await send_reply(
         shop.bus,
         ReplyRecord(
-            asked.id, "other", FINAL, (await shop.seen(asked)).fold.next_seq, b"", outcome=COMPLETED
+            asked.id,
+            "other",
+            FINAL,
+            (await shop.seen(asked)).state.next_seq,
+            b"",
+            outcome=COMPLETED,
         ),
     )
     await other.says(running=())
     await shop.committed(1)
-    assert (await shop.seen(asked)).fold.writer == "other"
+    assert (await shop.seen(asked)).state.writer == "other"
 
 
 async def test_whoever_is_superseded_takes_over_again_when_the_other_falls_silent(shop):
@@ -185,7 +190,7 @@ async def test_whoever_is_superseded_takes_over_again_when_the_other_falls_silen
     await until(lambda: engine.given[0].closed)
     await other.falls_silent()
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text), seen.fold.writer) == (
+    assert (seen.state.outcome, text_of(seen.text), seen.state.writer) == (
         COMPLETED,
         tokens(5),
         worker.owner,
@@ -201,7 +206,7 @@ async def test_a_claim_that_does_not_count_stops_nobody(shop):
     await asyncio.sleep(1)
     hold_of(engine.given[0]).released.set()
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text), len(engine.jobs)) == (COMPLETED, tokens(5), 1)
+    assert (seen.state.outcome, text_of(seen.text), len(engine.jobs)) == (COMPLETED, tokens(5), 1)
 
 
 async def test_draining_takes_nothing_new_and_finishes_what_runs(shop):
@@ -216,7 +221,7 @@ async def test_draining_takes_nothing_new_and_finishes_what_runs(shop):
     assert not draining.done()
     hold_of(engine.given[0]).released.set()
     await draining
-    assert (await shop.seen(asked)).fold.outcome == COMPLETED
+    assert (await shop.seen(asked)).state.outcome == COMPLETED
     assert (await kinds(shop, new), len(engine.jobs)) == ([], 1)
 
 
@@ -229,13 +234,13 @@ async def test_what_is_handed_back_is_continued_by_the_next_and_is_no_death(shop
     assert engine.given[0].closed
     await shop.worker(next_engine)
     seen = await shop.ended(asked, seconds=5)
-    assert (seen.fold.outcome, text_of(seen.text), seen.deaths, seen.fold.attempts) == (
+    assert (seen.state.outcome, text_of(seen.text), seen.deaths, seen.state.attempts) == (
         COMPLETED,
         tokens(5),
         0,
         2,
     )
-    assert (await shop.ended(waiting)).fold.outcome == COMPLETED
+    assert (await shop.ended(waiting)).state.outcome == COMPLETED
 
 
 async def test_one_that_let_go_before_it_wrote_anything_has_not_died_of_it(shop):
@@ -246,7 +251,7 @@ async def test_one_that_let_go_before_it_wrote_anything_has_not_died_of_it(shop)
     await worker.drain(0)
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked, seconds=5)
-    assert (seen.fold.outcome, seen.deaths, seen.fold.attempts) == (COMPLETED, 0, 2)
+    assert (seen.state.outcome, seen.deaths, seen.state.attempts) == (COMPLETED, 0, 2)
 
 
 async def test_a_record_that_was_not_taken_when_its_worker_let_go_does_not_come_back_from_the_dead(
@@ -261,7 +266,7 @@ async def test_a_record_that_was_not_taken_when_its_worker_let_go_does_not_come_
     await worker.drain(0)
     await shop.worker(next_engine)
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
     assert worker.owner not in [part.owner for part in seen.parts[1:]]
 
 
@@ -287,7 +292,7 @@ async def test_a_request_that_lies_twice_in_what_a_dead_worker_left_is_run_once(
     seen = await shop.ended(asked)
     await shop.committed(1)
     await shop.committed(copies - 1, partition=1)
-    assert (text_of(seen.text), len(engine.jobs), seen.fold.attempts) == (tokens(5), 1, 1)
+    assert (text_of(seen.text), len(engine.jobs), seen.state.attempts) == (tokens(5), 1, 1)
 
 
 async def test_a_slot_is_not_lost_to_a_request_that_turns_out_to_run_already(shop):

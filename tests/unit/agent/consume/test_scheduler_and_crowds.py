@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from app.protocol.lanes import halves
+from app.protocol.lanes import split_into_lanes
 from tests.unit.agent.scripted_engine import Hold, ScriptedAnswer, ScriptedEngine, stream
 from tests.unit.scene import MODEL, turns, until
 
-(QUIET,), (CROWD,) = halves((0, 1))  # the partitions of the scene
+(QUIET,), (CROWD,) = split_into_lanes((0, 1))  # the partitions of the scene
 MANY = 300  # more than are looked up at once
 ANSWER = stream({"model": MODEL, "messages": [], "max_tokens": 1})
 

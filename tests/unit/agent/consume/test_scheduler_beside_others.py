@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.protocol.heartbeats import WorkerHeartbeat, decode_beat
+from app.protocol.heartbeats import WorkerHeartbeat, decode_heartbeat
 from app.protocol.records import ControlRecord, ReplyRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, FAILED
 from tests.unit.agent.scripted_engine import ScriptedEngine, hold_of, reached, slow
@@ -29,14 +29,14 @@ async def test_what_a_busy_worker_still_runs_does_not_keep_the_next_from_what_is
     engine = ScriptedEngine()
     await shop.worker(engine)
     new = await shop.ask()
-    assert (await shop.ended(new, seconds=5)).fold.outcome == COMPLETED
+    assert (await shop.ended(new, seconds=5)).state.outcome == COMPLETED
     assert [job.id for job in engine.jobs] == [new.id]
 
 
 async def newest_beat(shop, worker):
     """What the worker says of itself, two heartbeats later."""
     await asyncio.sleep(2)
-    beats = [decode_beat(record.value) for record in await log_of(shop.bus, TOPICS.workers)]
+    beats = [decode_heartbeat(record.value) for record in await log_of(shop.bus, TOPICS.workers)]
     return [
         beat for beat in beats if isinstance(beat, WorkerHeartbeat) and beat.worker == worker.owner
     ][-1]
@@ -46,7 +46,7 @@ async def test_a_heartbeat_lists_what_is_just_being_claimed(shop):
     asked, worker = await begins_a_claim(shop, ScriptedEngine())
     assert (await newest_beat(shop, worker)).running == (asked.id,)
     shop.bus.release()
-    assert (await shop.ended(asked)).fold.outcome == COMPLETED
+    assert (await shop.ended(asked)).state.outcome == COMPLETED
 
 
 async def test_of_a_backlog_from_before_its_assignment_only_what_has_a_slot_is_begun(shop):
@@ -82,7 +82,7 @@ async def test_a_claim_that_a_drain_interrupts_is_no_death(shop):
     ]
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)
+    assert (seen.state.outcome, seen.deaths) == (COMPLETED, 0)
 
 
 async def dies(shop, name, *running):
@@ -109,7 +109,7 @@ async def test_while_workers_die_that_did_not_run_it_many_deaths_are_asked_for(
     asked = await shop.ask(deaths=deaths)
     await dies(shop, "killed", "another request")
     await shop.worker(ScriptedEngine())
-    assert (await shop.ended(asked)).fold.outcome == outcome
+    assert (await shop.ended(asked)).state.outcome == outcome
 
 
 async def test_the_deaths_of_long_ago_excuse_nothing(shop):
@@ -118,4 +118,4 @@ async def test_the_deaths_of_long_ago_excuse_nothing(shop):
     await dies(shop, "killed", "another request")
     await asyncio.sleep(60)
     await worker.start()
-    assert (await shop.ended(asked)).fold.outcome == FAILED
+    assert (await shop.ended(asked)).state.outcome == FAILED

@@ -63,5 +63,5 @@ async def test_without_a_grace_there_is_time_to_hand_back_to_a_broker_that_is_ba
     ]
     await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked, seconds=5)
-    assert (seen.fold.outcome, seen.deaths) == (COMPLETED, 0)
+    assert (seen.state.outcome, seen.deaths) == (COMPLETED, 0)
     assert text_of(seen.text)

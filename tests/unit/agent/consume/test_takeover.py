@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.errors import BusError
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, FAILED, FINAL
 from tests.numbered import tokens
@@ -51,7 +51,11 @@ async def test_what_nobody_has_begun_is_claimed_and_run(shop):
     asked = await shop.ask()
     worker = await shop.worker(ScriptedEngine())
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text), seen.fold.attempts) == (COMPLETED, tokens(5), 1)
+    assert (seen.state.outcome, text_of(seen.text), seen.state.attempts) == (
+        COMPLETED,
+        tokens(5),
+        1,
+    )
     assert [
         (claim.owner, claim.supersedes, claim.deaths) for claim in await claims_of(shop, asked)
     ] == [(worker.owner, "", 0)]
@@ -64,7 +68,7 @@ async def test_what_a_dead_worker_has_begun_is_continued_behind_its_last_token(s
     await shop.worker(engine)
     seen = await shop.ended(asked)
     assert counted("takeovers") == takeovers + 1
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
     assert [body["max_tokens"] for body in engine.bodies()] == [2]
     assert seen.text.count(b'"role"') == 1
 
@@ -72,7 +76,9 @@ async def test_what_a_dead_worker_has_begun_is_continued_behind_its_last_token(s
 async def test_what_has_ended_is_committed_and_not_run_again(shop):
     asked = await shop.ask()
     await shop.writes(asked, "dead", begun(5))
-    await send_reply(shop.bus, ReplyRecord(asked.id, "dead", FINAL, 1, DONE, outcome=COMPLETED))
+    await send_reply(
+        shop.bus, ReplyRecord(asked.id, "dead", FINAL, 1, DONE_EVENT, outcome=COMPLETED)
+    )
     engine = ScriptedEngine()
     await shop.worker(engine)
     await shop.committed(1)
@@ -134,7 +140,7 @@ async def test_of_two_that_claim_at_once_one_replies(shop):
     await asyncio.gather(*(worker.start() for worker in workers))
     for one in asked:
         seen = await shop.ended(one)
-        assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
+        assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
         writers = {
             reply.owner
             for reply in await replies(shop.bus)
@@ -159,7 +165,7 @@ async def test_a_zombies_late_records_are_not_there_for_a_reader(shop):
     )
     hold.released.set()
     seen = await shop.ended(asked)
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(5))
 
 
 @pytest.mark.parametrize("fate", [LOST, LATE])
@@ -169,7 +175,7 @@ async def test_a_claim_that_the_log_does_not_take_is_sent_again_and_counts_once(
     engine = ScriptedEngine()
     await shop.worker(engine)
     seen = await shop.ended(asked)
-    assert (seen.fold.attempts, text_of(seen.text), len(engine.jobs)) == (1, tokens(5), 1)
+    assert (seen.state.attempts, text_of(seen.text), len(engine.jobs)) == (1, tokens(5), 1)
 
 
 async def test_a_log_that_cannot_be_read_is_asked_again(shop, monkeypatch):
@@ -260,7 +266,7 @@ async def test_a_suspect_runs_alone(shop):
     assert len(engine.jobs) == 2, "nothing runs beside it"
     engine.given[1].pieces[0].released.set()  # type: ignore[union-attr]
     assert (await shop.ended(suspect)).deaths == 2
-    assert (await shop.ended(another)).fold.outcome == COMPLETED
+    assert (await shop.ended(another)).state.outcome == COMPLETED
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -273,7 +279,7 @@ async def test_what_has_ended_three_workers_is_a_dead_letter_and_the_partition_g
     await shop.worker(engine)
     (part,) = (await shop.ended(asked)).parts
     assert (part.outcome, part.status, part.code) == (FAILED, 500, "dead_lettered")
-    assert (await shop.ended(behind)).fold.outcome == COMPLETED
+    assert (await shop.ended(behind)).state.outcome == COMPLETED
     assert [job.id for job in engine.jobs] == [behind.id]
     (letter,) = await log_of(shop.bus, TOPICS.dlq)
     headers = dict(letter.headers)

@@ -30,14 +30,14 @@ async def test_each_request_has_spans_for_its_wait_its_work_and_its_upstream() -
         await shop.ended(asked)
         await turns()
     wait, work, call = kept.one(INTERNAL), kept.one(CONSUMER), kept.one(CLIENT)
-    assert {told.span.trace for told in (wait, work, call)} == {CLIENTS.split("-")[1]}
-    assert wait.span.parent == work.span.parent == CLIENTS.split("-")[2]
-    assert call.span.parent == work.span.id
+    assert {told.span.trace_id for told in (wait, work, call)} == {CLIENTS.split("-")[1]}
+    assert wait.span.parent_id == work.span.parent_id == CLIENTS.split("-")[2]
+    assert call.span.parent_id == work.span.span_id
     assert dict(engine.jobs[0].head)["traceparent"] == call.span.traceparent
-    assert (wait.name, wait.span.began, wait.ended) == (
+    assert (wait.name, wait.span.start_time_ns, wait.ended) == (
         f"queue {REQUESTS}",
         asked.created * 1_000_000,
-        work.span.began,
+        work.span.start_time_ns,
     )
     assert (work.name, work["llm_gateway.outcome"], work["llm_gateway.takeover"]) == (
         f"process {REQUESTS}",
@@ -71,8 +71,8 @@ async def test_without_a_traceparent_the_worker_begins_one_trace() -> None:
         await shop.worker(ScriptedEngine(), tracer=tracer)
         await shop.ended(await shop.ask())
         await turns()
-    assert len({told.span.trace for told in kept.spans}) == 1
-    assert kept.one(CONSUMER).span.parent == ""
+    assert len({told.span.trace_id for told in kept.spans}) == 1
+    assert kept.one(CONSUMER).span.parent_id == ""
 
 
 async def test_what_is_cancelled_is_no_error() -> None:

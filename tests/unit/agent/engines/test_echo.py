@@ -7,8 +7,8 @@ import pytest
 from app.agent.engines.base import Job
 from app.agent.engines.echo import EchoAnswer, EchoEngine
 from app.config.model_entry import ECHO
-from app.config.settings import load
-from app.openai_api.sse import DONE, data_of, split_events
+from app.config.settings import load_settings
+from app.openai_api.sse import DONE_EVENT, extract_event_data, split_events
 
 CHAT, TEXT = "/chat/completions", "/completions"
 
@@ -22,7 +22,9 @@ async def call(path: str, stream: bool = False, **body: Any) -> EchoAnswer:
         )
     )
     raw = orjson.dumps({"model": "echo", "stream": stream, **body})
-    return await EchoEngine(ECHO, load({}).worker, pause=0).call(Job("0123", path, raw, stream))
+    return await EchoEngine(ECHO, load_settings({}).worker, pause=0).call(
+        Job("0123", path, raw, stream)
+    )
 
 
 async def whole(path: str, **body: Any) -> Any:
@@ -33,8 +35,8 @@ async def whole(path: str, **body: Any) -> Any:
 
 async def events(path: str, **body: Any) -> list[Any]:
     blocks = split_events(await (await call(path, stream=True, **body)).read())
-    assert blocks.pop() == DONE
-    return [orjson.loads(data_of(block)) for block in blocks]
+    assert blocks.pop() == DONE_EVENT
+    return [orjson.loads(extract_event_data(block)) for block in blocks]
 
 
 async def refusal(path: str, **body: Any) -> Any:
@@ -281,7 +283,7 @@ async def test_a_stop_that_is_not_text_is_refused(stop: object) -> None:
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b""])
 async def test_a_body_that_is_no_json_object_is_refused(raw: bytes) -> None:
-    answer = await EchoEngine(ECHO, load({}).worker).call(Job("0123", CHAT, raw, False))
+    answer = await EchoEngine(ECHO, load_settings({}).worker).call(Job("0123", CHAT, raw, False))
     assert (answer.status, orjson.loads(await answer.read())["error"]["code"]) == (
         400,
         "invalid_json",
@@ -305,7 +307,7 @@ async def test_a_query_does_not_hide_the_path() -> None:
 
 
 async def test_only_the_words_after_the_first_event_of_a_stream_wait() -> None:
-    engine = EchoEngine(ECHO, load({}).worker, pause=3600)
+    engine = EchoEngine(ECHO, load_settings({}).worker, pause=3600)
     body = orjson.dumps({"messages": [{"role": "user", "content": "hi"}]})
     first = asyncio.get_running_loop().create_future()
     relaying = asyncio.create_task(

@@ -10,7 +10,7 @@ import pytest
 from app.agent.engines.base import EngineUnreachable, Job
 from app.agent.engines.upstream_watch import UpstreamWatch
 from app.gateway.gateway import Gateway
-from app.protocol.heartbeats import WorkerHeartbeat, decode_beat
+from app.protocol.heartbeats import WorkerHeartbeat, decode_heartbeat
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.stores.memory import MemoryStore
@@ -25,7 +25,9 @@ REASON = f"its upstream is out of reach: {GONE}"
 
 async def told(shop: Workshop) -> list[WorkerHeartbeat]:
     """The last heartbeat of each worker."""
-    beats = [decode_beat(record.value or b"") for record in await log_of(shop.bus, TOPICS.workers)]
+    beats = [
+        decode_heartbeat(record.value or b"") for record in await log_of(shop.bus, TOPICS.workers)
+    ]
     return list({beat.worker: beat for beat in beats if isinstance(beat, WorkerHeartbeat)}.values())
 
 
@@ -65,7 +67,7 @@ async def test_meanwhile_it_answers_what_comes_and_serves_it_as_soon_as_the_upst
     ] * 4
     assert worker.unready()
     engine.gone = ""
-    assert (await shop.ended(await shop.ask())).fold.outcome == COMPLETED
+    assert (await shop.ended(await shop.ask())).state.outcome == COMPLETED
 
 
 async def test_a_call_that_failed_though_the_upstream_answers_changes_nothing(shop):
@@ -73,7 +75,7 @@ async def test_a_call_that_failed_though_the_upstream_answers_changes_nothing(sh
     engine.call = refusing  # type: ignore[method-assign]
     worker = await shop.worker(engine)
     checks = engine.checks
-    assert (await shop.ended(await shop.ask())).fold.outcome == FAILED
+    assert (await shop.ended(await shop.ask())).state.outcome == FAILED
     await until(lambda: engine.checks > checks)
     await asyncio.sleep(5)
     assert (worker.unready(), engine.checks) == ("", checks + 1)
@@ -164,7 +166,7 @@ async def test_of_two_workers_the_one_with_a_dead_upstream_gets_but_a_few_of_the
     good, dead = ScriptedEngine(), ScriptedEngine()
     for engine in (good, dead):
         await shop.worker(engine)
-    known = gateway.catalog.all()[0]
+    known = gateway.model_registry.all()[0]
     await until(lambda: all(beat.partitions for beat in known.serving) and len(known.serving) == 2)
     dead.gone = GONE
     found = await outcomes(gateway, 400)
@@ -181,7 +183,7 @@ async def test_where_no_worker_is_ready_requests_are_taken_all_the_same_and_each
 ):
     engine = ScriptedEngine()
     await shop.worker(engine)
-    known = gateway.catalog.all()[0]
+    known = gateway.model_registry.all()[0]
     await until(lambda: any(beat.partitions for beat in known.serving))
     engine.gone = GONE
     assert await outcomes(gateway, 40) == [FAILED] * 40

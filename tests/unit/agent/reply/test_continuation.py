@@ -18,7 +18,7 @@ from app.agent.reply.continuation import (
     ending,
 )
 from app.openai_api.bodies import CHAT, COMPLETIONS, EMBEDDINGS
-from app.openai_api.sse import DONE, split_events
+from app.openai_api.sse import DONE_EVENT, split_events
 from tests.numbered import Generation, sse, tokens
 from tests.unit.scene import chunks, text_of
 
@@ -260,7 +260,7 @@ def test_broken_off_anywhere_and_continued_a_stream_is_what_one_run_gives(path, 
     second = b"".join(generated(path, orjson.loads(continued(path, asked, seen)), id_="2"))
     joined = Joiner(seen, same_text=True).join(second)
     assert chunks(b"".join(whole[:had]) + joined) == chunks(b"".join(whole))
-    assert joined.endswith(DONE)
+    assert joined.endswith(DONE_EVENT)
 
 
 @given(split=st.integers(0, 2))
@@ -280,7 +280,7 @@ def test_a_first_event_with_role_and_text_keeps_its_text():
 
 
 def test_comments_errors_and_the_end_pass_a_joiner_as_they_are():
-    block = b': hi\n\ndata: {"error": {"message": "no"}}\n\n' + DONE
+    block = b': hi\n\ndata: {"error": {"message": "no"}}\n\n' + DONE_EVENT
     assert Joiner(prefix(), same_text=True).join(block) == block
 
 
@@ -308,7 +308,7 @@ def test_a_used_up_budget_ends_with_length_usage_and_done(path):
     )
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], seen.tokens)
     assert usage["usage"]["total_tokens"] == usage["usage"]["prompt_tokens"] + seen.tokens
-    assert events.endswith(DONE)
+    assert events.endswith(DONE_EVENT)
 
 
 @both
@@ -319,5 +319,5 @@ def test_what_was_sent_already_is_not_in_the_ending(path):
         ("usage" in chunk)
         for chunk in chunks(ending(path, asked, Prefix.of(path, b"".join(whole[:-2]))))
     ] == [True]
-    assert ending(path, asked, Prefix.of(path, b"".join(whole[:-1]))) == DONE
-    assert ending(path, ASKED[path], Prefix.of(path, b"".join(whole[:-2]))) == DONE
+    assert ending(path, asked, Prefix.of(path, b"".join(whole[:-1]))) == DONE_EVENT
+    assert ending(path, ASKED[path], Prefix.of(path, b"".join(whole[:-2]))) == DONE_EVENT

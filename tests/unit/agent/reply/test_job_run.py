@@ -9,7 +9,7 @@ import pytest
 from app.agent.reply.event_relay import MOST_UNSETTLED
 from app.agent.reply.job_run import DEADLINE_LEEWAY, JobRun
 from app.openai_api.bodies import EMBEDDINGS
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.reply_state import COMPLETED, EXPIRED, FAILED
 from app.protocol.reply_view import ReplyView
 from tests.numbered import sse, tokens
@@ -87,21 +87,21 @@ async def test_the_usage_that_the_reply_names_is_noted():
 async def test_a_usage_that_cannot_be_does_not_cost_the_reply(number, stream_):
     usage = b'{"prompt_tokens":%b,"completion_tokens":1}' % number
     if stream_:
-        pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE]
+        pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE_EVENT]
         at = await shop(ScriptedAnswer(pieces), ask_usage=False)
     else:
         pieces = [b'{"choices":[],"usage":%b}' % usage]
         at = await shop(ScriptedAnswer(pieces, headers=JSON))
     seen = await at.run(asked(stream=stream_))
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), COMPLETED)
     assert "usage" not in dict(seen.parts[-1].notes)
 
 
 async def test_a_usage_nested_too_deep_does_not_cost_the_stream():
     usage = b'{"a":' * 400 + b"1" + b"}" * 400
-    pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE]
+    pieces = [*stream(PLAIN)[:-1], b'data: {"choices":[],"usage":%b}\n\n' % usage, DONE_EVENT]
     seen = await (await shop(ScriptedAnswer(pieces), ask_usage=False)).run(asked())
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), COMPLETED)
 
 
 async def test_an_upstreams_own_error_keeps_its_status_and_body():
@@ -117,13 +117,13 @@ async def test_an_error_event_ends_the_stream_as_it_is_and_is_not_retried():
     pieces = [*stream(PLAIN)[:3], sse({"error": {"message": "out of memory"}})]
     at = await shop(ScriptedAnswer(pieces))
     seen = await at.run(asked())
-    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), FAILED, 1)
+    assert (seen.text, seen.state.outcome, len(at.engine.jobs)) == (b"".join(pieces), FAILED, 1)
 
 
 async def test_an_error_event_in_front_of_the_end_is_an_error_too():
-    pieces = [*stream(PLAIN)[:3], sse({"error": {"message": "out of memory"}}), DONE]
+    pieces = [*stream(PLAIN)[:3], sse({"error": {"message": "out of memory"}}), DONE_EVENT]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), FAILED)
 
 
 BEGUN, STOPPED = (
@@ -163,7 +163,7 @@ GAVE_UP = (
 async def test_each_api_has_its_own_ends_which_pass_as_they_are(path, end, outcome):
     at = await shop(ScriptedAnswer([BEGUN, end]))
     seen = await at.run(asked(path=path))
-    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (BEGUN + end, outcome, 1)
+    assert (seen.text, seen.state.outcome, len(at.engine.jobs)) == (BEGUN + end, outcome, 1)
 
 
 async def test_a_stream_of_another_api_that_just_stops_ends_with_an_error_in_its_own_words():
@@ -173,7 +173,7 @@ async def test_a_stream_of_another_api_that_just_stops_ends_with_an_error_in_its
         ("/responses", begin + b'"sequence_number":0,'),
     ):
         seen = await (await shop(ScriptedAnswer([BEGUN]))).run(asked(path=path))
-        assert (seen.text.startswith(BEGUN + kind), seen.fold.outcome) == (True, FAILED)
+        assert (seen.text.startswith(BEGUN + kind), seen.state.outcome) == (True, FAILED)
         assert b'"code":"worker_lost"' in seen.text
 
 
@@ -206,7 +206,7 @@ async def test_a_last_event_without_its_blank_line_is_completed_and_passed_on():
     for last in (b"", b"\n", b"\r\n"):
         at = await shop(ScriptedAnswer([*pieces, last]))
         seen = await at.run(asked())
-        assert (seen.text, seen.fold.outcome) == (b"".join(pieces) + b"\n\n", COMPLETED)
+        assert (seen.text, seen.state.outcome) == (b"".join(pieces) + b"\n\n", COMPLETED)
 
 
 async def test_an_alias_names_the_upstreams_model_on_the_way_in_and_the_clients_on_the_way_out():
@@ -249,7 +249,7 @@ async def test_what_expired_in_the_queue_is_never_run():
 async def test_what_is_not_done_at_its_deadline_ends_there():
     at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], Hold()]))
     seen = await at.run(asked(seconds=30))
-    assert (seen.fold.outcome, error_of(seen.text)["code"], text_of(seen.text)) == (
+    assert (seen.state.outcome, error_of(seen.text)["code"], text_of(seen.text)) == (
         EXPIRED,
         "deadline_exceeded",
         tokens(2),
@@ -268,7 +268,7 @@ async def test_a_cancelled_job_ends_the_upstreams_work_and_writes_no_end():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert at.engine.given[0].closed
-    assert (await at.lookup.look(req)).fold.outcome == ""
+    assert (await at.lookup.look(req)).state.outcome == ""
 
 
 async def test_a_fault_of_ours_is_the_clients_to_hear_and_the_logs_to_explain(caplog):

@@ -7,7 +7,7 @@ import pytest
 
 from app.agent.engines.base import EngineUnreachable
 from app.errors import BusError
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA, FAILED
 from tests.numbered import tokens
@@ -31,8 +31,8 @@ async def test_a_stream_that_breaks_off_is_continued_as_one(end, query):
     seen = await at.run(
         asked(path=f"/chat/completions{query}", body=body(stream=True, max_tokens=6))
     )
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
-    assert seen.text.endswith(DONE)
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
+    assert seen.text.endswith(DONE_EVENT)
     assert {chunk["id"] for chunk in chunks(seen.text)} == {"chatcmpl-1"}
     assert seen.text.count(b'"role"') == 1
     first, second = at.engine.bodies()
@@ -55,14 +55,14 @@ async def test_it_is_continued_too_where_the_log_cannot_be_read_at_once(monkeypa
 
     monkeypatch.setattr(at.bus, "log_reader", reader)
     seen = await at.run(asked(body=body(stream=True, max_tokens=6)))
-    assert (seen.fold.outcome, text_of(seen.text), refusals) == (COMPLETED, tokens(6), [])
+    assert (seen.state.outcome, text_of(seen.text), refusals) == (COMPLETED, tokens(6), [])
 
 
 async def test_broken_off_behind_its_end_a_stream_is_whole():
     pieces = stream(PLAIN)
     at = await shop(ScriptedAnswer([*pieces, BROKEN]))
     seen = await at.run(asked())
-    assert (seen.text, seen.fold.outcome, len(at.engine.jobs)) == (b"".join(pieces), COMPLETED, 1)
+    assert (seen.text, seen.state.outcome, len(at.engine.jobs)) == (b"".join(pieces), COMPLETED, 1)
 
 
 async def test_it_may_break_off_as_often_as_there_are_retries():
@@ -79,7 +79,7 @@ async def test_it_may_break_off_as_often_as_there_are_retries():
     assert (text_of(seen.text), error_of(seen.text)["code"]) == (tokens(3), "worker_lost")
     at = await shop(half(0), half(1))
     seen = await at.run(asked(body=body(stream=True, max_tokens=4)))
-    assert (text_of(seen.text), seen.fold.outcome) == (tokens(4), COMPLETED)
+    assert (text_of(seen.text), seen.state.outcome) == (tokens(4), COMPLETED)
 
 
 @pytest.mark.parametrize("members", [{"tools": [{"type": "function"}]}, {"n": 2}])
@@ -92,8 +92,8 @@ async def test_a_stream_that_cannot_be_continued_ends_with_a_retryable_error(mem
         "server_error",
         "worker_lost",
     )
-    assert DONE not in seen.text
-    assert (seen.fold.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (
+    assert DONE_EVENT not in seen.text
+    assert (seen.state.outcome, seen.parts[-1].code, len(at.engine.jobs)) == (
         FAILED,
         "worker_lost",
         1,
@@ -103,7 +103,7 @@ async def test_a_stream_that_cannot_be_continued_ends_with_a_retryable_error(mem
 async def test_broken_off_before_any_text_it_is_begun_anew_even_where_nothing_can_be_continued():
     at = await shop(ScriptedAnswer([stream(PLAIN)[0], BROKEN]), continues=False)
     seen = await at.run(asked())
-    assert (seen.fold.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (
+    assert (seen.state.outcome, text_of(seen.text), seen.text.count(b'"role"')) == (
         COMPLETED,
         tokens(5),
         1,
@@ -167,7 +167,7 @@ async def test_going_on_for_a_dead_worker_the_numbers_go_on_too():
     ):
         await send_reply(at.bus, reply)
     seen = await at.run(req, await at.lookup.look(req))
-    assert (text_of(seen.text), seen.fold.outcome) == (tokens(5), COMPLETED)
+    assert (text_of(seen.text), seen.state.outcome) == (tokens(5), COMPLETED)
     assert [(part.seq, part.event) for part in seen.parts[:2]] == [(0, 1), (1, 4)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.agent.reply.plan import Finish, Run, plan
 from app.errors import ReplyLogTruncated, WorkerLost
 from app.openai_api.bodies import CHAT, COMPLETIONS
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import DATA
 from app.protocol.reply_view import ReplyView
@@ -25,9 +25,9 @@ def asked(path: str = CHAT, **members: Any) -> RequestRecord:
 
 
 def seen(*blocks: bytes, truncated: bool = False) -> ReplyView:
-    found = ReplyView(truncated=truncated)
+    found = ReplyView(is_truncated=truncated)
     for seq, block in enumerate(blocks):
-        found.add(ReplyRecord("0", "a", DATA, seq, block))
+        found.apply_record(ReplyRecord("0", "a", DATA, seq, block))
     return found
 
 
@@ -38,7 +38,7 @@ def written(
     run = Generation.of("1", req.path.partition("?")[0], orjson.loads(req.body), natural)
     events = [run.opening(), *(run.token(index) for index in range(count))]
     return [event for event in events if event] + (
-        [run.closing(False).removesuffix(DONE)] if finish else []
+        [run.closing(False).removesuffix(DONE_EVENT)] if finish else []
     )
 
 
@@ -105,7 +105,7 @@ def test_a_text_that_cannot_be_continued_is_lost(continues, members, path):
 @pytest.mark.parametrize("continues", [True, False])
 def test_when_only_the_end_is_missing_the_end_is_written(continues):
     req = asked()
-    assert plan(req, seen(*written(req, 3, finish=True)), continues) == Finish(DONE)
+    assert plan(req, seen(*written(req, 3, finish=True)), continues) == Finish(DONE_EVENT)
 
 
 def test_a_used_up_budget_ends_the_text():

@@ -12,8 +12,8 @@ from app.agent.reply.reply_batcher import PACE_SECONDS, ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.inference.pending_request import PendingRequest
 from app.inference.reply_consumer import ReplyConsumer
-from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
-from app.protocol.reply_batch import ids_of, replies_of
+from app.protocol.records import MAX_REPLY_RECORD_BYTES, ReplyRecord
+from app.protocol.reply_batch import decode_replies, record_ids
 from app.protocol.reply_state import COMPLETED, DATA
 from app.protocol.reply_view import ReplyView
 from app.reply_log.backlog_feed import ReplyTails
@@ -58,7 +58,7 @@ class Post:
     async def records(self, partition: int = 0) -> list[list[int]]:
         """Whose replies are in each record."""
         found = await log_of(self.bus, TOPICS.replies, partition)
-        return [[int(id_, 16) for id_ in ids_of(record.headers)] for record in found]
+        return [[int(id_, 16) for id_ in record_ids(record.headers)] for record in found]
 
 
 async def test_the_first_records_go_out_as_they_come_and_what_comes_then_goes_out_as_one():
@@ -135,8 +135,8 @@ async def test_a_record_is_no_larger_than_a_reply_s_may_be():
     post = Post(await started_bus())
     post.bus.script.extend([HELD, HELD])
     post.send(0, 1)
-    post.send(2, 3, 4, size=MAX_REPLY_BYTES // 2)
-    post.send(5, size=MAX_REPLY_BYTES)
+    post.send(2, 3, 4, size=MAX_REPLY_RECORD_BYTES // 2)
+    post.send(5, size=MAX_REPLY_RECORD_BYTES)
     post.bus.release()
     await asyncio.sleep(3 * PACE_SECONDS)
     assert await post.records() == [[0], [1], [2, 3], [4], [5]]
@@ -203,15 +203,15 @@ async def _all_read(script: list[str]) -> None:
             == fed
             == b"".join(_event(one.id, step) for step in range(4))
         )
-        assert seen.fold.outcome == tailed.fold.outcome == followed.fold.outcome == COMPLETED
+        assert seen.state.outcome == tailed.state.outcome == followed.state.outcome == COMPLETED
     await tails.close()
     await followers.close()
     await inbox.close()
 
 
 def _keep(into: ReplyView, record, id_: str) -> bool:
-    for reply in replies_of(record.headers, record.value, (id_.encode(),)):
-        into.add(reply)
+    for reply in decode_replies(record.headers, record.value, (id_.encode(),)):
+        into.apply_record(reply)
     return True
 
 

@@ -12,7 +12,7 @@ from app.agent.reply.reply_batcher import ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.bus.topic_configs import largest_record
 from app.errors import ReplyTooLarge
-from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
+from app.protocol.records import MAX_REPLY_RECORD_BYTES, ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA, EXPIRED, FAILED
 from app.protocol.reply_view import ReplyView
 from tests.numbered import sse
@@ -52,9 +52,9 @@ def writer(bus: ScriptedBus, **begin: int) -> ReplyWriter:
 async def counted(bus: ScriptedBus, **fold: Any) -> ReplyView:
     """What a reader keeps of it."""
     seen = ReplyView()
-    seen.fold.next_seq = fold.get("seq", 0)
+    seen.state.next_seq = fold.get("seq", 0)
     for reply in await replies(bus):
-        seen.add(reply)
+        seen.apply_record(reply)
     return seen
 
 
@@ -67,7 +67,7 @@ async def test_in_the_middle_of_a_stream_it_ends_it_with_an_error_event():
         "server_error",
         "reply_too_large",
     )
-    assert (seen.fold.outcome, seen.parts[-1].code) == (FAILED, "reply_too_large")
+    assert (seen.state.outcome, seen.parts[-1].code) == (FAILED, "reply_too_large")
     assert text_of(seen.text) == text_of(b"".join(begun)), "nothing of what came behind it"
     assert at.engine.given[0].closed
 
@@ -101,10 +101,10 @@ async def test_of_a_stream_that_another_worker_began_it_is_an_error_event():
 
 
 async def test_a_whole_reply_is_cut_into_records_that_the_log_takes():
-    body = orjson.dumps({"text": "x" * 3 * MAX_REPLY_BYTES})
+    body = orjson.dumps({"text": "x" * 3 * MAX_REPLY_RECORD_BYTES})
     at = await shop(ScriptedAnswer([body], headers=(("content-type", "application/json"),)))
     seen = await at.run(asked(stream=False))
-    assert (seen.text, seen.fold.outcome) == (body, COMPLETED)
+    assert (seen.text, seen.state.outcome) == (body, COMPLETED)
 
 
 async def test_the_deadline_ends_a_reply_whose_last_record_was_too_large():
@@ -115,7 +115,7 @@ async def test_the_deadline_ends_a_reply_whose_last_record_was_too_large():
     await asyncio.sleep(40)
     at.bus.release()
     seen = await running
-    assert (seen.fold.outcome, error_of(seen.text)["code"]) == (EXPIRED, "deadline_exceeded")
+    assert (seen.state.outcome, error_of(seen.text)["code"]) == (EXPIRED, "deadline_exceeded")
 
 
 async def test_its_number_is_the_next_ones_and_what_waited_behind_it_is_gone():
@@ -134,7 +134,7 @@ async def test_its_number_is_the_next_ones_and_what_waited_behind_it_is_gone():
         (4, 9, b"data: 1\n\n"),
         (5, 10, b"data: error\n\n"),
     ]
-    assert seen.fold.outcome == FAILED
+    assert seen.state.outcome == FAILED
 
 
 async def test_an_end_that_waits_behind_it_is_not_written():
@@ -181,4 +181,4 @@ async def test_its_slot_is_free_again():
         shop.bus._topics[TOPICS.replies].largest = LIMIT
         first, second = await shop.ask(), await shop.ask()
         assert (await shop.ended(first)).parts[-1].code == "reply_too_large"
-        assert (await shop.ended(second)).fold.outcome == COMPLETED
+        assert (await shop.ended(second)).state.outcome == COMPLETED

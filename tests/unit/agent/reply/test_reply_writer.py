@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.agent.reply.reply_batcher import PACE_SECONDS, ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
 from app.openai_api.sse import count_events
-from app.protocol.records import MAX_REPLY_BYTES, ReplyRecord
+from app.protocol.records import MAX_REPLY_RECORD_BYTES, ReplyRecord
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.protocol.reply_view import ReplyView
 from tests.unit.scene import (
@@ -42,7 +42,7 @@ async def counted(bus: ScriptedBus) -> list[ReplyRecord]:
     """What a reader keeps of it."""
     seen = ReplyView()
     for reply in await replies(bus):
-        seen.add(reply)
+        seen.apply_record(reply)
     return seen.parts
 
 
@@ -105,12 +105,12 @@ async def test_whatever_the_log_does_a_reader_finds_every_byte_once_in_order(
                 bus.release()
                 await turns()
     seen = ReplyView()
-    seen.fold.next_seq = seq
+    seen.state.next_seq = seq
     for reply in await replies(bus):
-        seen.add(reply)
+        seen.apply_record(reply)
     assert b"".join(part.value for part in seen.parts) == b"".join(blocks) + event(9) * last
     assert [part.seq for part in seen.parts] == list(range(seq, seq + len(seen.parts)))
-    assert seen.fold.outcome == COMPLETED
+    assert seen.state.outcome == COMPLETED
     number = seq + 1
     for part in seen.parts:
         assert part.event == number
@@ -122,18 +122,19 @@ async def test_blocks_are_joined_up_to_the_limit_of_a_record():
     bus.script.append(HELD)
     out = writer(bus)
     out.write(event(0))
-    third = MAX_REPLY_BYTES // 3
+    third = MAX_REPLY_RECORD_BYTES // 3
     for number in range(1, 8):
         out.write(event(number, third - 10))
     bus.release()
     await out.settled()
     found = await replies(bus)
     assert [count_events(reply.value) for reply in found] == [1, 3, 3, 1]
-    assert max(len(reply.value) for reply in found) <= MAX_REPLY_BYTES
+    assert max(len(reply.value) for reply in found) <= MAX_REPLY_RECORD_BYTES
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, MAX_REPLY_BYTES, MAX_REPLY_BYTES + 1, 3 * MAX_REPLY_BYTES + 5]
+    "size",
+    [0, 1, MAX_REPLY_RECORD_BYTES, MAX_REPLY_RECORD_BYTES + 1, 3 * MAX_REPLY_RECORD_BYTES + 5],
 )
 async def test_a_long_body_is_several_records_and_only_the_last_is_final(size):
     bus = await started_bus()
@@ -142,7 +143,7 @@ async def test_a_long_body_is_several_records_and_only_the_last_is_final(size):
     await out.finish(FAILED, value, code="x")
     found = await counted(bus)
     assert b"".join(part.value for part in found) == value
-    assert max(len(part.value) for part in found) <= MAX_REPLY_BYTES
+    assert max(len(part.value) for part in found) <= MAX_REPLY_RECORD_BYTES
     assert [part.kind for part in found] == ["data"] * (len(found) - 1) + ["final"]
     assert [part.status for part in found] == [200] + [0] * (len(found) - 1)
     assert (found[-1].outcome, found[-1].code) == (FAILED, "x")

@@ -12,7 +12,7 @@ from app.agent.engines.base import EngineSilent, EngineUnreachable
 from app.agent.reply import reply_pass
 from app.agent.reply.reply_pass import EVENT_STREAM
 from app.errors import ReplyTooLarge, UpstreamInvalidReply
-from app.openai_api.sse import DONE, as_event
+from app.openai_api.sse import DONE_EVENT, encode_event
 from app.protocol.reply_state import COMPLETED, FAILED
 from app.protocol.reply_view import ReplyView
 from tests.numbered import sse, tokens
@@ -64,14 +64,18 @@ async def test_each_field_may_begin_a_stream(begin):
 async def test_a_cut_stream_without_a_content_type_is_not_complete():
     at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], BROKEN], headers=()))
     seen = await at.run(asked(body=body(stream=True, max_tokens=5)))
-    assert (text_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (tokens(5), COMPLETED, 2)
+    assert (text_of(seen.text), seen.state.outcome, len(at.engine.jobs)) == (
+        tokens(5),
+        COMPLETED,
+        2,
+    )
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "text/event-stream"])
 @pytest.mark.parametrize("reply", [b"database: x", b"<p>data: x</p>", b'{"data":[1]}', b"[1]"])
 async def test_a_success_that_is_no_stream_is_an_error_event(reply, content_type):
     seen = await (await shop(ScriptedAnswer([reply], headers=head(content_type)))).run(asked())
-    assert (shown(seen)["status"], seen.fold.outcome, len(seen.parts)) == (200, FAILED, 1)
+    assert (shown(seen)["status"], seen.state.outcome, len(seen.parts)) == (200, FAILED, 1)
     assert shown(seen)["content-type"].startswith("text/event-stream")
     assert reply.decode() in error_of(seen.text)["message"]
 
@@ -92,8 +96,11 @@ async def test_a_whole_reply_where_a_stream_was_asked_for_is_its_events(content_
     at = await shop(ScriptedAnswer([orjson.dumps(reply)], headers=head(content_type)))
     seen = await at.run(asked())
     chunk = {"index": 0, "finish_reason": "stop", "delta": choice["message"]}
-    assert seen.text == sse({**reply, "object": "chat.completion.chunk", "choices": [chunk]}) + DONE
-    assert (shown(seen)["status"], seen.fold.outcome) == (200, COMPLETED)
+    assert (
+        seen.text
+        == sse({**reply, "object": "chat.completion.chunk", "choices": [chunk]}) + DONE_EVENT
+    )
+    assert (shown(seen)["status"], seen.state.outcome) == (200, COMPLETED)
     assert shown(seen)["content-type"].startswith("text/event-stream")
     assert dict(seen.parts[-1].notes)["usage"] == '{"prompt_tokens":3}'
 
@@ -104,7 +111,7 @@ async def test_a_continued_stream_that_gets_a_whole_reply_is_lost():
         ScriptedAnswer([b'{"choices":[]}'], headers=JSON),
     )
     seen = await (await shop(*answers)).run(asked(body=body(stream=True, max_tokens=5)))
-    assert (seen.fold.outcome, error_of(seen.text)["code"]) == (FAILED, "worker_lost")
+    assert (seen.state.outcome, error_of(seen.text)["code"]) == (FAILED, "worker_lost")
     assert "no stream" in error_of(seen.text)["message"]
 
 
@@ -120,7 +127,7 @@ async def test_a_whole_reply_that_is_no_stream_is_as_large_as_an_event_at_most()
 )
 async def test_a_whole_reply_that_names_an_error_is_a_failure_and_passes_unchanged(reply):
     seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
-    assert (shown(seen)["status"], seen.text, seen.fold.outcome) == (200, reply, FAILED)
+    assert (shown(seen)["status"], seen.text, seen.state.outcome) == (200, reply, FAILED)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ async def test_a_whole_reply_that_names_an_error_is_a_failure_and_passes_unchang
 )
 async def test_a_whole_reply_without_an_error_of_its_own_is_complete(reply):
     seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
-    assert (seen.text, seen.fold.outcome) == (reply, COMPLETED)
+    assert (seen.text, seen.state.outcome) == (reply, COMPLETED)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +180,10 @@ async def test_a_refusal_of_usage_is_forgotten_after_a_while(monkeypatch):
 async def test_an_unterminated_last_event_is_the_end(end):
     pieces = [chat(content="a"), end]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
-    assert (seen.text, seen.fold.outcome) == (chat(content="a") + end.rstrip() + b"\n\n", COMPLETED)
+    assert (seen.text, seen.state.outcome) == (
+        chat(content="a") + end.rstrip() + b"\n\n",
+        COMPLETED,
+    )
 
 
 @pytest.mark.parametrize("last", [OOM, OOM + b"\n", OOM + b"\n\n", b"\n" + OOM + b"\r\n\r\n"])
@@ -181,7 +191,7 @@ async def test_an_unterminated_last_event_is_the_end(end):
 async def test_a_bare_line_of_json_is_the_reason(path, last):
     at = await shop(ScriptedAnswer([chat(content="a"), last]))
     seen = await at.run(asked(path=path))
-    assert (error_of(seen.text), seen.fold.outcome, len(at.engine.jobs)) == (
+    assert (error_of(seen.text), seen.state.outcome, len(at.engine.jobs)) == (
         ERROR["error"],
         FAILED,
         1,
@@ -211,9 +221,9 @@ async def test_a_stream_that_is_always_empty_is_not_to_be_tried_again(pieces):
 
 async def test_a_choice_that_finished_with_an_error_is_a_failure_and_passes_unchanged():
     choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-    pieces = [chat(content="a"), sse({"choices": [choice]}), DONE]
+    pieces = [chat(content="a"), sse({"choices": [choice]}), DONE_EVENT]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), FAILED)
 
 
 @pytest.mark.parametrize("code", [502, "502", None])
@@ -222,10 +232,10 @@ async def test_a_chunk_with_an_error_beside_its_choices_is_a_failure_and_passes_
     pieces = [
         chat(content="a"),
         sse({"choices": [choice], "error": {"code": code, "message": "provider"}}),
-        DONE,
+        DONE_EVENT,
     ]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), FAILED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), FAILED)
 
 
 async def test_an_event_larger_than_a_record_is_refused_before_it_is_whole():
@@ -295,7 +305,11 @@ USAGE = {"usage": {"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 1
 )
 @pytest.mark.parametrize("joined", [True, False])
 async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, unasked, joined):
-    sent = [chat(content="a"), *(as_event(orjson.dumps(chunk)) for chunk in asked_for), DONE]
+    sent = [
+        chat(content="a"),
+        *(encode_event(orjson.dumps(chunk)) for chunk in asked_for),
+        DONE_EVENT,
+    ]
     pieces = [b"".join(sent)] if joined else sent
     at = await shop(ScriptedAnswer(pieces), ScriptedAnswer(pieces))
     seen = await at.run(asked(body=body(stream=True, stream_options={"include_usage": True})))
@@ -303,7 +317,9 @@ async def test_without_the_clients_asking_all_but_the_usage_comes(asked_for, una
     seen = await at.run(asked())
     assert (
         seen.text
-        == chat(content="a") + b"".join(as_event(orjson.dumps(chunk)) for chunk in unasked) + DONE
+        == chat(content="a")
+        + b"".join(encode_event(orjson.dumps(chunk)) for chunk in unasked)
+        + DONE_EVENT
     )
     assert orjson.loads(dict(seen.parts[-1].notes)["usage"]) == USAGE["usage"]
 
@@ -353,7 +369,7 @@ async def test_a_redirect_of_an_upstream_is_said_without_its_address(status):
 async def test_a_usage_beyond_64_bits_is_ignored():
     reply = b'{"choices":[],"usage":{"total_tokens":%d}}' % (1 << 80)
     seen = await (await shop(ScriptedAnswer([reply], headers=JSON))).run(asked(stream=False))
-    assert (seen.text, seen.fold.outcome, seen.parts[-1].usage) == (reply, COMPLETED, {})
+    assert (seen.text, seen.state.outcome, seen.parts[-1].usage) == (reply, COMPLETED, {})
 
 
 async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_asked_again():
@@ -373,7 +389,7 @@ async def test_an_upstream_that_was_silent_for_its_read_timeout_is_not_asked_aga
 async def test_a_stream_that_falls_silent_is_continued():
     at = await shop(ScriptedAnswer([*stream(PLAIN)[:3], EngineSilent("no byte")]))
     seen = await at.run(asked(body=body(stream=True, max_tokens=6)))
-    assert (seen.fold.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
+    assert (seen.state.outcome, text_of(seen.text)) == (COMPLETED, tokens(6))
 
 
 @pytest.mark.parametrize("kind", [UpstreamInvalidReply, ReplyTooLarge])

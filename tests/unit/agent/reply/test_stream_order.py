@@ -16,7 +16,7 @@ from app.agent.reply.event_relay import EventRelay
 from app.agent.reply.plan import Finish, plan
 from app.agent.reply.reply_batcher import ReplyBatcher
 from app.agent.reply.reply_writer import ReplyWriter
-from app.openai_api.sse import DONE, as_event, count_events
+from app.openai_api.sse import DONE_EVENT, count_events, encode_event
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED, DATA
 from tests.unit.agent.scripted_engine import BROKEN, ScriptedAnswer
@@ -26,7 +26,7 @@ from tests.unit.scene import TOPICS, body, replies, send_reply, started_bus, tex
 
 
 def event(**members: Any) -> bytes:
-    return as_event(orjson.dumps(members))
+    return encode_event(orjson.dumps(members))
 
 
 def chat(finish: str | None = None, **delta: Any) -> bytes:
@@ -39,7 +39,7 @@ def message(kind: str, text: str) -> bytes:
     )
 
 
-CHAT_END = chat("stop") + DONE
+CHAT_END = chat("stop") + DONE_EVENT
 MESSAGES_END = b"event: message_stop\n" + event(type="message_stop")
 RESPONSES_END = b"event: response.completed\n" + event(
     type="response.completed", response={"usage": {"input_tokens": 1}}
@@ -64,7 +64,7 @@ async def test_text_that_looks_like_a_sentinel_keeps_its_place(text):
             ]
             at = await shop(ScriptedAnswer(pieces))
             seen = await at.run(asked(path=path))
-            assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+            assert (seen.text, seen.state.outcome) == (b"".join(pieces), COMPLETED)
             assert len(at.engine.jobs) == 1
 
 
@@ -76,14 +76,21 @@ async def test_an_upstream_cut_right_behind_such_a_text_is_continued_from_all_of
         ScriptedAnswer([chat(content=" two"), CHAT_END]),
     )
     seen = await at.run(asked(body=body(stream=True)))
-    assert (text_of(seen.text), seen.fold.outcome) == (f"one {text} two", COMPLETED)
+    assert (text_of(seen.text), seen.state.outcome) == (f"one {text} two", COMPLETED)
     assert at.engine.bodies()[1]["messages"][-1]["content"] == f"one {text}"
 
 
 async def test_what_follows_done_is_written_behind_it():
-    pieces = [chat(content="a"), CHAT_END, b": cost 1\n\n", event(extra=1), DONE, b": bye\n\n"]
+    pieces = [
+        chat(content="a"),
+        CHAT_END,
+        b": cost 1\n\n",
+        event(extra=1),
+        DONE_EVENT,
+        b": bye\n\n",
+    ]
     seen = await (await shop(ScriptedAnswer(pieces))).run(asked())
-    assert (seen.text, seen.fold.outcome) == (b"".join(pieces), COMPLETED)
+    assert (seen.text, seen.state.outcome) == (b"".join(pieces), COMPLETED)
 
 
 TEXTS = st.sampled_from(SENTINELS) | st.text(max_size=12)
@@ -97,7 +104,11 @@ EVENTS = st.one_of(
     ),
     st.builds(lambda text: event(choices=[], note=text), TEXTS),
     st.sampled_from(
-        [chat(content="x").replace(b"\n", b"\r\n"), b"event: x\nid: 7\ndata: a\ndata: b\n\n", DONE]
+        [
+            chat(content="x").replace(b"\n", b"\r\n"),
+            b"event: x\nid: 7\ndata: a\ndata: b\n\n",
+            DONE_EVENT,
+        ]
     ),
 )
 CUTS = st.lists(st.integers(0, 100_000), max_size=12)
@@ -124,8 +135,8 @@ async def relayed(pieces: list[bytes], *, strip: bool) -> tuple[list[ReplyRecord
 @settings(max_examples=150, deadline=None)
 @given(st.lists(EVENTS, max_size=10), CUTS, st.booleans())
 @example([chat(content="data: [DONE]"), chat(content="after")], [], False)
-@example([DONE, chat(content="after"), DONE], [14], True)
-@example([chat("stop"), b": ping\n\n", DONE], [], True)
+@example([DONE_EVENT, chat(content="after"), DONE_EVENT], [14], True)
+@example([chat("stop"), b": ping\n\n", DONE_EVENT], [], True)
 def test_any_events_cut_anywhere_come_out_of_the_log_as_they_went_in(events, cuts, strip):
     stream = b"".join(events)
     records, _ = asyncio.run(relayed(cut(stream, cuts), strip=strip))
@@ -158,7 +169,7 @@ def test_a_stream_taken_over_anywhere_has_every_text_once(texts, written, cuts):
         )
         await turns()
         seen = await at.run(request, await at.lookup.look(request))
-        return text_of(seen.text) if seen.fold.outcome == COMPLETED else "", at
+        return text_of(seen.text) if seen.state.outcome == COMPLETED else "", at
 
     text, at = asyncio.run(taken_over())
     if "".join(before)[-1:].isspace():
@@ -172,8 +183,8 @@ def test_a_stream_taken_over_anywhere_has_every_text_once(texts, written, cuts):
 @pytest.mark.parametrize(
     ("path", "end", "missing"),
     [
-        ("/chat/completions", chat("tool_calls", tool_calls=[{"index": 0}]), DONE),
-        ("/chat/completions", chat("stop") + DONE + b": bye\n\n", b""),
+        ("/chat/completions", chat("tool_calls", tool_calls=[{"index": 0}]), DONE_EVENT),
+        ("/chat/completions", chat("stop") + DONE_EVENT + b": bye\n\n", b""),
         ("/messages", MESSAGES_END, b""),
         ("/responses", RESPONSES_END, b""),
     ],
@@ -194,4 +205,4 @@ async def test_a_stream_whose_last_event_is_in_the_log_lacks_nothing_but_its_end
 def test_an_event_that_looks_like_an_end_is_text_to_a_takeover():
     prefix = Prefix.of("/chat/completions", b"".join(chat(content=text) for text in SENTINELS))
     assert (prefix.text, prefix.finished, prefix.plain) == ("".join(SENTINELS), False, True)
-    assert Prefix.of("/chat/completions", chat(content="a") + DONE).plain
+    assert Prefix.of("/chat/completions", chat(content="a") + DONE_EVENT).plain

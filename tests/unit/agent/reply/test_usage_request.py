@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.agent.reply.usage_request import UsageStripper, asking, refuses
-from app.openai_api.sse import DONE, split_events
+from app.openai_api.sse import DONE_EVENT, split_events
 from tests.numbered import Generation, sse
 
 ODD = (
@@ -153,7 +153,7 @@ def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(
     usage: bytes, space: bytes
 ) -> None:
     chunk = b'data: {"choices":%b[%b],"usage":%b}\n\n' % (space, space, usage)
-    assert stripped(chunk + DONE) == DONE
+    assert stripped(chunk + DONE_EVENT) == DONE_EVENT
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_chunk_that_was_asked_for_is_taken_out_whatever_its_usage_is(
         sse({"choices": [], "prompt_filter_results": [], "usage_of": 1}),
         b': "usage" "choices":[]\n\n',
         sse({"error": {"message": "no usage"}}),
-        DONE,
+        DONE_EVENT,
     ],
 )
 def test_all_else_passes_as_it_came(event: bytes) -> None:

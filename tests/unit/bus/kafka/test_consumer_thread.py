@@ -17,7 +17,7 @@ from app.bus.kafka.client import KafkaAdmin
 from app.bus.kafka.consumer_thread import ReaderThread
 from app.bus.kafka.group import KafkaGroupReader
 from app.bus.kafka.reader import KafkaLogReader
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BusError
 
 FAULTS = [
@@ -128,7 +128,7 @@ WRONG = "receive.message.max.bytes=2000"
 
 
 async def test_properties_that_no_consumer_can_be_made_with_end_the_start():
-    ours = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": WRONG}).bus
+    ours = load_settings({"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": WRONG}).bus
     group = KafkaGroupReader(ours, "consumer", "t", "g", None, buffer=1)  # type: ignore[arg-type]
     log = KafkaLogReader(ours, "t", [0], Start.END, print)
     for reader in (group, log):
@@ -137,7 +137,7 @@ async def test_properties_that_no_consumer_can_be_made_with_end_the_start():
 
 
 async def test_a_session_timeout_that_the_new_protocol_does_not_have_ends_the_start():
-    ours = load(
+    ours = load_settings(
         {"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": "session.timeout.ms=10000"}
     ).bus
     group = KafkaGroupReader(ours, "consumer", "t", "g", None, buffer=1)  # type: ignore[arg-type]
@@ -147,6 +147,6 @@ async def test_a_session_timeout_that_the_new_protocol_does_not_have_ends_the_st
 
 def test_a_consumer_that_would_ask_for_commits_and_cannot_be_made_is_one_of_our_errors(monkeypatch):
     monkeypatch.setattr(kafka_client, "AdminClient", lambda _properties: None)
-    ours = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": WRONG}).bus
+    ours = load_settings({"BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PROPERTIES": WRONG}).bus
     with pytest.raises(BusError, match=r"receive\.message\.max\.bytes"):
         KafkaAdmin(ours, print).committed("t", "g", 1)

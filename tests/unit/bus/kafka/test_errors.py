@@ -13,14 +13,14 @@ from confluent_kafka import KafkaError, KafkaException
 from app.bus.base import TopicSpec
 from app.bus.kafka import client as kafka_client
 from app.bus.kafka.client import KafkaAdmin, reason
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BusError
 
 CODES = sorted(
     {value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()}
     - {0}
 )
-SETTINGS = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
+SETTINGS = load_settings({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
 
 
 def raising(error: BaseException) -> Any:

@@ -10,7 +10,7 @@ from confluent_kafka import Message, TopicPartition
 
 from app.bus.base import Assignment, Record
 from app.bus.kafka.group import KafkaGroupReader
-from app.config.settings import load
+from app.config.settings import load_settings
 from tests.unit.scene import turns
 
 TOPIC = "t"
@@ -53,7 +53,7 @@ class Member:
     """A reader whose thread is the test itself."""
 
     def __init__(self) -> None:
-        settings = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
+        settings = load_settings({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
         self.reader = KafkaGroupReader(settings, "consumer", TOPIC, "g", self, buffer=BUFFER)
         self.consumer: Any = Consumer()
         self.reader.begin(self.consumer)

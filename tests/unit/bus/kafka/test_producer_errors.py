@@ -14,14 +14,14 @@ from confluent_kafka import KafkaError, KafkaException
 
 from app.bus.kafka import producer as kafka_producer
 from app.bus.kafka.producer import KafkaProducer
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BusError, BusFull, NotDelivered, RecordTooLarge, Unconfirmed
 
 CODES = sorted(
     {value for name, value in vars(KafkaError).items() if isinstance(value, int) and name.isupper()}
     - {0}
 )
-SETTINGS = load({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
+SETTINGS = load_settings({"BOOTSTRAP_SERVERS": "127.0.0.1:1"}).bus
 OURS = {KafkaError._QUEUE_FULL: BusFull, KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge}
 
 

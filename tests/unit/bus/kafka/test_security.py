@@ -8,7 +8,7 @@ import pytest
 
 from app.bus.factory import make_bus
 from app.bus.kafka.client import properties
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import SettingsError
 
 PASSWORD = "hunter-3; and = odd"
@@ -22,13 +22,13 @@ SCRAM = {
 
 def refused(**environment: str) -> str:
     with pytest.raises(SettingsError) as error:
-        make_bus(load({"BOOTSTRAP_SERVERS": "nowhere:9093", **environment}).bus)
+        make_bus(load_settings({"BOOTSTRAP_SERVERS": "nowhere:9093", **environment}).bus)
     assert PASSWORD not in str(error.value)
     return str(error.value)
 
 
 def test_each_setting_reaches_every_client_under_librdkafkas_name() -> None:
-    found = properties(load({**SCRAM, "KAFKA_SSL_CA_LOCATION": "ca.pem"}).bus)
+    found = properties(load_settings({**SCRAM, "KAFKA_SSL_CA_LOCATION": "ca.pem"}).bus)
     assert found["security.protocol"] == "sasl_ssl"
     assert found["sasl.mechanism"] == "SCRAM-SHA-512"
     assert (found["sasl.username"], found["sasl.password"]) == ("gateway", PASSWORD)
@@ -37,16 +37,16 @@ def test_each_setting_reaches_every_client_under_librdkafkas_name() -> None:
 
 
 def test_what_stands_in_the_properties_wins() -> None:
-    found = properties(load({**SCRAM, "KAFKA_PROPERTIES": "sasl.username=another"}).bus)
+    found = properties(load_settings({**SCRAM, "KAFKA_PROPERTIES": "sasl.username=another"}).bus)
     assert found["sasl.username"] == "another"
 
 
 def test_what_fits_together_is_taken() -> None:
-    make_bus(load({"BOOTSTRAP_SERVERS": "nowhere:9093", **SCRAM}).bus)
+    make_bus(load_settings({"BOOTSTRAP_SERVERS": "nowhere:9093", **SCRAM}).bus)
 
 
 def test_secrets_are_in_no_repr() -> None:
-    settings = load({**SCRAM, "KAFKA_SSL_KEY_PASSWORD": "of-the-key"})
+    settings = load_settings({**SCRAM, "KAFKA_SSL_KEY_PASSWORD": "of-the-key"})
     assert PASSWORD not in repr(settings)
     assert "of-the-key" not in repr(settings)
 

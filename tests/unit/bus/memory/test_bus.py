@@ -9,14 +9,14 @@ import pytest
 
 from app.bus.base import Assignment, At, Record, Start, TopicSpec
 from app.bus.memory.bus import MemoryBus
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BusFull, NotDelivered
 
 REPLIES, QUEUE, MODELS = "llm.replies", "llm.requests.m", "llm.models"
 
 
 async def started(budget: int = 64 * 1024) -> MemoryBus:
-    bus = MemoryBus(load({}).bus, budget=budget)
+    bus = MemoryBus(load_settings({}).bus, budget=budget)
     await bus.start()
     compact = {"cleanup.policy": "compact,delete"}
     await bus.ensure_topics(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config.api_keys_file import KeyEntry, hash_of, write_keys
-from app.config.settings import load
+from app.config.api_keys_file import KeyEntry, hash_key, write_keys
+from app.config.settings import load_settings
 from app.errors import InvalidApiKey, SettingsError
 from app.gateway.access.api_keys_watcher import ApiKeysWatcher
 from app.gateway.access.authentication import Authenticator
@@ -21,13 +21,13 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.write("sk-one")
-        self.keys = Authenticator(replace(load({}).gateway, api_keys_file=str(path)))
+        self.keys = Authenticator(replace(load_settings({}).gateway, api_keys_file=str(path)))
         self.file = ApiKeysWatcher(str(path), self.keys)
 
     def write(self, *keys: str) -> None:
         write_keys(
             self.path,
-            [KeyEntry(id=key, tenant=f"tenant-{key}", hash=hash_of(key.encode())) for key in keys],
+            [KeyEntry(id=key, tenant=f"tenant-{key}", hash=hash_key(key.encode())) for key in keys],
         )
 
     def opens(self, key: str) -> bool:
@@ -156,7 +156,7 @@ def unthought_of(*_: object) -> None:
 
 
 async def test_without_a_file_there_is_nothing_to_watch():
-    keys = Authenticator(load({"ALLOW_ANONYMOUS": "1"}).gateway)
+    keys = Authenticator(load_settings({"ALLOW_ANONYMOUS": "1"}).gateway)
     none = ApiKeysWatcher("", keys)
     await none.watch()
     assert list(none.collect()) == []
@@ -171,4 +171,4 @@ def test_at_the_start_a_file_that_does_not_work_is_refused(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(SettingsError, match=r"API_KEYS_FILE: .*keys\.yaml"):
-        ApiKeysWatcher(str(path), Authenticator(load({}).gateway))
+        ApiKeysWatcher(str(path), Authenticator(load_settings({}).gateway))

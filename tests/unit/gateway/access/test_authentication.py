@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.api_keys_file import KeyEntry, hash_of
-from app.config.settings import load
+from app.config.api_keys_file import KeyEntry, hash_key
+from app.config.settings import load_settings
 from app.errors import AnonymousRefused, InvalidApiKey, ModelNotAllowed
 from app.gateway.access.authentication import ANONYMOUS, Authenticator, Caller, Limits
 
 
 def keys(*plain: str, **environment: str) -> Authenticator:
-    return Authenticator(replace(load(environment).gateway, api_keys=plain))
+    return Authenticator(replace(load_settings(environment).gateway, api_keys=plain))
 
 
 def filed(*entries: KeyEntry) -> Authenticator:
     """Keys of a keys file with these entries."""
-    made = Authenticator(replace(load({}).gateway, api_keys_file="keys.yaml"))
+    made = Authenticator(replace(load_settings({}).gateway, api_keys_file="keys.yaml"))
     made.replace(entries)
     return made
 
 
 def entry(key: str = "sk-one", **members: Any) -> KeyEntry:
-    return KeyEntry(**{"id": key, "tenant": "research", "hash": hash_of(key.encode()), **members})
+    return KeyEntry(**{"id": key, "tenant": "research", "hash": hash_key(key.encode()), **members})
 
 
 def sent(text: str) -> str:
@@ -133,7 +133,7 @@ def test_with_keys_nobody_is_anonymous(client):
     ],
 )
 def test_the_start_says_what_it_means_to_have_no_keys(environment, said, caplog):
-    Authenticator(load(environment).gateway).warn()
+    Authenticator(load_settings(environment).gateway).warn()
     assert [said in record.message for record in caplog.records] == ([True] if said else [])
 
 
@@ -182,7 +182,7 @@ def test_a_good_key_counts_beside_a_dummy_in_another_header(dummy):
 
 def test_a_hash_is_no_key():
     with pytest.raises(InvalidApiKey):
-        asked(filed(entry("sk-one")), f"Bearer {hash_of(b'sk-one')}")
+        asked(filed(entry("sk-one")), f"Bearer {hash_key(b'sk-one')}")
 
 
 @given(
@@ -218,7 +218,7 @@ def test_a_key_of_the_file_has_what_stands_there():
 
 def test_both_kinds_of_keys_are_good_beside_each_other():
     known = Authenticator(
-        replace(load({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml")
+        replace(load_settings({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml")
     )
     known.replace([entry()])
     assert asked(known, "Bearer sk-one").tenant == "research"

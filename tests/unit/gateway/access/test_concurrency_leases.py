@@ -21,11 +21,13 @@ class SharedStore(MemoryStore):
         self.renewals: list[dict[str, int]] = []  # each: how many by key
         self.away = False
 
-    async def renew(self, holders: Mapping[str, Collection[str]], ttl: float) -> None:
+    async def renew_leases(
+        self, holders: Mapping[str, Collection[str]], ttl_seconds: float
+    ) -> None:
         self.renewals.append({key: len(of_key) for key, of_key in holders.items()})
         if self.away:
             raise StoreUnavailable("Redis: away")
-        await super().renew(holders, ttl)
+        await super().renew_leases(holders, ttl_seconds)
 
 
 class Site:

@@ -44,11 +44,11 @@ class Redis(MemoryStore):
         self.away = False
         self.asked = 0
 
-    async def add(self, key: str, amount: int, ttl: float) -> int:
+    async def add_to_counter(self, key: str, amount: int, ttl_seconds: float) -> int:
         self.asked += 1
         if self.away:
             raise StoreUnavailable(f"Redis: {AWAY}")
-        return await super().add(key, amount, ttl)
+        return await super().add_to_counter(key, amount, ttl_seconds)
 
 
 class Request:
@@ -127,7 +127,7 @@ async def test_requests_of_a_minute_are_counted_and_the_next_minute_is_new(door)
     for _ in range(3):
         await (await door.asks(rpm=3)).ends()
     door.now += 13
-    assert (await door.is_refused(rpm=3)).retry_after == 47
+    assert (await door.is_refused(rpm=3)).retry_after_seconds == 47
     door.now += 47
     await door.asks(rpm=3)
 
@@ -168,7 +168,7 @@ async def test_keys_of_one_tenant_are_counted_together_each_with_its_own_limit(d
 
 async def test_as_many_run_at_once_as_may(door):
     first, _ = await door.asks(concurrent=2), await door.asks(concurrent=2)
-    assert (await door.is_refused(concurrent=2)).retry_after == 1
+    assert (await door.is_refused(concurrent=2)).retry_after_seconds == 1
     await door.asks(concurrent=2, model="other")
     await first.ends()
     await door.asks(concurrent=2)
@@ -334,7 +334,7 @@ async def test_while_redis_is_away_requests_are_refused_if_the_operator_wants_th
     for _ in range(2):
         with pytest.raises(LimitsUnavailable) as refused:
             await door.asks(rpm=1)
-        assert (refused.value.status, refused.value.retry_after) == (503, 1)
+        assert (refused.value.status, refused.value.retry_after_seconds) == (503, 1)
         assert "9701" not in refused.value.message
 
 

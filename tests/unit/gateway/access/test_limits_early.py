@@ -24,7 +24,7 @@ async def test_a_minute_that_is_used_up_with_every_model_is_refused_before_the_b
     await door.is_refused(rpm=1, model="other")
     with pytest.raises(RateLimited) as refused:
         door.limiter.refuse_if_used_up(asked)
-    assert refused.value.retry_after == 60
+    assert refused.value.retry_after_seconds == 60
     assert dict(asked["grant"].headed([]))[b"x-ratelimit-remaining-requests"] == b"0"
     door.now += 60
     door.limiter.refuse_if_used_up(state())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import SettingsError
 from app.gateway.access.operator_access import Operators
 
@@ -12,7 +12,9 @@ FORWARDED = {"x-forwarded-for": "203.0.113.7"}
 
 def admitted(client: str = "192.0.2.7", keys: str = f"{KEY},{OTHER}", **headers: str) -> bool:
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    operators = Operators(load({"OPERATOR_KEYS": keys, "API_KEYS": "sk-of-a-client-0123"}).gateway)
+    operators = Operators(
+        load_settings({"OPERATOR_KEYS": keys, "API_KEYS": "sk-of-a-client-0123"}).gateway
+    )
     return operators.admits({"type": "http", "headers": head, "client": (client, 1)})
 
 
@@ -96,8 +98,8 @@ def test_a_name_that_was_made_to_lead_here_is_not_admitted(host, may):
 
 def test_an_operators_key_that_can_be_guessed_stops_the_start():
     with pytest.raises(SettingsError, match="OPERATOR_KEYS: its value does not work"):
-        load({"OPERATOR_KEYS": "short"})
+        load_settings({"OPERATOR_KEYS": "short"})
 
 
 def test_an_operators_key_is_in_no_description_of_the_settings():
-    assert KEY not in repr(load({"OPERATOR_KEYS": KEY}))
+    assert KEY not in repr(load_settings({"OPERATOR_KEYS": KEY}))

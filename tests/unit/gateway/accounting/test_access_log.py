@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.gateway.accounting import refusal_throttle as floods
 from app.gateway.accounting.access_log import AccessLog
 from tests.unit.scene import until
 
 REFUSED = {"code": "invalid_api_key"}
-TRUSTED = load({}).gateway.trusted_proxies
+TRUSTED = load_settings({}).gateway.trusted_proxies
 
 
 class Log:
@@ -20,7 +20,7 @@ class Log:
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "app.access")
         self.counted = 0
-        self.access_log = AccessLog(self._observe, trusted=TRUSTED)
+        self.access_log = AccessLog(self._observe, trusted_proxies=TRUSTED)
         self._caplog = caplog
 
     def _observe(self, *_: object) -> None:
@@ -36,11 +36,11 @@ class Log:
     ) -> None:
         for _ in range(times):
             scope = {"method": "GET", "path": "/v1/models", "headers": head, "client": (client, 1)}
-            self.access_log.ended(scope, status, dict(line))
+            self.access_log.log_request(scope, status, dict(line))
 
     def lines(self, name: str) -> list[Any]:
         """A member of each line; None where a line has none."""
-        self.access_log.write()
+        self.access_log.flush()
         return [getattr(record, name, None) for record in self._caplog.records]
 
 
@@ -92,7 +92,7 @@ async def test_a_flood_of_the_same_refusal_is_cut_and_counted(log: Log) -> None:
 
 
 async def test_it_begins_anew_after_a_while(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floods, "_SECONDS", 0.01)
+    monkeypatch.setattr(floods, "_WINDOW_SECONDS", 0.01)
     for floods_so_far in (1, 2):
         log.ended(401, REFUSED, times=13)
         await until(lambda many=floods_so_far: log.lines("left_out").count(3) == many)
@@ -102,7 +102,7 @@ async def test_it_begins_anew_after_a_while(log: Log, monkeypatch: pytest.Monkey
 async def test_a_flood_from_very_many_addresses_is_cut_too(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floods, "_MOST_KINDS", 2)
+    monkeypatch.setattr(floods, "_MAX_KINDS", 2)
     for number in range(30):
         log.ended(401, REFUSED, f"192.0.2.{number}")
     log.access_log.close()

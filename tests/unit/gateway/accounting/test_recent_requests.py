@@ -31,7 +31,7 @@ def test_a_request_is_told_with_its_times_and_under_its_models_id():
         200,
         {**line, "queue_ms": 2.5, "upstream_ms": 30.0, "total_ms": 40.0, "completion_tokens": 7},
     )
-    (found,) = seen.recent.described(200)
+    (found,) = seen.recent_requests.snapshot(200)
     assert found.pop("ended_at") > 0
     assert found == {
         **{
@@ -56,7 +56,9 @@ def test_what_was_refused_or_left_is_there_too():
     seen = observed()
     seen(CHAT, 429, {"model": "recent-model", "code": "queue_full", "total_ms": 1.0})
     seen(CHAT, 0, {"model": "recent-model", "client": "gone", "total_ms": 1.0})
-    assert [(one["status"], one["outcome"], one["code"]) for one in seen.recent.described(200)] == [
+    assert [
+        (one["status"], one["outcome"], one["code"]) for one in seen.recent_requests.snapshot(200)
+    ] == [
         (499, "left", None),
         (429, "refused", "queue_full"),
     ]
@@ -66,14 +68,14 @@ def test_what_named_no_model_is_no_request_of_ours():
     seen = observed()
     seen("/v1/models", 200, {"total_ms": 1.0})
     seen(CHAT, 401, {"code": "invalid_api_key", "total_ms": 1.0})
-    assert seen.recent.described(200) == []
+    assert seen.recent_requests.snapshot(200) == []
 
 
 def test_the_oldest_make_room():
-    recent = RecentRequests(kept=2)
+    recent = RecentRequests(max_requests=2)
     for number in range(3):
-        recent.keep((number, LABELS, {"request_id": str(number)}))
-    assert [one["id"] for one in recent.described(200)] == ["2", "1"]
+        recent.add_request((number, LABELS, {"request_id": str(number)}))
+    assert [one["id"] for one in recent.snapshot(200)] == ["2", "1"]
 
 
 def test_nothing_of_a_line_is_told_that_is_not_meant_to_be():
@@ -85,17 +87,17 @@ def test_nothing_of_a_line_is_told_that_is_not_meant_to_be():
     }
     seen = observed()
     seen(CHAT, 404, {**line, "total_ms": 1.0})
-    (found,) = seen.recent.described(200)
+    (found,) = seen.recent_requests.snapshot(200)
     assert "secret" not in str(found)
     assert "sk-by-mistake" not in str(found)
 
 
 def test_a_usage_that_is_no_number_is_none():
     recent = RecentRequests()
-    recent.keep(
+    recent.add_request(
         (0.0, LABELS, {"prompt_tokens": {"a": 1}, "completion_tokens": True, "total_ms": "long"})
     )
-    (found,) = recent.described(200)
+    (found,) = recent.snapshot(200)
     assert (found["prompt_tokens"], found["completion_tokens"], found["total_ms"]) == (
         None,
         None,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.bus.base import Place
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import NotDelivered
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
@@ -67,7 +67,7 @@ async def asked(
 async def test_a_request_is_a_child_of_the_clients_span_and_what_follows_is_its_child() -> None:
     application = Application(model="m", request_id="req_1", outcome="completed", prompt_tokens=3)
     told = (await asked(application)).one(SERVER)
-    assert f"00-{told.span.trace}-{told.span.parent}-01" == CLIENTS
+    assert f"00-{told.span.trace_id}-{told.span.parent_id}-01" == CLIENTS
     assert application.found == told.span.traceparent
     assert (told.name, told.error) == (f"POST {CHAT}", "")
     assert (told["http.route"], told["http.response.status_code"], told["url.path"]) == (
@@ -122,7 +122,7 @@ class Admitted:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._edge = RequestMiddleware(
-            self._inner, Authenticator(load(environment).gateway), AccessLog()
+            self._inner, Authenticator(load_settings(environment).gateway), AccessLog()
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +189,7 @@ async def test_a_record_that_carries_a_trace_has_a_span_and_carries_that_on() ->
     told = kept.one(PRODUCER)
     assert place == Place(3, 7)
     assert log.headers == [[("v", b"1"), ("traceparent", told.span.traceparent.encode())]]
-    assert told.span.parent == CLIENTS.split("-")[2]
+    assert told.span.parent_id == CLIENTS.split("-")[2]
     assert told.name == "send llm.requests.m"
     assert (told["messaging.system"], told["messaging.operation.type"]) == ("kafka", "send")
     assert (told["messaging.destination.name"], told["messaging.message.id"]) == (

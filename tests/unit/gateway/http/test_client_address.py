@@ -4,15 +4,15 @@ tests/unit/test_locality.py.
 
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.gateway.http.client_address import client_of
-from app.locality import is_trusted
+from app.locality import is_trusted_proxy
 
 
 def test_trusted_proxies_are_addresses_or_networks():
-    trusted = load({"TRUSTED_PROXIES": "10.0.0.0/8,2001:db8::1"}).gateway.trusted_proxies
+    trusted = load_settings({"TRUSTED_PROXIES": "10.0.0.0/8,2001:db8::1"}).gateway.trusted_proxies
     assert [
-        is_trusted(host, trusted) for host in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "x", "")
+        is_trusted_proxy(host, trusted) for host in ("10.1.2.3", "2001:db8::1", "11.0.0.1", "x", "")
     ] == [
         True,
         True,
@@ -40,6 +40,6 @@ def test_trusted_proxies_are_addresses_or_networks():
     ],
 )
 def test_the_client_is_whom_the_last_trusted_proxy_has_seen(peer, said, expected):
-    trusted = load({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
+    trusted = load_settings({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
     head = [(b"x-forwarded-for", value.encode()) for value in said]
     assert client_of({"client": peer and (peer, 1), "headers": head}, trusted) == expected

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import ClientGone, UpstreamUnreachable, WorkerLost
 from app.gateway.http.response_writer import KEEPALIVE, EventStream, send_reply, whole_body
-from app.openai_api.sse import DONE
+from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ReplyRecord
 from tests.unit.gateway.calls import CANCELLED_BODY, Fed
 from tests.unit.gateway.wire import Client
@@ -91,9 +91,9 @@ async def test_a_stream_is_passed_on_byte_for_byte_as_it_comes():
     await turns()
     assert (at.client.status, at.client.got) == (200, b": hi\n\n" + event(1))
     at.fed.data(event(2))
-    at.fed.end(DONE)
+    at.fed.end(DONE_EVENT)
     client = await at.ended()
-    assert client.got == b": hi\n\n" + event(1) + event(2) + DONE
+    assert client.got == b": hi\n\n" + event(1) + event(2) + DONE_EVENT
     assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (client.headers["x-accel-buffering"], client.headers["x-request-id"]) == (
         "no",
@@ -138,8 +138,8 @@ async def test_a_part_goes_straight_to_the_client_while_its_reader_waits():
     assert at.client.got == event(1) + event(2), "in order behind what waits"
     await turns()
     at.fed.data(event(5))
-    at.fed.end(DONE)
-    assert (await at.ended()).got == b"".join(map(event, range(1, 6))) + DONE
+    at.fed.end(DONE_EVENT)
+    assert (await at.ended()).got == b"".join(map(event, range(1, 6))) + DONE_EVENT
     assert wire.written == 2
     assert at.fed.call.sink is None, "each would hold the other"
 
@@ -152,8 +152,8 @@ async def test_what_goes_straight_to_the_client_is_no_silence():
         await asyncio.sleep(4)
         at.fed.data(event(number))
     await asyncio.sleep(6)
-    at.fed.end(DONE)
-    assert (await at.ended()).got == b"".join(map(event, range(1, 5))) + KEEPALIVE + DONE
+    at.fed.end(DONE_EVENT)
+    assert (await at.ended()).got == b"".join(map(event, range(1, 5))) + KEEPALIVE + DONE_EVENT
     assert wire.written == 3
 
 
@@ -164,7 +164,7 @@ async def test_what_is_changed_on_its_way_does_not_go_straight(options):
     for number in (1, 2):
         at.fed.data(event(number))
         await turns()
-    at.fed.end(DONE)
+    at.fed.end(DONE_EVENT)
     await at.ended()
     assert wire.written == 0
 
@@ -208,13 +208,13 @@ async def test_silence_is_broken_by_comments():
     at = Streaming(Fed())
     at.fed.data(event(1))
     await asyncio.sleep(11)
-    at.fed.end(DONE)
-    assert (await at.ended()).got == event(1) + KEEPALIVE * 2 + DONE
+    at.fed.end(DONE_EVENT)
+    assert (await at.ended()).got == event(1) + KEEPALIVE * 2 + DONE_EVENT
     at = Streaming(Fed(), {"SSE_KEEPALIVE_SECONDS": "0"})
     at.fed.data(event(1))
     await asyncio.sleep(500)
-    at.fed.end(DONE)
-    assert (await at.ended()).got == event(1) + DONE
+    at.fed.end(DONE_EVENT)
+    assert (await at.ended()).got == event(1) + DONE_EVENT
 
 
 @pytest.mark.parametrize("line", [b"id: 5\n", b"id\n"])
@@ -222,18 +222,18 @@ async def test_a_comment_behind_an_upstreams_own_ids_has_no_blank_line(line):
     at = Streaming(Fed())
     at.fed.data(line + event(1))
     await asyncio.sleep(6)
-    at.fed.end(DONE)
-    assert (await at.ended()).got == line + event(1) + KEEPALIVE[:-1] + DONE
+    at.fed.end(DONE_EVENT)
+    assert (await at.ended()).got == line + event(1) + KEEPALIVE[:-1] + DONE_EVENT
 
 
 async def test_an_error_in_the_middle_is_the_last_event():
     at = Streaming(Fed())
     at.fed.data(event(1))
     error = WorkerLost("gone")
-    at.fed.end(b"data: " + error.body() + b"\n\n", "failed", code="worker_lost")
+    at.fed.end(b"data: " + error.encode_body() + b"\n\n", "failed", code="worker_lost")
     client = await at.ended()
     assert orjson.loads(client.seen_by_eventsource()[-1][1])["error"]["code"] == "worker_lost"
-    assert DONE not in client.got
+    assert DONE_EVENT not in client.got
 
 
 async def test_a_cancel_in_the_middle_is_an_event_too():
@@ -262,7 +262,7 @@ async def test_from_any_event_on_each_comes_once_with_its_number(
         number += size
         at.fed.data(block)
         await turns(2)
-    at.fed.end(DONE)
+    at.fed.end(DONE_EVENT)
     client = await at.ended()
     expected = [(str(n), f'{{"n":{n}}}') for n in range(1, number + 1)] + [
         (str(number + 1), "[DONE]")
@@ -304,10 +304,10 @@ async def test_a_client_may_see_its_place_until_it_is_answered():
     at.fed.claim("w", "")
     await asyncio.sleep(5)
     at.fed.data(event(1))
-    at.fed.end(DONE)
+    at.fed.end(DONE_EVENT)
     client = await at.ended()
     assert client.got.count(b"place") <= 3
-    assert client.got.endswith(event(1) + DONE)
+    assert client.got.endswith(event(1) + DONE_EVENT)
 
 
 @pytest.mark.parametrize("members", [{}, {"stream": False}])
@@ -322,11 +322,11 @@ async def test_a_client_that_leaves_ends_its_stream(members):
 def test_the_result_of_a_stream_is_its_whole_text():
     fed = Fed()
     fed.data(event(1))
-    fed.end(event(2) + DONE)
+    fed.end(event(2) + DONE_EVENT)
     body = whole_body(fed.parts, stream=True)
     assert (body.status, body.value, dict(body.head)) == (
         200,
-        event(1) + event(2) + DONE,
+        event(1) + event(2) + DONE_EVENT,
         {"content-type": "text/event-stream"},
     )
 

@@ -12,7 +12,7 @@ import pytest
 from app.gateway.accounting.recent_requests import RecentRequests
 from app.gateway.gateway import Gateway
 from app.gateway.operator.live_requests import LiveRequests
-from app.protocol.heartbeats import GatewayHeartbeat, decode_beat, encode
+from app.protocol.heartbeats import GatewayHeartbeat, decode_heartbeat, encode_message
 from tests.unit.gateway.house import Client, House, house, submission
 from tests.unit.scene import MODEL, TOPICS, log_of, turns, until
 
@@ -31,14 +31,16 @@ class Shop:
         self.gateway = gateway
         self.recent = RecentRequests()
         self.activity = LiveRequests(gateway, self.recent)
-        gateway.shown = self.activity.told
+        gateway.snapshot_requests = self.activity.heartbeat_snapshot
 
     def answers(self, id_: str, when: float) -> None:
-        self.recent.keep((when, (MODEL, "completions", 200, "completed"), {"request_id": id_}))
+        self.recent.add_request(
+            (when, (MODEL, "completions", 200, "completed"), {"request_id": id_})
+        )
 
     def shows(self, kind: str) -> list[tuple[str, str]]:
         """Gateway and id of each."""
-        return [(one["gateway"], one["id"]) for one in self.activity.of_all()[kind]]
+        return [(one["gateway"], one["id"]) for one in self.activity.cluster_snapshot()[kind]]
 
     async def comes_to_show(
         self, kind: str, expected: list[tuple[str, str]], seconds: float = 300.0
@@ -50,7 +52,7 @@ class Shop:
 async def pair(home: House) -> tuple[Shop, Shop]:
     """Two that know each other."""
     first, second = [Shop(await home.gateway()) for _ in range(2)]
-    await until(lambda: bool(first.gateway.others() and second.gateway.others()))
+    await until(lambda: bool(first.gateway.other_gateways() and second.gateway.other_gateways()))
     return first, second
 
 
@@ -72,7 +74,9 @@ async def test_the_requests_of_all_gateways_are_shown_by_each(pair: tuple[Shop, 
 
 async def told(home: House) -> list[GatewayHeartbeat]:
     """Every heartbeat of a gateway so far."""
-    beats = [decode_beat(record.value or b"") for record in await log_of(home.bus, TOPICS.workers)]
+    beats = [
+        decode_heartbeat(record.value or b"") for record in await log_of(home.bus, TOPICS.workers)
+    ]
     return [beat for beat in beats if isinstance(beat, GatewayHeartbeat)]
 
 
@@ -109,7 +113,7 @@ async def test_of_very_many_a_heartbeat_tells_the_newest(
     assert [id_ for _, id_ in first.shows("recent")] == [
         str(number) for number in range(119, 69, -1)
     ]
-    assert max(len(encode(beat)) for beat in await told(home)) < 100_000
+    assert max(len(encode_message(beat)) for beat in await told(home)) < 100_000
 
 
 @pytest.mark.parametrize("shown", [{}, {"running": [{"id": "r"}]}, {"else": [{}]}])
@@ -118,7 +122,7 @@ async def test_what_a_gateway_of_another_version_tells_breaks_nothing(
 ) -> None:
     one = Shop(await home.gateway())
     beat = GatewayHeartbeat("other", TOPICS.replies, 1, time.time(), 1.0, shown=shown)
-    await home.bus.send(TOPICS.workers, encode(beat), key=b"other", headers=[])
-    await until(lambda: bool(one.gateway.others()))
+    await home.bus.send(TOPICS.workers, encode_message(beat), key=b"other", headers=[])
+    await until(lambda: bool(one.gateway.other_gateways()))
     await turns()
     assert one.shows("running") == ([("other", "r")] if "running" in shown else [])

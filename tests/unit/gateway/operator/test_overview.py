@@ -13,10 +13,10 @@ from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.recent_requests import RecentRequests
 from app.gateway.accounting.request_metrics import RequestMetrics
 from app.gateway.gateway import Gateway
-from app.gateway.operator.dead_letters import DeadLetters
+from app.gateway.operator.dead_letters import DeadLetterReader
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
-from app.protocol.heartbeats import WorkerHeartbeat, encode
+from app.protocol.heartbeats import WorkerHeartbeat, encode_message
 from tests.unit.gateway.house import CARD, Client, House, house, submission
 from tests.unit.scene import MODEL, REQUESTS, TOPICS, request, until
 
@@ -37,8 +37,8 @@ async def shown(home: House, gateway: Gateway) -> dict[str, Any]:
                 gateway,
                 LiveRequests(gateway, RecentRequests()),
                 AccessLog(),
-                DeadLetters(home.bus, TOPICS.dlq),
-            ).described()
+                DeadLetterReader(home.bus, TOPICS.dlq),
+            ).snapshot()
         )
     )
     return found
@@ -57,14 +57,14 @@ async def beat(home: House, gateway: Gateway, **members: Any) -> None:
     one = WorkerHeartbeat(
         "w", MODEL, REQUESTS, CARD.group, TOPICS.replies, time.time(), 1.0, **{**told, **members}
     )
-    await home.bus.send(TOPICS.workers, encode(one), key=b"w", headers=[])
-    await until(lambda: gateway.catalog.all()[0].workers.get("w") == one)
+    await home.bus.send(TOPICS.workers, encode_message(one), key=b"w", headers=[])
+    await until(lambda: gateway.model_registry.all()[0].workers.get("w") == one)
 
 
 async def test_a_model_is_shown_with_its_queue_and_its_workers(home: House) -> None:
     gateway = await home.gateway()
     await beat(home, gateway, ready=False, reason="its upstream is away")
-    known = gateway.catalog.all()[0]
+    known = gateway.model_registry.all()[0]
     known.queue_depth, known.rate = 6, 2.0
     (model,) = (await shown(home, gateway))["models"]
     (worker,) = model.pop("workers")
@@ -112,7 +112,7 @@ async def test_a_request_is_queued_until_a_worker_says_that_it_runs(home: House)
 async def test_every_gateway_that_lives_is_shown(home: House) -> None:
     first, second = await home.gateway(), await home.gateway()
     both = {first.dispatcher.owner, second.dispatcher.owner}
-    await until(lambda: {beat.gateway for beat in first.gateways()} == both)
+    await until(lambda: {beat.gateway for beat in first.live_gateways()} == both)
     found = await shown(home, first)
     assert {one["id"] for one in found["gateways"]} == both
     assert (found["gateway"]["id"], found["gateway"]["unready"]) == (first.dispatcher.owner, [])
@@ -127,7 +127,7 @@ async def test_dead_letters_are_counted_and_the_last_ones_named(home: House) -> 
             home.bus,
             TOPICS.dlq,
             (REQUESTS, 0, number),
-            asked.headers(),
+            asked.encode_headers(),
             asked.body,
             f"reason {number}",
         )
@@ -186,20 +186,20 @@ async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_w
     home: House,
 ) -> None:
     gateway = await home.gateway()
-    observed = RequestMetrics(gateway.catalog)
+    observed = RequestMetrics(gateway.model_registry)
     access_log = AccessLog(observed)
     overview = Overview(
         gateway,
-        LiveRequests(gateway, observed.recent),
+        LiveRequests(gateway, observed.recent_requests),
         access_log,
-        DeadLetters(home.bus, TOPICS.dlq),
+        DeadLetterReader(home.bus, TOPICS.dlq),
     )
-    access_log.ended(
+    access_log.log_request(
         {"path": "/v1/chat/completions", "method": "POST", "headers": []},
         200,
         {"model": MODEL, "request_id": "r"},
     )
-    assert [recent["id"] for recent in (await overview.described())["recent"]] == ["r"]
+    assert [recent["id"] for recent in (await overview.snapshot())["recent"]] == ["r"]
 
 
 async def test_of_very_many_requests_the_newest_are_shown(home: House) -> None:

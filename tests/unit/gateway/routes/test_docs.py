@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.gateway.openapi import document
+from app.gateway.openapi import build_document
 from app.gateway.routes.docs import ASSETS, routes
 
 
@@ -22,7 +22,7 @@ async def client(models):
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        routes=routes(lambda _: tuple(models), document),
+        routes=routes(lambda _: tuple(models), build_document),
     )
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(application), base_url="http://gateway"
@@ -81,7 +81,7 @@ async def test_the_document_is_made_once_for_each_set_of_models():
 
     def make(names):
         made.append(tuple(names))
-        return document(names)
+        return build_document(names)
 
     shown = {"models": ("a",)}
     application = FastAPI(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.config.settings import load
+from app.config.settings import load_settings
 from app.errors import BadRequest, BusUnavailable, ClientGone, UnknownUrl
 from app.gateway.access.authentication import Authenticator
-from app.gateway.accounting.access_log import noted
+from app.gateway.accounting.access_log import final_reply_fields
 from app.gateway.gateway import Gateway
 from app.gateway.routes.inference import Inference
 from app.openai_api.endpoints import ENDPOINTS
@@ -31,8 +31,12 @@ NOTES = (
 
 def test_a_final_records_notes_are_members_of_the_access_line():
     line = {"outcome": COMPLETED, "queue_ms": 1.5, "upstream_ms": 20.0, "completion_tokens": 2}
-    assert noted(ReplyRecord("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)) == line
-    assert noted(ReplyRecord("i", "g", FINAL, 0, outcome=COMPLETED)) == {"outcome": COMPLETED}
+    assert (
+        final_reply_fields(ReplyRecord("i", "w", FINAL, 0, outcome=COMPLETED, notes=NOTES)) == line
+    )
+    assert final_reply_fields(ReplyRecord("i", "g", FINAL, 0, outcome=COMPLETED)) == {
+        "outcome": COMPLETED
+    }
 
 
 def test_what_a_later_version_notes_beside_them_is_left_alone():
@@ -45,7 +49,7 @@ def test_what_a_later_version_notes_beside_them_is_left_alone():
         outcome=COMPLETED,
         notes=(*NOTES, ("engine", "vllm"), ("cached-ms", "3")),
     )
-    assert noted(later) == noted(known)
+    assert final_reply_fields(later) == final_reply_fields(known)
 
 
 class Asking:
@@ -56,7 +60,7 @@ class Asking:
         self.client = Client()
         self._body = [{"type": "http.request", "body": sent or body(stream=stream)}]
         self._left = asyncio.Event()
-        keys = Authenticator(load({}).gateway)
+        keys = Authenticator(load_settings({}).gateway)
         scope: dict[str, Any] = {
             "type": "http",
             "method": "POST",
@@ -118,7 +122,7 @@ async def test_a_client_that_leaves_early_is_logged_with_the_worker_that_runs_it
         gateway = await at.gateway()
         asking = Asking(gateway, stream=False)
         running = ((await at.arrived(1)).id,)
-        gateway.catalog.heard(
+        gateway.model_registry.heard(
             WorkerHeartbeat(
                 "w", MODEL, REQUESTS, "llm.m", TOPICS.replies, time.time(), 1.0, running=running
             )
@@ -133,7 +137,7 @@ async def test_what_a_gateway_has_cancelled_names_the_worker_that_had_begun_it()
         asking = Asking(gateway, stream=True)
         await at.begin(await at.arrived(1))
         await until(lambda: asking.client.got)
-        [call] = gateway.calls()
+        [call] = gateway.pending_requests()
         gateway.dispatcher.end(call, CANCELLED)
         line = await asking.ends()
     assert (line["outcome"], line["worker"]) == (CANCELLED, "w")
@@ -195,7 +199,7 @@ async def test_a_path_that_a_models_card_adds_is_that_models_alone() -> None:
         gateway = await at.gateway()
         await at.announce(replace(CARD, paths=("/own/path",)))
         await at.announce(ModelRegistration("other", "llm.requests.other", "llm.other"))
-        await until(lambda: gateway.catalog.find("other") is not None)
+        await until(lambda: gateway.model_registry.find("other") is not None)
         asking = Asking(gateway, stream=True, path="/v1/own/path")
         assert (await at.arrived(1)).path == "/own/path"
         await asking.leaves()

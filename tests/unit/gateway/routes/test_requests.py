@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from app.config.api_keys_file import KeyEntry, hash_of
-from app.config.settings import load
+from app.config.api_keys_file import KeyEntry, hash_key
+from app.config.settings import load_settings
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.http.asgi import App, Receive, Scope, Send, send_whole
@@ -23,7 +23,7 @@ from app.gateway.routes.requests import Requests
 from app.inference.request_view import MOST_WAITING
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FINAL
-from app.protocol.request_id import Address, fingerprint
+from app.protocol.request_id import Address, fingerprint_topic
 from tests.unit.gateway.house import House, house
 from tests.unit.scene import REQUESTS, body, request, send_request, until
 
@@ -39,11 +39,11 @@ async def served(
     """A client of a gateway whose inference, if nothing else is said, only tells that it was
     asked.
     """
-    keys, access_log = keys or Authenticator(load({}).gateway), AccessLog()
+    keys, access_log = keys or Authenticator(load_settings({}).gateway), AccessLog()
     inference = RequestMiddleware(infers, keys, access_log)
     catch_all = Route("/v1/{path:path}", inference, methods=["POST"])
     routed = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    routed.add_middleware(RequestMiddleware, keys=keys, access_log=access_log)
+    routed.add_middleware(RequestMiddleware, authenticator=keys, access_log=access_log)
     gateway = at.gateways[0] if at.gateways else await at.gateway()
     routed.router.routes += [*Requests(gateway).routes(), catch_all]
     transport = httpx2.ASGITransport(FastPathRouter(routed, inference))
@@ -57,7 +57,7 @@ async def asked(at: House, **members: bool) -> tuple[RequestRecord, str]:
     place = await send_request(at.bus, one)
     address = Address(
         one.id,
-        fingerprint(REQUESTS),
+        fingerprint_topic(REQUESTS),
         place.partition,
         place.offset,
         one.reply_partition,
@@ -147,18 +147,18 @@ async def test_a_tenant_may_have_so_many_look_ups_waiting_and_then_hears_when_to
     async with house() as at, served(at) as client:
         _, public_id = await asked(at)
         (gateway,) = at.gateways
-        gateway.resources._waiting["anonymous"] = MOST_WAITING
+        gateway.request_views._waiting["anonymous"] = MOST_WAITING
         answer = await client.get(f"/v1/requests/{public_id}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert answer.headers["retry-after"] == "1"
-        gateway.resources._waiting["anonymous"] -= 1
+        gateway.request_views._waiting["anonymous"] -= 1
         assert (await client.get(f"/v1/requests/{public_id}")).status_code == 200
-        assert gateway.resources._waiting == {"anonymous": MOST_WAITING - 1}
+        assert gateway.request_views._waiting == {"anonymous": MOST_WAITING - 1}
 
 
 async def test_each_look_counts_as_a_request_of_the_minute_and_a_cancel_does_not():
-    keys = Authenticator(load({"API_KEYS_FILE": "keys.yaml"}).gateway)
-    keys.replace([KeyEntry(id="one", tenant="anonymous", hash=hash_of(b"sk-one"), rpm=3)])
+    keys = Authenticator(load_settings({"API_KEYS_FILE": "keys.yaml"}).gateway)
+    keys.replace([KeyEntry(id="one", tenant="anonymous", hash=hash_key(b"sk-one"), rpm=3)])
     async with house() as at, served(at, keys=keys) as client:
         client.headers["authorization"] = "Bearer sk-one"
         _, public_id = await asked(at)
