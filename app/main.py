@@ -29,25 +29,25 @@ from app.config.unknown_settings import find_misspelt_settings
 from app.errors import GatewayError, MethodNotAllowed, SettingsError
 from app.gateway.access.api_keys_watcher import ApiKeysWatcher
 from app.gateway.access.authentication import Authenticator
-from app.gateway.access.published_host import with_published_host
+from app.gateway.access.published_host import apply_published_host
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.async_accounting import AsyncAccounting
 from app.gateway.accounting.request_metrics import ModelsCollector, RequestMetrics
 from app.gateway.accounting.tracing import TracingMiddleware
 from app.gateway.gateway import Gateway
-from app.gateway.http.api_dialect import error_body
+from app.gateway.http.api_dialect import encode_error_body
 from app.gateway.http.asgi import App
 from app.gateway.http.connection import Connection
 from app.gateway.http.cors import with_cors
-from app.gateway.http.unknown_url import unknown_url, without_base
+from app.gateway.http.unknown_url import missing_base_error, unknown_url_error
 from app.gateway.middleware import FastPathRouter, RequestMiddleware, ensure_request_id
 from app.gateway.openapi import build_document
 from app.gateway.operator.dead_letters import DeadLetterReader
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
 from app.gateway.routes import docs, health, models, operator, ui
-from app.gateway.routes.inference import Inference
-from app.gateway.routes.requests import Requests
+from app.gateway.routes.inference import InferenceEndpoint
+from app.gateway.routes.requests import RequestEndpoints
 from app.gateway.signals import drain_on_signal
 from app.operator_port import operator_port
 from app.process import is_uvicorn_worker, start_in_background_or_exit, tune_garbage_collector
@@ -66,7 +66,7 @@ def make_application(settings: Settings) -> App:
     bus = make_bus(settings.bus)
     tracer = make_tracer(settings.traces, "llm-gateway")
     # uvicorn makes the connections
-    Connection.stall_seconds = settings.gateway.client_stall_seconds
+    Connection.stall_timeout_seconds = settings.gateway.client_stall_seconds
     topics = Topics.with_prefix(settings.bus.prefix, settings.bus.reply_topic)
     gateway = Gateway(bus, make_store(settings), settings, tracer)
     authenticator = Authenticator(settings.gateway)
@@ -76,7 +76,7 @@ def make_application(settings: Settings) -> App:
         request_metrics, settings.logs.access_sample_rate, settings.gateway.trusted_proxies
     )
     async_accounting = AsyncAccounting(access_log)
-    gateway.async_requests.ended = async_accounting.account_request
+    gateway.async_requests.on_ended = async_accounting.account_request
     live_requests = LiveRequests(gateway, request_metrics.recent_requests)
     gateway.snapshot_requests = live_requests.heartbeat_snapshot
     overview = Overview(gateway, live_requests, access_log, DeadLetterReader(bus, topics.dlq))
@@ -89,14 +89,14 @@ def make_application(settings: Settings) -> App:
         if tracer is not None:
             tracer.start()
         tune_garbage_collector()
-        authenticator.warn()
+        authenticator.warn_if_anonymous()
         startup = asyncio.gather(
             start_in_background_or_exit(_start_components(bus, gateway, fleet)),
             api_keys_watcher.watch(),
         )
         drain_on_signal(gateway.drain)
         collectors = [ModelsCollector(gateway.model_registry), api_keys_watcher]
-        views = [Route("/admin/overview", operator.overview_route(overview)), *ui.routes()]
+        views = [Route("/admin/overview", operator.make_overview_handler(overview)), *ui.routes()]
         with registered(collectors):
             async with operator_port(settings.admin, views):
                 yield
@@ -110,7 +110,7 @@ def make_application(settings: Settings) -> App:
         if tracer is not None:
             await tracer.close()
 
-    inference = Inference(gateway)
+    inference = InferenceEndpoint(gateway)
     fastapi = FastAPI(
         title="LLM gateway",
         version=__version__,
@@ -123,14 +123,15 @@ def make_application(settings: Settings) -> App:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     fastapi.router.routes += [
-        *Requests(gateway).routes(),
+        *RequestEndpoints(gateway).routes(),
         *models.routes(gateway),
         *health.routes(gateway),
         *operator.routes(settings, overview),
-        Route("/", ui.home),
+        Route("/", ui.redirect_to_ui),
         *ui.routes(),
         *docs.routes(
-            partial(authenticator.visible_models, catalog=gateway.model_registry), build_document
+            partial(authenticator.visible_models, model_registry=gateway.model_registry),
+            build_document,
         ),
     ]
     fastapi.add_exception_handler(HTTPException, _handle_http_exception)
@@ -162,7 +163,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     line["code"] = gateway_error.code
     headers = {"allow": allowed} if gateway_error.status == 405 else {}
     return Response(
-        error_body(request.scope, gateway_error),
+        encode_error_body(request.scope, gateway_error),
         gateway_error.status,
         {**headers, **dict(gateway_error.build_headers()), "x-request-id": ensure_request_id(line)},
     )
@@ -175,9 +176,9 @@ def _routing_error(request: Request, allowed: str) -> GatewayError:
     """
     method, path = request.method, request.url.path
     if f"{path}/".startswith("/v1/") and not f"{path}/".startswith("/v1/requests/"):
-        return unknown_url(method, path)
+        return unknown_url_error(method, path)
     if not allowed:
-        return without_base(method, path)
+        return missing_base_error(method, path)
     return MethodNotAllowed(f"{method} is not allowed on {path}; allowed: {allowed}")
 
 
@@ -198,7 +199,7 @@ def refuse_many_processes(settings: BusSettings) -> None:
 
 def _application() -> App:
     try:
-        settings = with_published_host(app_settings.load_settings())
+        settings = apply_published_host(app_settings.load_settings())
         logs.set_up(settings.logs)  # uvicorn's own lines from here on too
         for line in find_misspelt_settings(settings.environment):
             logger.warning("%s", line)

@@ -56,7 +56,7 @@ class Gateway:
         self.model_registry = ModelRegistry()
         worker_selector = WorkerSelector()
         self._reply_consumer = ReplyConsumer(bus, topics.replies)
-        self.async_requests = self._reply_consumer.asynchronous
+        self.async_requests = self._reply_consumer.async_requests
         self.admission = Admission(self.model_registry, self._reply_consumer, settings.gateway)
         self.limiter = RateLimiter(self.admission, store, settings.gateway.limits_fail_open)
         sender = TracingSender(bus, tracer, settings.bus.messaging_system) if tracer else bus
@@ -83,7 +83,7 @@ class Gateway:
         self._queue_depth_monitor = QueueDepthMonitor(
             bus,
             self.model_registry,
-            self.dispatcher.withdrawn,
+            self.dispatcher.abandoned_requests,
             self._membership.others,
             interval_seconds,
         )
@@ -111,11 +111,11 @@ class Gateway:
         """Reaches the log, learns the models, takes a reply partition. Waits for as long as no
         broker answers.
         """
-        while self.admission.unready:
+        while self.admission.unready_reason:
             try:
                 await self._start_components()
             except BusError as error:
-                self.admission.unready = str(error)
+                self.admission.unready_reason = str(error)
                 logger.warning("not ready: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -127,34 +127,34 @@ class Gateway:
         self._membership.begin_beats()
         self._queue_depth_monitor.start()
         self.admission.deployment = self._bus.deployment
-        self.admission.unready = ""
+        self.admission.unready_reason = ""
 
     async def drain(self) -> None:
         """Refuses what is new and waits for what runs, at most DRAIN_SECONDS."""
-        self.admission.draining = True
+        self.admission.is_draining = True
         logger.info("draining: %d requests run", len(self._reply_consumer))
-        await self._reply_consumer.empty(self.settings.drain_seconds)
+        await self._reply_consumer.wait_until_idle(self.settings.drain_seconds)
         for pending in self.pending_requests():
             message = (
                 f"this gateway is being stopped; the request {pending.public_id} goes on and its "
                 f"reply is kept"
             )
-            self.dispatcher.let_go(pending, GatewayDraining(message))
+            self.dispatcher.detach_client_with_error(pending, GatewayDraining(message))
 
     async def close(self) -> None:
-        self.admission.draining = True
+        self.admission.is_draining = True
         self._queue_depth_monitor.close()
         await self._membership.close()
         await self._reply_consumer.close()
         await self._reply_followers.close()
-        self.limiter.places.close()
+        self.limiter.concurrency_leases.close()
         await self._store.close()
 
     def unready_reasons(self) -> list[str]:
         """Why it does not serve; empty when it does."""
-        checks = [("bus", self._bus.healthy()), ("start", self.admission.unready)]
+        checks = [("bus", self._bus.healthy()), ("start", self.admission.unready_reason)]
         reasons = [f"{name}: {why}" for name, why in checks if why]
-        return [*reasons, "draining"] if self.admission.draining else reasons
+        return [*reasons, "draining"] if self.admission.is_draining else reasons
 
     async def check_dependencies(self) -> dict[str, str]:
         """What it depends on, each `ok` or why not. Without its store it serves all the same, but
@@ -173,13 +173,13 @@ class Gateway:
 
     def pending_requests(self) -> set[PendingRequest]:
         """The requests that are being answered here."""
-        return {*self._reply_consumer.calls(), *self.reply_reader.calls()}
+        return {*self._reply_consumer.pending_requests(), *self.reply_reader.pending_requests()}
 
     def detach_client(self, pending: PendingRequest, async_request: AsyncRequest) -> None:
         """The call's client has been told that it is accepted, and waits no more; `async_request`
         is what is kept of it.
         """
-        self._reply_consumer.detach(pending, async_request)
+        self._reply_consumer.detach_client(pending, async_request)
 
     def live_gateways(self) -> list[GatewayHeartbeat]:
         """The gateways that live."""
@@ -201,9 +201,9 @@ class Gateway:
             time=time.time(),
             interval=self.settings.heartbeat_seconds,
             in_flight=len(self._reply_consumer),
-            leaving=self.admission.draining,
+            leaving=self.admission.is_draining,
             version=__version__,
-            withdrawn=self.dispatcher.withdrawn.counts(),
+            withdrawn=self.dispatcher.abandoned_requests.counts(),
             watched=self._membership.watched,
             shown=self.snapshot_requests()
             if any(beat.watched for beat in self.other_gateways())

@@ -8,7 +8,11 @@ import time
 from app.errors import ClientGone, GatewayError, InternalError
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.http.api_dialect import error_body, speaks_anthropic, with_request_id
+from app.gateway.http.api_dialect import (
+    add_request_id_header,
+    encode_error_body,
+    is_anthropic_request,
+)
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
 from app.gateway.http.unknown_url import refuse_websocket
 from app.protocol.request_id import new_refused_id
@@ -81,16 +85,16 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"]
-                if speaks_anthropic(scope):
-                    headers = with_request_id(headers)
+                if is_anthropic_request(scope):
+                    headers = add_request_id_header(headers)
                 if "grant" in state:
-                    headers = state["grant"].headed(headers)
+                    headers = state["grant"].add_limit_headers(headers)
                 message = {**message, "headers": [*headers, *security_headers]}
             await send(message)
 
         try:
             if scope["path"] != "/" and not scope["path"].startswith(_KEYLESS_PREFIXES):
-                state["caller"] = caller = self._authenticator.caller(scope)
+                state["caller"] = caller = self._authenticator.authenticate(scope)
                 line["tenant"] = state["tenant"] = caller.tenant
             await self._app(scope, receive, send_wrapper)
         except ClientGone:
@@ -118,7 +122,7 @@ class RequestMiddleware:
         line["code"] = error.code
         if status:  # the head is gone: nothing can be said any more but by breaking off
             raise error
-        await send_error(send, error, ensure_request_id(line), body=error_body(scope, error))
+        await send_error(send, error, ensure_request_id(line), body=encode_error_body(scope, error))
 
 
 def ensure_request_id(line: dict[str, object]) -> str:

@@ -24,21 +24,24 @@ from app.inference.submission import Submission
 from app.telemetry.metrics import BULK_LANE_REQUESTS
 
 _RETRY_AFTER_SECONDS = 5.0  # while no rate is known
-_SHOWN = 200  # characters of an unknown model's name: it may be as large as the body
+_MAX_MODEL_NAME_CHARS = 200  # characters of an unknown model's name: it may be as large as the body
 
 
 class Admission:
     def __init__(
-        self, catalog: ModelRegistry, inbox: ReplyConsumer, settings: GatewaySettings
+        self,
+        model_registry: ModelRegistry,
+        reply_consumer: ReplyConsumer,
+        settings: GatewaySettings,
     ) -> None:
-        self._catalog = catalog
-        self._inbox = inbox
-        self._most = settings.max_queue_depth
-        self._most_of_tenant = settings.max_tenant_queue_depth or math.inf
-        self._few_of_tenant = settings.soft_max_tenant_queue_depth
+        self._model_registry = model_registry
+        self._reply_consumer = reply_consumer
+        self._max_queue_depth = settings.max_queue_depth
+        self._max_tenant_queue_depth = settings.max_tenant_queue_depth or math.inf
+        self._soft_max_tenant_queue_depth = settings.soft_max_tenant_queue_depth
         self.deployment = ""  # names the log this gateway writes to
-        self.unready = "starting"  # why no request is admitted; empty when they are
-        self.draining = False
+        self.unready_reason = "starting"  # why no request is admitted; empty when they are
+        self.is_draining = False
 
     def admit(self, submission: Submission) -> tuple[ModelState, bool]:
         """The model that the request is for, and whether it goes to the crowd's half. Raises
@@ -51,15 +54,15 @@ class Admission:
                 "a model's host in MODELS_FILE)"
                 " points at this gateway"
             )
-        known = self.model(submission.model)
-        crowd = self._is_crowd(known, submission)
-        if crowd:
-            BULK_LANE_REQUESTS.labels(known.card.model).inc()
-        return known, crowd
+        model_state = self.get_model(submission.model)
+        uses_bulk_lane = self._should_use_bulk_lane(model_state, submission)
+        if uses_bulk_lane:
+            BULK_LANE_REQUESTS.labels(model_state.card.model).inc()
+        return model_state, uses_bulk_lane
 
     def refuse_if_closed(self) -> None:
         """Raises Draining, and BusUnavailable while this gateway has no reply partition yet."""
-        if self.draining:
+        if self.is_draining:
             raise Draining(
                 "this gateway is being stopped; send the request again", retry_after_seconds=1
             )
@@ -67,79 +70,96 @@ class Admission:
 
     def refuse_if_unready(self) -> None:
         """Raises BusUnavailable while this gateway does not know the log's models and requests."""
-        if self.unready:
-            raise BusUnavailable(f"not ready: {self.unready}", retry_after_seconds=1)
+        if self.unready_reason:
+            raise BusUnavailable(f"not ready: {self.unready_reason}", retry_after_seconds=1)
 
-    def model(self, name: str) -> ModelState:
+    def get_model(self, name: str) -> ModelState:
         """Raises ModelNotFound."""
-        known = self._catalog.find(name)
-        if known is None:
-            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+        model_state = self._model_registry.find(name)
+        if model_state is None:
+            shown_name = (
+                name if len(name) <= _MAX_MODEL_NAME_CHARS else f"{name[:_MAX_MODEL_NAME_CHARS]}..."
+            )
             raise ModelNotFound(
-                f"The model {shown!r} does not exist; GET /v1/models lists those that do.",
+                f"The model {shown_name!r} does not exist; GET /v1/models lists those that do.",
                 param="model",
             )
-        return known
+        return model_state
 
-    def models_of(self, may_use: Callable[[Iterable[str]], bool]) -> list[str]:
+    def list_allowed_models(self, can_use_model: Callable[[Iterable[str]], bool]) -> list[str]:
         """Return the ids of the models of whose names a caller may use one."""
-        return [known.card.model for known in self._catalog.all() if may_use(known.card.names)]
+        return [
+            model_state.card.model
+            for model_state in self._model_registry.all()
+            if can_use_model(model_state.card.names)
+        ]
 
-    def why_unserved(self, model: str) -> str:
+    def get_unserved_reason(self, model: str) -> str:
         """Return why no worker takes a model's requests; empty where one does, or the model has
         been forgotten.
         """
-        known = self._catalog.find(model)
-        return known.why_unserved if known else ""
+        model_state = self._model_registry.find(model)
+        return model_state.why_unserved if model_state else ""
 
-    def worker_of(self, model: str, id_: str) -> str:
+    def find_worker(self, model: str, id_: str) -> str:
         """The worker whose heartbeat lists the request; empty if none does, or the model has been
         forgotten.
         """
-        known = self._catalog.find(model)
-        return known.worker_of(id_) if known else ""
+        model_state = self._model_registry.find(model)
+        return model_state.worker_of(id_) if model_state else ""
 
-    def _is_crowd(self, known: ModelState, submission: Submission) -> bool:
+    def _should_use_bulk_lane(self, model_state: ModelState, submission: Submission) -> bool:
         """Raises QueueFull, TenantQueueFull."""
-        capacity = known.capacity
-        depth = max(known.queue_depth, self._inbox.unanswered[known.card.model] - capacity)
-        low = submission.priority == "low"
-        if depth <= 0:
-            return low
+        capacity = model_state.capacity
+        queue_depth = max(
+            model_state.queue_depth,
+            self._reply_consumer.unstarted_by_model[model_state.card.model] - capacity,
+        )
+        is_low_priority = submission.priority == "low"
+        if queue_depth <= 0:
+            return is_low_priority
         # What of it runs is not known, but no more than this gateway's share of the model's slots.
-        unanswered = self._inbox.of_tenants[known.card.model, submission.tenant]
-        waiting = min(depth, unanswered - capacity // self._catalog.gateways)
-        if waiting >= self._most_of_tenant:
-            over = waiting - int(self._most_of_tenant)
+        unanswered = self._reply_consumer.unstarted_by_tenant[
+            model_state.card.model, submission.tenant
+        ]
+        waiting = min(queue_depth, unanswered - capacity // self._model_registry.gateways)
+        if waiting >= self._max_tenant_queue_depth:
+            excess = waiting - int(self._max_tenant_queue_depth)
             raise TenantQueueFull(
                 f"{waiting} of your requests already wait for {submission.model!r}",
-                retry_after_seconds=_until_room(known, over),
+                retry_after_seconds=_estimate_seconds_until_room(model_state, excess),
             )
-        many = low or waiting > min(self._few_of_tenant, depth // 2)
+        is_over_soft_limit = is_low_priority or waiting > min(
+            self._soft_max_tenant_queue_depth, queue_depth // 2
+        )
         # many tenants with little each are no crowd, and yet too many
-        most = self._most if many else 2 * self._most
-        if depth >= most:
+        max_depth = self._max_queue_depth if is_over_soft_limit else 2 * self._max_queue_depth
+        if queue_depth >= max_depth:
             raise QueueFull(
-                f"{depth} requests already wait for {submission.model!r}",
-                retry_after_seconds=_until_room(known, depth - most),
+                f"{queue_depth} requests already wait for {submission.model!r}",
+                retry_after_seconds=_estimate_seconds_until_room(
+                    model_state, queue_depth - max_depth
+                ),
             )
-        crowd = many and submission.priority != "high"
-        if crowd:
-            _refuse_if_too_late(known, depth, submission)
-        return crowd
+        uses_bulk_lane = is_over_soft_limit and submission.priority != "high"
+        if uses_bulk_lane:
+            _refuse_if_too_late(model_state, queue_depth, submission)
+        return uses_bulk_lane
 
 
-def _until_room(known: ModelState, over: int) -> float:
+def _estimate_seconds_until_room(model_state: ModelState, excess: int) -> float:
     """Seconds until so many requests, and one more, have been begun."""
-    return known.estimated_wait(over + 1) or _RETRY_AFTER_SECONDS
+    return model_state.estimated_wait(excess + 1) or _RETRY_AFTER_SECONDS
 
 
-def _refuse_if_too_late(known: ModelState, depth: int, submission: Submission) -> None:
+def _refuse_if_too_late(model_state: ModelState, queue_depth: int, submission: Submission) -> None:
     """It could not begin before its deadline. Raises QueueFull."""
-    wait = known.estimated_wait(depth) or 0.0
-    if wait > submission.timeout:
-        longer = f"about {wait:.0f} s, longer than this one's {submission.timeout:g} s"
+    wait_seconds = model_state.estimated_wait(queue_depth) or 0.0
+    if wait_seconds > submission.timeout_seconds:
+        comparison = (
+            f"about {wait_seconds:.0f} s, longer than this one's {submission.timeout_seconds:g} s"
+        )
         raise QueueFull(
-            f"{depth} requests wait for {submission.model!r}, {longer}",
-            retry_after_seconds=wait - submission.timeout,
+            f"{queue_depth} requests wait for {submission.model!r}, {comparison}",
+            retry_after_seconds=wait_seconds - submission.timeout_seconds,
         )

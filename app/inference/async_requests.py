@@ -19,13 +19,14 @@ from app.protocol.reply_state import RecordEffect, ReplyState
 
 logger = logging.getLogger("app.inference.async_requests")
 
-LEEWAY_SECONDS = 5.0  # past a deadline: workers have had theirs, and what they wrote has been read
+# past a deadline: workers have had theirs, and what they wrote has been read
+DEADLINE_LEEWAY_SECONDS = 5.0
 
 
-class Owing(Protocol):
+class UnsettledReservation(Protocol):
     """What a request has taken of its caller's limits, beyond what it may have used."""
 
-    def read(self, part: ReplyRecord) -> None: ...
+    def count_part(self, part: ReplyRecord) -> None: ...
 
     async def settle(self, line: dict[str, object], status: int) -> None: ...
 
@@ -34,23 +35,24 @@ class Owing(Protocol):
 class AsyncRequest:
     """One of them. Fed by the reply log, as a call is."""
 
-    fold: ReplyState
+    reply_state: ReplyState
     public_id: str
     path: str
-    named: str  # the model, as the client called it
-    model: str  # its id
+    requested_model: str  # the model, as the client called it
+    model_id: str  # its id
     tenant: str
     stream: bool
-    began: float  # by time.monotonic
+    started_at: float  # by time.monotonic
     client_id: str
-    grant: Owing | None  # what its tokens are corrected by
-    waits: bool = True  # for a worker
+    reservation: UnsettledReservation | None  # what its tokens are corrected by
+    is_waiting: bool = True  # for a worker
     status: int = 0  # that a client which waited would have got
-    due: set[bytes] = field(default_factory=set)  # those whose deadline is in the same second
+    # those whose deadline is in the same second
+    deadline_group: set[bytes] = field(default_factory=set)
 
-    def feed(self, reply: ReplyRecord) -> RecordEffect:
+    def apply_record(self, reply: ReplyRecord) -> RecordEffect:
         """Takes the next record of this id from the log."""
-        step = self.fold.apply_record(
+        effect = self.reply_state.apply_record(
             reply.kind,
             reply.owner,
             reply.seq,
@@ -58,113 +60,121 @@ class AsyncRequest:
             supersedes=reply.supersedes,
             by_gateway=reply.by_gateway,
         )
-        if step in (RecordEffect.APPENDED, RecordEffect.ENDED):
-            self.saw(reply)
-        return step
+        if effect in (RecordEffect.APPENDED, RecordEffect.ENDED):
+            self.add_part(reply)
+        return effect
 
-    def saw(self, part: ReplyRecord) -> None:
+    def add_part(self, part: ReplyRecord) -> None:
         """A record that counts. A stream's first one decides the status, a whole reply's last."""
         if part.status and not (self.stream and self.status):
             self.status = part.status
-        if self.grant is not None:
-            self.grant.read(part)
+        if self.reservation is not None:
+            self.reservation.count_part(part)
 
 
-Ended: TypeAlias = Callable[[AsyncRequest, ReplyRecord | None], None]
+OnEnded: TypeAlias = Callable[[AsyncRequest, ReplyRecord | None], None]
 
 
 class AsyncRequests:
     """Those that one gateway took, by internal id, until their end, or until it is sure that none
     will come.
 
-    `begun` is told of each model and tenant whose request waits for a worker no more.
+    `on_started` is told of each model and tenant whose request waits for a worker no more.
     """
 
-    def __init__(self, begun: Callable[[str, str], None]) -> None:
-        self._begun = begun
-        self._all: dict[bytes, AsyncRequest] = {}
+    def __init__(self, on_started: Callable[[str, str], None]) -> None:
+        self._on_started = on_started
+        self._requests: dict[bytes, AsyncRequest] = {}
         # by second: a timer for each request is as large as what is kept of it
-        self._due: dict[int, set[bytes]] = {}
+        self._ids_by_deadline_second: dict[int, set[bytes]] = {}
         # is told of each end; AsyncAccounting's, once there is one
-        self.ended: Ended = lambda request, final: None
+        self.on_ended: OnEnded = lambda request, final: None
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._requests)
 
     def __contains__(self, id_: object) -> bool:
-        return id_ in self._all
+        return id_ in self._requests
 
-    def newest(self, count: int) -> list[tuple[str, AsyncRequest]]:
+    def list_newest(self, count: int) -> list[tuple[str, AsyncRequest]]:
         """With their internal ids, the newest first."""
-        return [(id_.decode(), self._all[id_]) for id_ in islice(reversed(self._all), count)]
+        return [
+            (id_.decode(), self._requests[id_]) for id_ in islice(reversed(self._requests), count)
+        ]
 
-    def take(self, call: PendingRequest, one: AsyncRequest) -> None:
+    def add_request(self, pending: PendingRequest, async_request: AsyncRequest) -> None:
         """Goes on where the call was left, at which its end may have come already."""
-        parts = call.parts()
+        parts = pending.get_unread_parts()
         for part in parts:
-            one.saw(part)
-        if call.fold.outcome:
-            self._end(one, parts[-1])
+            async_request.add_part(part)
+        if pending.reply_state.outcome:
+            self._end_request(async_request, parts[-1])
             return
-        id_ = call.id.encode()
-        self._all[id_] = one
-        one.due = self._due_at(math.ceil(call.request.deadline / 1000))
-        one.due.add(id_)
+        id_ = pending.id.encode()
+        self._requests[id_] = async_request
+        async_request.deadline_group = self._get_deadline_group(
+            math.ceil(pending.request.deadline / 1000)
+        )
+        async_request.deadline_group.add(id_)
 
-    def _due_at(self, second: int) -> set[bytes]:
-        if second not in self._due:
-            self._due[second] = set()
+    def _get_deadline_group(self, unix_second: int) -> set[bytes]:
+        if unix_second not in self._ids_by_deadline_second:
+            self._ids_by_deadline_second[unix_second] = set()
             asyncio.get_running_loop().call_later(
-                max(0.0, second - time.time()), self._past_deadline, second
+                max(0.0, unix_second - time.time()), self._on_deadline, unix_second
             )
-        return self._due[second]
+        return self._ids_by_deadline_second[unix_second]
 
-    def feed(self, id_: bytes, reply: ReplyRecord) -> None:
-        one = self._all.get(id_)
-        if one is None:  # ended within the same record
+    def apply_record(self, id_: bytes, reply: ReplyRecord) -> None:
+        async_request = self._requests.get(id_)
+        if async_request is None:  # ended within the same record
             return
-        step = one.feed(reply)
-        if one.fold.attempts:
-            self._waits_no_more(one)
-        if step is RecordEffect.ENDED:
-            del self._all[id_]
-            one.due.discard(id_)
-            self._end(one, reply)
+        effect = async_request.apply_record(reply)
+        if async_request.reply_state.attempts:
+            self._mark_started(async_request)
+        if effect is RecordEffect.ENDED:
+            del self._requests[id_]
+            async_request.deadline_group.discard(id_)
+            self._end_request(async_request, reply)
 
-    def _waits_no_more(self, one: AsyncRequest) -> None:
-        if one.waits:
-            one.waits = False
-            self._begun(one.model, one.tenant)
+    def _mark_started(self, async_request: AsyncRequest) -> None:
+        if async_request.is_waiting:
+            async_request.is_waiting = False
+            self._on_started(async_request.model_id, async_request.tenant)
 
-    def _past_deadline(self, second: int) -> None:
-        for id_ in self._due[second]:
-            self._waits_no_more(self._all[id_])
-        asyncio.get_running_loop().call_later(LEEWAY_SECONDS, self._overdue, second)
+    def _on_deadline(self, unix_second: int) -> None:
+        for id_ in self._ids_by_deadline_second[unix_second]:
+            self._mark_started(self._requests[id_])
+        asyncio.get_running_loop().call_later(
+            DEADLINE_LEEWAY_SECONDS, self._end_overdue, unix_second
+        )
 
-    def _overdue(self, second: int) -> None:
-        for id_ in self._due.pop(second):
-            self._end(self._all.pop(id_), None)
+    def _end_overdue(self, unix_second: int) -> None:
+        for id_ in self._ids_by_deadline_second.pop(unix_second):
+            self._end_request(self._requests.pop(id_), None)
 
-    def _end(self, one: AsyncRequest, final: ReplyRecord | None) -> None:
-        self._waits_no_more(one)
-        self.ended(one, final)
+    def _end_request(self, async_request: AsyncRequest, final: ReplyRecord | None) -> None:
+        self._mark_started(async_request)
+        self.on_ended(async_request, final)
 
     def close(self) -> None:
         """Warn of the requests that go on: nobody will count them."""
-        if self._all:
+        if self._requests:
             logger.warning(
                 "%d requests that were accepted (Prefer: respond-async) go on uncounted",
-                len(self._all),
+                len(self._requests),
             )
 
 
-class Either:
+class WantedIds:
     """Ids that are in one of two: `ChainMap` costs five times as much."""
 
-    __slots__ = ("_others", "_some")
+    __slots__ = ("_async_requests", "_pending_requests")
 
-    def __init__(self, some: dict[bytes, PendingRequest], others: AsyncRequests) -> None:
-        self._some, self._others = some, others
+    def __init__(
+        self, pending_requests: dict[bytes, PendingRequest], async_requests: AsyncRequests
+    ) -> None:
+        self._pending_requests, self._async_requests = pending_requests, async_requests
 
     def __contains__(self, id_: object) -> bool:
-        return id_ in self._some or id_ in self._others
+        return id_ in self._pending_requests or id_ in self._async_requests

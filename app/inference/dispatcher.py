@@ -40,8 +40,8 @@ logger.addFilter(Throttle())
 
 
 class Dispatcher:
-    """One per process. `open` begins a call; its reply is read from the call itself; `close` ends
-    it.
+    """One per process. `submit_request` begins a call; its reply is read from the call itself;
+    `close_request` ends it.
     """
 
     def __init__(
@@ -49,131 +49,135 @@ class Dispatcher:
         bus: Sender,
         topics: Topics,
         admission: Admission,
-        inbox: ReplyConsumer,
-        placement: WorkerSelector,
-        admit_timeout: float,
+        reply_consumer: ReplyConsumer,
+        worker_selector: WorkerSelector,
+        admit_timeout_seconds: float,
     ) -> None:
         self._bus = bus
         self._topics = topics
         self._admission = admission
-        self._inbox = inbox
-        self._placement = placement
-        self._admit_timeout = admit_timeout
+        self._reply_consumer = reply_consumer
+        self._worker_selector = worker_selector
+        self._admit_timeout_seconds = admit_timeout_seconds
         self._timers: dict[PendingRequest, TimerHandle] = {}
         self.owner = secrets.token_hex(8)
-        self.withdrawn = AbandonedRequests()
+        self.abandoned_requests = AbandonedRequests()
 
-    def ticket(self) -> Ticket:
+    def issue_ticket(self) -> Ticket:
         """An id and a reply's address for a request that is about to be written. Raises
         GatewayError while there is none.
         """
         self._admission.refuse_if_closed()
-        return Ticket(new_id(), self._inbox.partition, self._inbox.position)
+        return Ticket(new_id(), self._reply_consumer.partition, self._reply_consumer.position)
 
     @asynccontextmanager
-    async def opened(self, submission: Submission) -> AsyncIterator[PendingRequest]:
+    async def open_request(self, submission: Submission) -> AsyncIterator[PendingRequest]:
         """A call that is cancelled when its client leaves. Raises GatewayError."""
-        call = await self.open(submission, self.ticket())
+        pending = await self.submit_request(submission, self.issue_ticket())
         del submission  # its body may be large and the wait long
         try:
-            yield call
+            yield pending
         finally:
-            self.close(call)
+            self.close_request(pending)
 
-    async def open(self, submission: Submission, ticket: Ticket) -> PendingRequest:
+    async def submit_request(self, submission: Submission, ticket: Ticket) -> PendingRequest:
         """Writes the request to the log. It is accepted once this returns. Raises GatewayError."""
-        known, crowd = self._admission.admit(submission)
-        call = self._call(known, submission, ticket)
-        self._inbox.expect(call)
-        await self._write(call, known, crowd)
-        self.watch(call, submission.timeout)
-        return call
+        model_state, uses_bulk_lane = self._admission.admit(submission)
+        pending = self._make_pending_request(model_state, submission, ticket)
+        self._reply_consumer.add_request(pending)
+        await self._write_request(pending, model_state, uses_bulk_lane)
+        self.start_deadline_timer(pending, submission.timeout_seconds)
+        return pending
 
-    async def write_again(self, submission: Submission, ticket: Ticket) -> PendingRequest:
+    async def resubmit_request(self, submission: Submission, ticket: Ticket) -> PendingRequest:
         """Writes a request that may be in the log already; its reply belongs to another gateway.
         Raises GatewayError.
         """
-        known, crowd = self._admission.admit(submission)
-        call = self._call(known, submission, ticket)
-        await self._write(call, known, crowd)
-        return call
+        model_state, uses_bulk_lane = self._admission.admit(submission)
+        pending = self._make_pending_request(model_state, submission, ticket)
+        await self._write_request(pending, model_state, uses_bulk_lane)
+        return pending
 
-    def close(self, call: PendingRequest) -> None:
+    def close_request(self, pending: PendingRequest) -> None:
         """The client has its answer, or has left: then the request is cancelled."""
-        if not call.fold.outcome and not call.let_go:
-            self.end(call, CANCELLED)
-        self.forget(call)
+        if not pending.reply_state.outcome and not pending.is_detached:
+            self.end_request(pending, CANCELLED)
+        self.forget_request(pending)
 
-    def forget(self, call: PendingRequest) -> None:
+    def forget_request(self, pending: PendingRequest) -> None:
         """This gateway does no more about the call; the request itself goes on."""
-        self._inbox.drop(call)
-        self._stop_timer(call)
+        self._reply_consumer.remove_request(pending)
+        self._stop_timer(pending)
 
-    def end(self, call: PendingRequest, outcome: str, error: GatewayError | None = None) -> None:
+    def end_request(
+        self, pending: PendingRequest, outcome: str, error: GatewayError | None = None
+    ) -> None:
         """Write a `cancelled` or `expired` final, with its usual error or `error`.
 
         The log decides whether it came first; the call is fed what the log says.
         """
-        ENDED_BY_GATEWAY.labels(call.model, outcome).inc()
-        self.withdrawn.add(call.model, call.address)
-        final = self._final(call, error or self._error(call, outcome), outcome)
-        key = call.id.encode()
-        cancel = ControlRecord(call.id, ControlRecord.CANCEL, owner=self.owner)
-        partition = call.request.reply_partition
+        ENDED_BY_GATEWAY.labels(pending.model_id, outcome).inc()
+        self.abandoned_requests.add(pending.model_id, pending.address)
+        final = self._make_final(pending, error or self._make_error(pending, outcome), outcome)
+        key = pending.id.encode()
+        cancel = ControlRecord(pending.id, ControlRecord.CANCEL, owner=self.owner)
+        partition = pending.request.reply_partition
         try:
-            sent = self._bus.send(
+            ack = self._bus.send(
                 self._topics.replies,
                 final.value,
                 key=key,
                 headers=final.encode_headers(),
                 partition=partition,
             )
-            sent.add_done_callback(_quietly)
+            ack.add_done_callback(_log_send_failure)
             self._bus.send(
                 self._topics.control, b"", key=key, headers=cancel.encode_headers()
-            ).add_done_callback(_quietly)
+            ).add_done_callback(_log_send_failure)
         except BusError as failure:
             logger.warning(
                 "%s could not be written: %s",
                 outcome,
                 failure,
-                extra={"request_id": call.public_id},
+                extra={"request_id": pending.public_id},
             )
         # Should the log be away, the client is told all the same.
-        self._stop_timer(call)
-        self._timers[call] = asyncio.get_running_loop().call_later(
-            self._admit_timeout, self._end_here, call, final
+        self._stop_timer(pending)
+        self._timers[pending] = asyncio.get_running_loop().call_later(
+            self._admit_timeout_seconds, self._end_locally, pending, final
         )
 
-    def let_go(self, call: PendingRequest, error: GatewayError) -> None:
+    def detach_client_with_error(self, pending: PendingRequest, error: GatewayError) -> None:
         """Ends the call for its client with `error`; the request itself goes on and its reply stays
         in the log.
         """
-        call.let_go = True
-        call.break_off(self._final(call, error, FAILED))
+        pending.is_detached = True
+        pending.end_locally(self._make_final(pending, error, FAILED))
 
-    def _end_here(self, call: PendingRequest, final: ReplyRecord) -> None:
-        if not call.fold.outcome:
-            call.break_off(final)
-        self.forget(call)
+    def _end_locally(self, pending: PendingRequest, final: ReplyRecord) -> None:
+        if not pending.reply_state.outcome:
+            pending.end_locally(final)
+        self.forget_request(pending)
 
-    def watch(self, call: PendingRequest, seconds: float) -> None:
+    def start_deadline_timer(self, pending: PendingRequest, seconds: float) -> None:
         """The call expires after so many seconds, unless it ends or is forgotten before."""
-        self._timers[call] = asyncio.get_running_loop().call_later(
-            max(0.0, seconds), self._expire, call
+        self._timers[pending] = asyncio.get_running_loop().call_later(
+            max(0.0, seconds), self._expire_request, pending
         )
 
-    def _expire(self, call: PendingRequest) -> None:
-        if not call.fold.outcome:
-            self.end(call, EXPIRED)
+    def _expire_request(self, pending: PendingRequest) -> None:
+        if not pending.reply_state.outcome:
+            self.end_request(pending, EXPIRED)
 
-    def _stop_timer(self, call: PendingRequest) -> None:
-        timer = self._timers.pop(call, None)
+    def _stop_timer(self, pending: PendingRequest) -> None:
+        timer = self._timers.pop(pending, None)
         if timer is not None:
             timer.cancel()
 
-    def _call(self, known: ModelState, submission: Submission, ticket: Ticket) -> PendingRequest:
-        now = int(time.time() * 1000)
+    def _make_pending_request(
+        self, model_state: ModelState, submission: Submission, ticket: Ticket
+    ) -> PendingRequest:
+        now_ms = int(time.time() * 1000)
         request = RequestRecord(
             id=ticket.id,
             model=submission.model,
@@ -182,8 +186,8 @@ class Dispatcher:
             stream=submission.stream,
             reply_partition=ticket.reply_partition,
             reply_offset=ticket.reply_offset,
-            created=now,
-            deadline=now + int(submission.timeout * 1000),
+            created=now_ms,
+            deadline=now_ms + int(submission.timeout_seconds * 1000),
             tenant=submission.tenant,
             hops=submission.hops,
             head=submission.head,
@@ -191,60 +195,68 @@ class Dispatcher:
             maybe_duplicate=ticket.maybe_duplicate,
             content_type=submission.content_type,
         )
-        return PendingRequest(request, known.card.topic, known.card.model)
+        return PendingRequest(request, model_state.card.topic, model_state.card.model)
 
-    async def _write(self, call: PendingRequest, known: ModelState, crowd: bool) -> None:
+    async def _write_request(
+        self, pending: PendingRequest, model_state: ModelState, uses_bulk_lane: bool
+    ) -> None:
         try:
-            place = await self._sent(call, self._placement.choose(known, crowd=crowd))
+            place = await self._send_request(
+                pending, self._worker_selector.choose(model_state, crowd=uses_bulk_lane)
+            )
         except RecordTooLarge as error:
-            self.forget(call)
+            self.forget_request(pending)
             raise BodyTooLarge(
                 f"the request body is larger than its topic takes (max.message.bytes): {error}"
             ) from None
         except BusFull as error:  # so nothing was sent
-            self.forget(call)
+            self.forget_request(pending)
             raise BusUnavailable(
                 f"the request could not be queued: {error}", retry_after_seconds=1
             ) from None
         except (BusError, TimeoutError) as error:
-            why = str(error) or "no acknowledgement in time"
+            reason = str(error) or "no acknowledgement in time"
             refusal = BusUnavailable(
-                f"the request could not be queued: {why}", retry_after_seconds=1
+                f"the request could not be queued: {reason}", retry_after_seconds=1
             )
             # The record may be in the log, or come there yet, and another gateway may have joined
             # it by its Idempotency-Key: its client has not cancelled anything, and is to send the
             # request again.
-            self.end(call, CANCELLED, refusal)
+            self.end_request(pending, CANCELLED, refusal)
             raise refusal from None
-        call.placed(place.partition, place.offset)
+        pending.mark_accepted(place.partition, place.offset)
 
-    async def _sent(self, call: PendingRequest, partition: int | None) -> Place:
+    async def _send_request(self, pending: PendingRequest, partition: int | None) -> Place:
         """Where the request lies. Raises BusError, TimeoutError."""
-        request = call.request
+        request = pending.request
         while True:
             headers = request.encode_headers()
-            sent = self._bus.send(
-                call.topic,
+            ack = self._bus.send(
+                pending.topic,
                 request.body,
                 key=request.id.encode(),
                 headers=headers,
                 partition=partition,
             )
-            timer = asyncio.get_running_loop().call_later(self._admit_timeout, _give_up, sent)
+            timer = asyncio.get_running_loop().call_later(
+                self._admit_timeout_seconds, _fail_with_timeout, ack
+            )
             try:
-                return await sent
+                return await ack
             except Unconfirmed:
                 # so that a worker looks into the log before it runs it
                 request.maybe_duplicate = True
             finally:
                 timer.cancel()
 
-    def _final(self, call: PendingRequest, error: GatewayError, outcome: str) -> ReplyRecord:
+    def _make_final(
+        self, pending: PendingRequest, error: GatewayError, outcome: str
+    ) -> ReplyRecord:
         return ReplyRecord(
-            call.id,
+            pending.id,
             self.owner,
             FINAL,
-            value=find_endpoint(call.request.path).encode_error_body(error),
+            value=find_endpoint(pending.request.path).encode_error_body(error),
             status=error.status,
             head=error.build_headers(),
             outcome=outcome,
@@ -252,26 +264,32 @@ class Dispatcher:
             by_gateway=True,
         )
 
-    def _error(self, call: PendingRequest, outcome: str) -> GatewayError:
+    def _make_error(self, pending: PendingRequest, outcome: str) -> GatewayError:
         if outcome == CANCELLED:
             return RequestCancelled("the request was cancelled")
-        waited = (time.time() * 1000 - call.request.created) / 1000
-        if call.answered:
+        waited_seconds = (time.time() * 1000 - pending.request.created) / 1000
+        if pending.has_started:
             state = "was being answered"
-        elif self._admission.worker_of(call.model, call.id):
+        elif self._admission.find_worker(pending.model_id, pending.id):
             state = "was with its model's server, which had not answered yet"
         else:
-            why = self._admission.why_unserved(call.model)
-            state = f"was waiting for a worker: {why}" if why else "was waiting for a free worker"
-        return DeadlineExceeded(f"the request was not done within its {waited:.1f} s; it {state}")
+            unserved_reason = self._admission.get_unserved_reason(pending.model_id)
+            state = (
+                f"was waiting for a worker: {unserved_reason}"
+                if unserved_reason
+                else "was waiting for a free worker"
+            )
+        return DeadlineExceeded(
+            f"the request was not done within its {waited_seconds:.1f} s; it {state}"
+        )
 
 
-def _give_up(sent: "asyncio.Future[Place]") -> None:
+def _fail_with_timeout(ack: "asyncio.Future[Place]") -> None:
     """A timeout of the future itself: `asyncio.timeout` costs twenty times as much."""
-    if not sent.done():
-        sent.set_exception(TimeoutError())
+    if not ack.done():
+        ack.set_exception(TimeoutError())
 
 
-def _quietly(future: "asyncio.Future[Place]") -> None:
-    if not future.cancelled() and isinstance(error := future.exception(), BusError):
+def _log_send_failure(ack: "asyncio.Future[Place]") -> None:
+    if not ack.cancelled() and isinstance(error := ack.exception(), BusError):
         logger.info("an end was not taken by the log: %s", error)

@@ -23,7 +23,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.inference.dispatcher import Dispatcher
-from app.inference.idempotency_entry import Entry
+from app.inference.idempotency_entry import IdempotencyEntry
 from app.inference.pending_request import PendingRequest
 from app.inference.reply_reader import ReplyReader
 from app.inference.request_view import RequestView, RequestViews
@@ -36,11 +36,12 @@ from app.telemetry.logs import Throttle
 logger = logging.getLogger("app.inference.idempotency")
 logger.addFilter(Throttle())
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-_PLACED_SECONDS = 1.0  # how long the first gateway is given to say where it has put the request
-_LOOK_SECONDS = 0.05
-_RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
+# how long the first gateway is given to say where it has put the request
+_PUBLIC_ID_WAIT_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+_RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
 class Idempotency:
@@ -48,204 +49,238 @@ class Idempotency:
         self,
         store: Store,
         dispatcher: Dispatcher,
-        resources: RequestViews,
-        reader: ReplyReader,
+        request_views: RequestViews,
+        reply_reader: ReplyReader,
         settings: GatewaySettings,
-        ttl: float,
+        ttl_seconds: float,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
-        self._resources = resources
-        self._reader = reader
-        self._grace = settings.cancel_grace_seconds
-        self._ttl = ttl
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._request_views = request_views
+        self._reply_reader = reply_reader
+        self._cancel_grace_seconds = settings.cancel_grace_seconds
+        self._ttl_seconds = ttl_seconds
+        self._background_tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def opened(
-        self, key: str, submission: Submission, *, grace: bool
+    async def open_request(
+        self, key: str, submission: Submission, *, has_grace: bool
     ) -> AsyncIterator[PendingRequest]:
         """The call for this key: a new one, or one joined. Raises GatewayError.
 
-        `grace`: it is the client's own key. The client may come back, so its leaving cancels only
-        after CANCEL_GRACE_SECONDS; and without the store the request is refused, since it might run
-        twice. A proxy's key may be forgotten.
+        `has_grace`: it is the client's own key. The client may come back, so its leaving cancels
+        only after CANCEL_GRACE_SECONDS; and without the store the request is refused, since it
+        might run twice. A proxy's key may be forgotten.
         """
-        form, body = submission.content_type, submission.body
-        said = strip_boundary(form, body) if form else body
-        digest = hashlib.sha256(submission.path.encode() + b"\0" + said).hexdigest()
-        name = f"idempotency:{submission.tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
+        content_type, body = submission.content_type, submission.body
+        canonical_body = strip_boundary(content_type, body) if content_type else body
+        digest = hashlib.sha256(submission.path.encode() + b"\0" + canonical_body).hexdigest()
+        store_key = f"idempotency:{submission.tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         while True:
-            entry = Entry.of(self._dispatcher.ticket(), digest)
+            entry = IdempotencyEntry.from_ticket(self._dispatcher.issue_ticket(), digest)
             try:
-                there = await _asked(self._store.put_if_absent(name, entry.encode(), self._ttl))
+                existing_value = await _await_store(
+                    self._store.put_if_absent(store_key, entry.encode(), self._ttl_seconds)
+                )
             except BusUnavailable:
-                if grace:
+                if has_grace:
                     raise
                 break
-            if there is None:
-                async with self._new(name, submission, entry, grace) as call:
-                    yield call
+            if existing_value is None:
+                async with self._open_new_request(
+                    store_key, submission, entry, has_grace
+                ) as pending:
+                    yield pending
                 return
-            if Entry.decode(there).digest != digest:
+            if IdempotencyEntry.decode(existing_value).digest != digest:
                 raise IdempotencyConflict(
                     "this Idempotency-Key was used for another request", param="Idempotency-Key"
                 )
-            found = await self._placed(name, Entry.decode(there))
-            if found is None:
+            existing_entry = await self._wait_for_public_id(
+                store_key, IdempotencyEntry.decode(existing_value)
+            )
+            if existing_entry is None:
                 continue
-            resource = await self._resource(found, submission.tenant)
-            if resource is None or not _runs_anew(resource):
-                async with self._joined(name, found, resource, submission, grace) as call:
-                    yield call
+            request_view = await self._find_request(existing_entry, submission.tenant)
+            if request_view is None or not _should_run_again(request_view):
+                async with self._join_request(
+                    store_key, existing_entry, request_view, submission, has_grace
+                ) as pending:
+                    yield pending
                 return
-            if await self._change(name, found.id, entry.instead_of, self._ttl):
-                async with self._new(name, submission, entry, grace) as call:
-                    yield call
+            if await self._update_entry(
+                store_key, existing_entry.id, entry.as_replacement, self._ttl_seconds
+            ):
+                async with self._open_new_request(
+                    store_key, submission, entry, has_grace
+                ) as pending:
+                    yield pending
                 return
-        async with self._dispatcher.opened(submission) as call:
-            yield call
+        async with self._dispatcher.open_request(submission) as pending:
+            yield pending
 
     @asynccontextmanager
-    async def _new(
-        self, name: str, submission: Submission, entry: Entry, grace: bool
+    async def _open_new_request(
+        self, store_key: str, submission: Submission, entry: IdempotencyEntry, has_grace: bool
     ) -> AsyncIterator[PendingRequest]:
         try:
-            call = await self._dispatcher.open(submission, entry.ticket(maybe_duplicate=False))
+            pending = await self._dispatcher.submit_request(
+                submission, entry.make_ticket(maybe_duplicate=False)
+            )
         except GatewayError:
             # the key is free again: what was not taken has nothing that could be joined
             with suppress(StoreUnavailable):
-                await self._store.compare_and_swap(name, entry.encode(), entry.encode(), 0)
+                await self._store.compare_and_swap(store_key, entry.encode(), entry.encode(), 0)
             raise
-        async with self._read(name, call, grace):
-            yield call
+        async with self._register_reader(store_key, pending, has_grace):
+            yield pending
 
     @asynccontextmanager
-    async def _joined(
+    async def _join_request(
         self,
-        name: str,
-        found: Entry,
-        resource: RequestView | None,
+        store_key: str,
+        entry: IdempotencyEntry,
+        request_view: RequestView | None,
         submission: Submission,
-        grace: bool,
+        has_grace: bool,
     ) -> AsyncIterator[PendingRequest]:
         """The reply of a request that is in the log, or that is written again because it is not."""
-        if resource is None:
-            begun = await self._dispatcher.write_again(
-                submission, found.ticket(maybe_duplicate=True)
+        if request_view is None:
+            pending_request = await self._dispatcher.resubmit_request(
+                submission, entry.make_ticket(maybe_duplicate=True)
             )
         else:
-            begun = resource.call()
-        async with self._reader.reading(begun) as call:
+            pending_request = request_view.make_pending_request()
+        async with self._reply_reader.follow_reply(pending_request) as pending:
             # nothing depends any more on who reads it
-            if resource is not None and resource.final is not None:
-                yield call
+            if request_view is not None and request_view.final is not None:
+                yield pending
                 return
             try:
-                async with self._read(name, call, grace):
-                    yield call
+                async with self._register_reader(store_key, pending, has_grace):
+                    yield pending
             finally:
-                if call.fold.outcome:
-                    self._in_background(self._forget_readers(name, call))
+                if pending.reply_state.outcome:
+                    self._run_in_background(self._clear_readers(store_key, pending))
 
     @asynccontextmanager
-    async def _read(self, name: str, call: PendingRequest, grace: bool) -> AsyncIterator[None]:
+    async def _register_reader(
+        self, store_key: str, pending: PendingRequest, has_grace: bool
+    ) -> AsyncIterator[None]:
         """Says where the request lies and that a client waits for it; at the end, cancels it if
         none does any more.
         """
-        reader = secrets.token_hex(8)
+        reader_id = secrets.token_hex(8)
         try:
             # it is accepted: whoever finds no place under the key writes it again
             with suppress(BusUnavailable):
-                await self._change(
-                    name, call.id, lambda entry: entry.joined_by(reader, call.public_id)
+                await self._update_entry(
+                    store_key,
+                    pending.id,
+                    lambda entry: entry.with_reader(reader_id, pending.public_id),
                 )
             yield
         finally:
-            self._leave(name, reader, call, grace)
+            self._unregister_reader(store_key, reader_id, pending, has_grace)
 
-    async def _placed(self, name: str, found: Entry) -> Entry | None:
+    async def _wait_for_public_id(
+        self, store_key: str, entry: IdempotencyEntry
+    ) -> IdempotencyEntry | None:
         """The entry once it says where the request lies, or after a while; None if the key is free
         again or another's.
         """
-        for _ in range(int(_PLACED_SECONDS / _LOOK_SECONDS)):
-            if found.public_id:
+        for _ in range(int(_PUBLIC_ID_WAIT_SECONDS / _POLL_SECONDS)):
+            if entry.public_id:
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
-            value = await _asked(self._store.get(name))
-            if value is None or (now := Entry.decode(value)).id != found.id:
+            await asyncio.sleep(_POLL_SECONDS)
+            value = await _await_store(self._store.get(store_key))
+            if value is None or (stored_entry := IdempotencyEntry.decode(value)).id != entry.id:
                 return None
-            found = now
-        return found
+            entry = stored_entry
+        return entry
 
-    async def _resource(self, found: Entry, tenant: str) -> RequestView | None:
+    async def _find_request(self, entry: IdempotencyEntry, tenant: str) -> RequestView | None:
         """The request behind the key; None if the log does not have it."""
         try:
-            return await self._resources.find(found.public_id, tenant) if found.public_id else None
+            return (
+                await self._request_views.find_request(entry.public_id, tenant)
+                if entry.public_id
+                else None
+            )
         except RequestNotFound:
             return None
 
-    async def _change(
-        self, name: str, id_: str, change: Callable[[Entry], Entry], ttl: float | None = None
+    async def _update_entry(
+        self,
+        store_key: str,
+        id_: str,
+        update: Callable[[IdempotencyEntry], IdempotencyEntry],
+        ttl_seconds: float | None = None,
     ) -> bool:
-        """False if the key does not stand for that request any more. Without a `ttl` the key's time
-        stays as it is: the reply is not kept longer for being read, and a key that outlived it
-        would run the request again.
+        """False if the key does not stand for that request any more. Without a `ttl_seconds` the
+        key's time stays as it is: the reply is not kept longer for being read, and a key that
+        outlived it would run the request again.
         """
         while True:
-            value = await _asked(self._store.get(name))
-            if value is None or (entry := Entry.decode(value)).id != id_:
+            value = await _await_store(self._store.get(store_key))
+            if value is None or (entry := IdempotencyEntry.decode(value)).id != id_:
                 return False
-            changed = change(entry)
-            if changed == entry or await _asked(
-                self._store.compare_and_swap(name, value, changed.encode(), ttl)
+            updated_entry = update(entry)
+            if updated_entry == entry or await _await_store(
+                self._store.compare_and_swap(store_key, value, updated_entry.encode(), ttl_seconds)
             ):
                 return True
 
-    def _leave(self, name: str, reader: str, call: PendingRequest, grace: bool) -> None:
-        if call.fold.outcome or call.let_go:
-            self._dispatcher.forget(call)
-        elif not grace:
-            self._dispatcher.close(call)
+    def _unregister_reader(
+        self, store_key: str, reader_id: str, pending: PendingRequest, has_grace: bool
+    ) -> None:
+        if pending.reply_state.outcome or pending.is_detached:
+            self._dispatcher.forget_request(pending)
+        elif not has_grace:
+            self._dispatcher.close_request(pending)
         else:
-            self._in_background(self._cancel_unless_back(name, reader, call))
+            self._run_in_background(self._cancel_unless_rejoined(store_key, reader_id, pending))
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
 
-    async def _forget_readers(self, name: str, call: PendingRequest) -> None:
+    async def _clear_readers(self, store_key: str, pending: PendingRequest) -> None:
         """The first of a crowd does it for all; of one that nobody has joined, one name is no
         burden.
         """
         with suppress(BusUnavailable):
-            await self._change(name, call.id, Entry.ended)
+            await self._update_entry(store_key, pending.id, IdempotencyEntry.without_readers)
 
-    async def _cancel_unless_back(self, name: str, reader: str, call: PendingRequest) -> None:
-        alone = False
+    async def _cancel_unless_rejoined(
+        self, store_key: str, reader_id: str, pending: PendingRequest
+    ) -> None:
+        is_abandoned = False
         try:
-            await self._change(name, call.id, lambda entry: entry.left_by(reader))
-            await asyncio.sleep(self._grace)
-            value = await self._store.get(name)
-            alone = (
+            await self._update_entry(
+                store_key, pending.id, lambda entry: entry.without_reader(reader_id)
+            )
+            await asyncio.sleep(self._cancel_grace_seconds)
+            value = await self._store.get(store_key)
+            is_abandoned = (
                 value is not None
-                and (entry := Entry.decode(value)).left == reader
+                and (entry := IdempotencyEntry.decode(value)).left == reader_id
                 and not entry.readers
             )
         except (StoreUnavailable, BusUnavailable) as error:
             logger.warning(
                 "not known whether a client came back, so its request goes on: %s", error
             )
-        if alone and not call.fold.outcome:
-            self._dispatcher.end(call, CANCELLED)
+        if is_abandoned and not pending.reply_state.outcome:
+            self._dispatcher.end_request(pending, CANCELLED)
         else:
-            self._dispatcher.forget(call)
+            self._dispatcher.forget_request(pending)
 
 
-async def _asked(call: Awaitable[Answer]) -> Answer:
+async def _await_store(store_call: Awaitable[Result]) -> Result:
     try:
-        return await call
+        return await store_call
     except StoreUnavailable as error:
         logger.warning("no Idempotency-Key can be looked up: %s", error)
         raise BusUnavailable(
@@ -253,11 +288,11 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
         ) from None
 
 
-def _runs_anew(resource: RequestView) -> bool:
+def _should_run_again(request_view: RequestView) -> bool:
     """Cancelled, expired, or failed in a way that may pass: the same request gets another
     chance.
     """
-    final = resource.final
+    final = request_view.final
     if final is None or final.outcome != FAILED:
         return final is not None and final.outcome in (CANCELLED, EXPIRED)
-    return resource.head_status in _RETRYABLE or final.code == "worker_lost"
+    return request_view.http_status in _RETRYABLE_STATUSES or final.code == "worker_lost"

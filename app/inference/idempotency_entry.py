@@ -8,7 +8,7 @@ from app.inference.submission import Ticket
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IdempotencyEntry:
     """What a key stands for."""
 
     id: str
@@ -21,34 +21,36 @@ class Entry:
     left: str = ""
 
     @classmethod
-    def of(cls, ticket: Ticket, digest: str) -> "Entry":
+    def from_ticket(cls, ticket: Ticket, digest: str) -> "IdempotencyEntry":
         return cls(ticket.id, digest, ticket.reply_partition, ticket.reply_offset)
 
-    def ticket(self, *, maybe_duplicate: bool) -> Ticket:
+    def make_ticket(self, *, maybe_duplicate: bool) -> Ticket:
         return Ticket(self.id, self.reply_partition, self.reply_offset, maybe_duplicate)
 
-    def instead_of(self, _: "Entry") -> "Entry":
+    def as_replacement(self, _: "IdempotencyEntry") -> "IdempotencyEntry":
         return self
 
-    def joined_by(self, reader: str, public_id: str) -> "Entry":
+    def with_reader(self, reader: str, public_id: str) -> "IdempotencyEntry":
         return replace(self, public_id=public_id, readers=(*self.readers, reader))
 
-    def left_by(self, reader: str) -> "Entry":
+    def without_reader(self, reader: str) -> "IdempotencyEntry":
         return replace(
             self, readers=tuple(other for other in self.readers if other != reader), left=reader
         )
 
-    def ended(self) -> "Entry":
+    def without_readers(self) -> "IdempotencyEntry":
         return replace(self, readers=())
 
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))
 
     @classmethod
-    def decode(cls, value: bytes) -> "Entry":
+    def decode(cls, value: bytes) -> "IdempotencyEntry":
         """Members that we do not know are ignored: gateways of two versions share the store while
         one follows the other.
         """
-        said = orjson.loads(value)
-        found = {member.name: said[member.name] for member in fields(cls) if member.name in said}
-        return cls(**{**found, "readers": tuple(found["readers"])})
+        members = orjson.loads(value)
+        known_members = {
+            member.name: members[member.name] for member in fields(cls) if member.name in members
+        }
+        return cls(**{**known_members, "readers": tuple(known_members["readers"])})

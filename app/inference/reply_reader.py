@@ -17,58 +17,64 @@ _LEEWAY_SECONDS = 1.0
 
 
 class ReplyReader:
-    def __init__(self, followers: ReplyFollowers, dispatcher: Dispatcher) -> None:
-        self._followers = followers
+    def __init__(self, reply_followers: ReplyFollowers, dispatcher: Dispatcher) -> None:
+        self._reply_followers = reply_followers
         self._dispatcher = dispatcher
-        self._following: dict[PendingRequest, Follower] = {}
+        self._follower_by_request: dict[PendingRequest, Follower] = {}
 
     @asynccontextmanager
-    async def reading(self, call: PendingRequest) -> AsyncIterator[PendingRequest]:
+    async def follow_reply(self, pending: PendingRequest) -> AsyncIterator[PendingRequest]:
         """The call, fed with what lies in the log, and from then on with what comes. Raises
         BusUnavailable.
         """
-        call.next_offset = call.request.reply_offset
-        await self.refill(call)
-        self._dispatcher.watch(call, call.request.deadline / 1000 + _LEEWAY_SECONDS - time.time())
+        pending.next_offset = pending.request.reply_offset
+        await self.refill_from_log(pending)
+        self._dispatcher.start_deadline_timer(
+            pending, pending.request.deadline / 1000 + _LEEWAY_SECONDS - time.time()
+        )
         try:
-            yield call
+            yield pending
         finally:
-            self.release(call)
-            self._dispatcher.forget(call)
+            self.stop_following(pending)
+            self._dispatcher.forget_request(pending)
 
-    async def refill(self, call: PendingRequest) -> None:
+    async def refill_from_log(self, pending: PendingRequest) -> None:
         """Feeds the call from where it stopped, until it has enough or the reply ends. Raises
         BusUnavailable.
         """
-        self.release(call)
-        call.refill, call.from_log, call.behind = self.refill, True, False
-        request, wanted = call.request, (call.id.encode(),)
+        self.stop_following(pending)
+        pending.refill_from_log, pending.is_fed_from_log, pending.has_unfetched_records = (
+            self.refill_from_log,
+            True,
+            False,
+        )
+        request, wanted_ids = pending.request, (pending.id.encode(),)
 
-        def feed(record: Record) -> bool:
+        def apply_log_record(record: Record) -> bool:
             try:
-                steps = [
-                    call.feed(reply, record.offset)
-                    for reply in decode_replies(record.headers, record.value, wanted)
+                effects = [
+                    pending.apply_record(reply, record.offset)
+                    for reply in decode_replies(record.headers, record.value, wanted_ids)
                 ]
             except UndecodableRecord:
                 return True
-            return RecordEffect.ENDED not in steps and not call.behind
+            return RecordEffect.ENDED not in effects and not pending.has_unfetched_records
 
         try:
-            follower = await self._followers.follow(
-                request.reply_partition, call.next_offset, request.id, feed
+            follower = await self._reply_followers.follow(
+                request.reply_partition, pending.next_offset, request.id, apply_log_record
             )
         except BusError as error:
             raise BusUnavailable(
                 f"the log cannot be read: {error}", retry_after_seconds=1
             ) from None
-        self._following[call] = follower
+        self._follower_by_request[pending] = follower
 
-    def calls(self) -> list[PendingRequest]:
-        return list(self._following)
+    def pending_requests(self) -> list[PendingRequest]:
+        return list(self._follower_by_request)
 
-    def release(self, call: PendingRequest) -> None:
+    def stop_following(self, pending: PendingRequest) -> None:
         """The call is read no further."""
-        follower = self._following.pop(call, None)
+        follower = self._follower_by_request.pop(pending, None)
         if follower is not None:
-            self._followers.leave(call.request.reply_partition, follower)
+            self._reply_followers.leave(pending.request.reply_partition, follower)

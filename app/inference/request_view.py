@@ -21,7 +21,7 @@ from app.protocol.request_id import Address, fingerprint_topic
 from app.reply_log.record_scanner import RecordScanner
 from app.reply_log.reply_lookup import ReplyLookup
 
-MOST_WAITING = 1000  # look-ups of a tenant in one gateway
+MAX_TENANT_LOOKUPS = 1000  # look-ups of a tenant in one gateway
 _OVERDUE_SECONDS = 5.0  # past its deadline: gateways and workers have had their leeway
 
 QUEUED, RUNNING = "queued", "running"
@@ -33,82 +33,86 @@ class RequestView:
 
     address: Address
     request: RequestRecord
-    known: ModelState
-    seen: ReplyView
+    model_state: ModelState
+    reply_view: ReplyView
 
     @property
     def final(self) -> ReplyRecord | None:
-        return self.seen.parts[-1] if self.seen.state.outcome else None
+        return self.reply_view.parts[-1] if self.reply_view.state.outcome else None
 
     @property
     def status(self) -> str:
-        if self.seen.state.outcome:
-            return self.seen.state.outcome
-        return RUNNING if self.seen.state.writer or self._worker() else QUEUED
+        if self.reply_view.state.outcome:
+            return self.reply_view.state.outcome
+        return RUNNING if self.reply_view.state.writer or self._find_worker() else QUEUED
 
     @property
-    def head_status(self) -> int:
+    def http_status(self) -> int:
         """The HTTP status that the client got; 0 while there is none."""
-        return next((part.status for part in self.seen.parts if part.status), 0)
+        return next((part.status for part in self.reply_view.parts if part.status), 0)
 
     @property
     def head(self) -> tuple[tuple[str, str], ...]:
         """The HTTP headers of the reply's last writer; none while there is no reply."""
-        return next((part.head for part in reversed(self.seen.parts) if part.status), ())
+        return next((part.head for part in reversed(self.reply_view.parts) if part.status), ())
 
     @property
-    def overdue(self) -> bool:
+    def is_overdue(self) -> bool:
         """Its deadline has long passed and nobody has said so."""
         return (
-            not self.seen.state.outcome
+            not self.reply_view.state.outcome
             and time.time() > self.request.deadline / 1000 + _OVERDUE_SECONDS
         )
 
-    def call(self) -> PendingRequest:
+    def make_pending_request(self) -> PendingRequest:
         """To read its reply with, from the beginning."""
         return PendingRequest(
-            self.request, self.known.card.topic, self.known.card.model, self.address
+            self.request, self.model_state.card.topic, self.model_state.card.model, self.address
         )
 
-    def _estimated_usage(self) -> dict[str, Any] | None:
+    def _estimate_usage(self) -> dict[str, Any] | None:
         """What a stream cost that was cut off before its upstream could say: its events, one a
         token.
         """
-        if self.seen.state.outcome not in (CANCELLED, EXPIRED, FAILED):
+        if self.reply_view.state.outcome not in (CANCELLED, EXPIRED, FAILED):
             return None
-        shown = sum(count_events(part.value) for part in self.seen.parts if not part.outcome)
-        return {"completion_tokens": shown, "estimated": True} if shown else None
+        event_count = sum(
+            count_events(part.value) for part in self.reply_view.parts if not part.outcome
+        )
+        return {"completion_tokens": event_count, "estimated": True} if event_count else None
 
-    def _worker(self) -> str:
+    def _find_worker(self) -> str:
         """The worker that has it: its writer in the log, else the one whose heartbeat lists it."""
-        return self.seen.state.writer or self.known.worker_of(self.address.id)
+        return self.reply_view.state.writer or self.model_state.worker_of(self.address.id)
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         status, final = self.status, self.final
-        waiting = status == QUEUED
+        is_queued = status == QUEUED
         notes = dict(final.notes) if final else {}
-        position = self.known.position(self.address.partition, self.address.offset)
+        position = self.model_state.position(self.address.partition, self.address.offset)
         return {
             "id": self.address.encode(),
             "object": "request",
             "status": status,
             "model": self.request.model,
             "created_at": self.request.created // 1000,
-            "queue_position": position if waiting else None,
-            "estimated_wait_seconds": self.known.estimated_wait(position) if waiting else None,
-            "attempts": max(self.seen.state.attempts, 0 if waiting else 1),
-            "worker": self._worker() or notes.get("worker") or None,
+            "queue_position": position if is_queued else None,
+            "estimated_wait_seconds": self.model_state.estimated_wait(position)
+            if is_queued
+            else None,
+            "attempts": max(self.reply_view.state.attempts, 0 if is_queued else 1),
+            "worker": self._find_worker() or notes.get("worker") or None,
             "timings": {
                 name.replace("-", "_"): float(notes[name])
                 for name in ("queue-ms", "upstream-ms")
                 if name in notes
             },
-            "usage": final.usage if final and final.usage else self._estimated_usage(),
-            "error": error_of(final),
+            "usage": final.usage if final and final.usage else self._estimate_usage(),
+            "error": find_error(final),
         }
 
 
-def error_of(final: ReplyRecord | None) -> dict[str, Any] | None:
+def find_error(final: ReplyRecord | None) -> dict[str, Any] | None:
     """OpenAI's error object in a final record's value, whether it is a body or a stream's last
     event.
     """
@@ -116,10 +120,10 @@ def error_of(final: ReplyRecord | None) -> dict[str, Any] | None:
         return None
     value = final.value if final.status else (find_last_error(final.value) or final.value)
     try:
-        found = orjson.loads(value)
+        document = orjson.loads(value)
     except orjson.JSONDecodeError:
-        found = None
-    error = found.get("error") if isinstance(found, dict) else None
+        document = None
+    error = document.get("error") if isinstance(document, dict) else None
     return (
         error
         if isinstance(error, dict)
@@ -133,94 +137,101 @@ class RequestViews:
     """
 
     def __init__(
-        self, bus: Bus, scanner: RecordScanner, lookup: ReplyLookup, catalog: ModelRegistry
+        self, bus: Bus, scanner: RecordScanner, lookup: ReplyLookup, model_registry: ModelRegistry
     ) -> None:
         self._bus = bus
-        self._ends = Ends(bus)
-        self._waiting: Counter[str] = Counter()  # look-ups by tenant
+        self._end_offsets = Ends(bus)
+        self._lookups_by_tenant: Counter[str] = Counter()  # look-ups by tenant
         self._scanner = scanner
         self._lookup = lookup
-        self._catalog = catalog
+        self._model_registry = model_registry
 
-    def model_of(self, public_id: str) -> str | None:
+    def find_model_id(self, public_id: str) -> str | None:
         """Return the id of the model whose topic a public id names; None if there is none."""
         address = Address.decode(public_id)
-        known = self._model_of(address) if address else None
-        return known.card.model if known else None
+        model_state = self._find_model(address) if address else None
+        return model_state.card.model if model_state else None
 
-    async def find(self, public_id: str, tenant: str) -> RequestView:
+    async def find_request(self, public_id: str, tenant: str) -> RequestView:
         """Find a request of the tenant.
 
         Raises RequestNotFound: not an id of ours, nothing there, another tenant's; RateLimited
         where too many look-ups of the tenant wait; BusUnavailable.
         """
-        if self._waiting[tenant] >= MOST_WAITING:
+        if self._lookups_by_tenant[tenant] >= MAX_TENANT_LOOKUPS:
             raise RateLimited(
-                f"{MOST_WAITING} look-ups of your requests already wait here", retry_after_seconds=1
+                f"{MAX_TENANT_LOOKUPS} look-ups of your requests already wait here",
+                retry_after_seconds=1,
             )
-        self._waiting[tenant] += 1
+        self._lookups_by_tenant[tenant] += 1
         try:
-            return await self._find(public_id, tenant)
+            return await self._find_request(public_id, tenant)
         finally:
-            self._waiting[tenant] -= 1
-            if not self._waiting[tenant]:
-                del self._waiting[tenant]
+            self._lookups_by_tenant[tenant] -= 1
+            if not self._lookups_by_tenant[tenant]:
+                del self._lookups_by_tenant[tenant]
 
-    async def _find(self, public_id: str, tenant: str) -> RequestView:
+    async def _find_request(self, public_id: str, tenant: str) -> RequestView:
         address = Address.decode(public_id)
-        known = self._model_of(address) if address else None
-        if address is None or known is None or (known.ends and address.partition not in known.ends):
-            raise _not_found()
+        model_state = self._find_model(address) if address else None
+        if (
+            address is None
+            or model_state is None
+            or (model_state.ends and address.partition not in model_state.ends)
+        ):
+            raise _not_found_error()
         # it would be told in the end, after longer than anybody should wait
-        if trouble := self._bus.healthy():
-            raise BusUnavailable(f"the log cannot be read: {trouble}", retry_after_seconds=1)
+        if unhealthy_reason := self._bus.healthy():
+            raise BusUnavailable(
+                f"the log cannot be read: {unhealthy_reason}", retry_after_seconds=1
+            )
         try:
-            if await self._is_beyond_end(address, known):
-                raise _not_found()
-            request = await self._request(address, known, tenant)
+            if await self._is_beyond_end(address, model_state):
+                raise _not_found_error()
+            request = await self._read_request(address, model_state, tenant)
             if request is None or request.tenant != tenant:
-                raise _not_found()
-            return RequestView(address, request, known, await self._lookup.look(request))
+                raise _not_found_error()
+            return RequestView(address, request, model_state, await self._lookup.look(request))
         except BusError as error:
             raise BusUnavailable(
                 f"the log cannot be read: {error}", retry_after_seconds=1
             ) from None
 
-    def _model_of(self, address: Address) -> ModelState | None:
+    def _find_model(self, address: Address) -> ModelState | None:
         return next(
             (
-                known
-                for known in self._catalog.all()
-                if fingerprint_topic(known.card.topic) == address.topic
+                model_state
+                for model_state in self._model_registry.all()
+                if fingerprint_topic(model_state.card.topic) == address.topic
             ),
             None,
         )
 
-    async def _is_beyond_end(self, address: Address, known: ModelState) -> bool:
+    async def _is_beyond_end(self, address: Address, model_state: ModelState) -> bool:
         """Return whether nothing can lie there. Behind the last measured end the bus is asked."""
-        if address.offset < known.ends.get(address.partition, 0):
+        if address.offset < model_state.ends.get(address.partition, 0):
             return False
-        ends = await self._ends.of(known.card.topic)
-        return address.offset >= ends.get(address.partition, 0)
+        end_offsets = await self._end_offsets.of(model_state.card.topic)
+        return address.offset >= end_offsets.get(address.partition, 0)
 
-    async def _request(
-        self, address: Address, known: ModelState, tenant: str
+    async def _read_request(
+        self, address: Address, model_state: ModelState, tenant: str
     ) -> RequestRecord | None:
-        found: list[Record] = []
-        where = known.card.topic, address.partition, address.id, address.offset
-        await self._scanner.look(*where, found.append, until=address.offset + 1, owner=tenant)
-        if not found or found[0].offset != address.offset:
+        records: list[Record] = []
+        location = model_state.card.topic, address.partition, address.id, address.offset
+        await self._scanner.look(*location, records.append, until=address.offset + 1, owner=tenant)
+        if not records or records[0].offset != address.offset:
             return None
         try:
-            request = RequestRecord.decode(found[0].headers, found[0].value)
+            request = RequestRecord.decode(records[0].headers, records[0].value)
         except UndecodableRecord:
             return None
-        fits = (request.reply_partition, request.reply_offset) == (
+        is_same_address = (request.reply_partition, request.reply_offset) == (
             address.reply_partition,
             address.reply_offset,
         )
-        return request if fits else None
+        return request if is_same_address else None
 
 
-def _not_found() -> RequestNotFound:
+def _not_found_error() -> RequestNotFound:
     return RequestNotFound("there is no such request, or it is no longer kept", param="id")

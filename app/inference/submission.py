@@ -10,7 +10,7 @@ class Submission:
     model: str
     stream: bool
     tenant: str
-    timeout: float  # seconds
+    timeout_seconds: float  # seconds
     hops: str = ""  # deployments it has passed through
     head: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""

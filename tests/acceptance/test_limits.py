@@ -11,7 +11,7 @@ import pytest
 
 from app.config.api_keys_file import KeyEntry, hash_key, write_keys
 from app.errors import StoreUnavailable
-from app.gateway.access.concurrency_leases import HELD_SECONDS
+from app.gateway.access.concurrency_leases import LEASE_SECONDS
 from tests.acceptance.asking import CHAT, HELLO, chat, error_of
 from tests.acceptance.processes import until
 from tests.acceptance.services import Gateway, Upstream
@@ -195,7 +195,7 @@ async def test_a_killed_gateways_places_are_soon_free_and_those_of_one_that_live
             one.kill()
             assert (await there.post(CHAT, json=chat())).status_code == 429
             await until(
-                lambda: is_answered(there), "the killed gateway's place", seconds=2 * HELD_SECONDS
+                lambda: is_answered(there), "the killed gateway's place", seconds=2 * LEASE_SECONDS
             )
             again = asyncio.create_task(there.post(CHAT, json=chat(x_ttft=300)))
             await until(lambda: upstream.has(active=2), "another to run in its place")

@@ -274,7 +274,7 @@ WORKER = (
     "{}.start = breaks; main.make_bus = no_bus; sys.exit(main.main())"
 )
 STARTS = {
-    "gateway": "import uvicorn, app.main as main; main.Gateway._begin = breaks; "
+    "gateway": "import uvicorn, app.main as main; main.Gateway._start_components = breaks; "
     "uvicorn.run(main.application, port=0)",
     "worker": WORKER.format("main.Fleet"),
     "worker of one model": WORKER.format("worker.Worker"),

@@ -36,24 +36,29 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 async def test_a_counter_begins_at_0_and_each_has_its_own(store):
-    assert [await store.add("a", amount, LONG) for amount in (1, 2, 40)] == [1, 3, 43]
-    assert await store.add("b", 5, LONG) == 5
+    assert [await store.add_to_counter("a", amount, LONG) for amount in (1, 2, 40)] == [1, 3, 43]
+    assert await store.add_to_counter("b", 5, LONG) == 5
 
 
 async def test_what_is_taken_away_may_be_more_than_there_is(store):
-    assert [await store.add("a", amount, LONG) for amount in (10, -4, -9, 5)] == [10, 6, -3, 2]
+    assert [await store.add_to_counter("a", amount, LONG) for amount in (10, -4, -9, 5)] == [
+        10,
+        6,
+        -3,
+        2,
+    ]
 
 
 async def test_a_crowd_loses_nothing(store):
-    found = await asyncio.gather(*(store.add("a", 1, LONG) for _ in range(100)))
+    found = await asyncio.gather(*(store.add_to_counter("a", 1, LONG) for _ in range(100)))
     assert sorted(found) == list(range(1, 101))
 
 
 async def test_a_counter_begins_anew_after_its_time(store):
-    await store.add("a", 7, 1)
+    await store.add_to_counter("a", 7, 1)
 
     async def begins_anew() -> bool:
-        return await store.add("a", 1, 1) == 1
+        return await store.add_to_counter("a", 1, 1) == 1
 
     await until(begins_anew, "the counter to begin anew")
 

@@ -100,23 +100,23 @@ async def test_of_a_crowd_one_is_first_and_the_others_all_hear_of_it(store):
 
 async def test_a_swap_puts_the_new_in_the_place_of_the_old(store):
     await store.put_if_absent("a", b"old", LONG)
-    assert await store.swap("a", b"old", b"new", LONG)
+    assert await store.compare_and_swap("a", b"old", b"new", LONG)
     assert await store.get("a") == b"new"
 
 
 async def test_a_swap_of_what_is_not_there_any_more_changes_nothing(store):
-    assert not await store.swap("a", b"", b"new", LONG)
-    assert not await store.swap("a", b"old", b"new", LONG)
+    assert not await store.compare_and_swap("a", b"", b"new", LONG)
+    assert not await store.compare_and_swap("a", b"old", b"new", LONG)
     assert await store.get("a") is None
     await store.put_if_absent("a", b"another", LONG)
-    assert not await store.swap("a", b"old", b"new", LONG)
+    assert not await store.compare_and_swap("a", b"old", b"new", LONG)
     assert await store.get("a") == b"another"
 
 
 async def test_of_a_crowd_that_swaps_the_same_one_does(store):
     await store.put_if_absent("a", b"old", LONG)
     done = await asyncio.gather(
-        *(store.swap("a", b"old", b"%d" % number, LONG) for number in range(50))
+        *(store.compare_and_swap("a", b"old", b"%d" % number, LONG) for number in range(50))
     )
     assert done.count(True) == 1
     assert await store.get("a") == b"%d" % done.index(True)
@@ -128,7 +128,7 @@ async def test_counting_by_swaps_loses_nothing(store):
     async def add() -> None:
         while True:
             old = await store.get("a") or b""
-            if await store.swap("a", old, b"%d" % (int(old) + 1), LONG):
+            if await store.compare_and_swap("a", old, b"%d" % (int(old) + 1), LONG):
                 return
 
     await asyncio.gather(*(add() for _ in range(20)))
@@ -140,24 +140,28 @@ async def test_a_value_is_forgotten_after_its_time_and_its_key_is_free(store, sl
     await store.put_if_absent("b", b"stays", LONG)
     await sleep(SHORT + 0.1)
     assert await store.get("a") is None
-    assert not await store.swap("a", b"first", b"new", LONG)
+    assert not await store.compare_and_swap("a", b"first", b"new", LONG)
     assert await store.put_if_absent("a", b"second", LONG) is None
     assert (await store.get("a"), await store.get("b")) == (b"second", b"stays")
 
 
 async def test_a_swap_gives_its_own_time_to_live(store, sleep):
     assert await together(
-        store.put_if_absent("a", b"old", SHORT), store.swap("a", b"old", b"longer", LONG)
+        store.put_if_absent("a", b"old", SHORT),
+        store.compare_and_swap("a", b"old", b"longer", LONG),
     ) == [None, True]
     await store.put_if_absent("b", b"old", LONG)
-    assert await store.swap("b", b"old", b"shorter", SHORT)
+    assert await store.compare_and_swap("b", b"old", b"shorter", SHORT)
     await sleep(SHORT + 0.1)
     assert (await store.get("a"), await store.get("b")) == (b"longer", None)
 
 
 async def test_a_swap_that_gives_none_leaves_the_time_as_it_was(store, sleep):
     for name, ttl in (("a", SHORT), ("b", LONG)):
-        put, swap = store.put_if_absent(name, b"old", ttl), store.swap(name, b"old", b"new", None)
+        put, swap = (
+            store.put_if_absent(name, b"old", ttl),
+            store.compare_and_swap(name, b"old", b"new", None),
+        )
         assert await together(put, swap, store.get(name)) == [None, True, b"new"]
     await sleep(SHORT + 0.1)
     assert (await store.get("a"), await store.get("b")) == (None, b"new")
@@ -175,88 +179,96 @@ async def test_a_second_put_does_not_lengthen_the_firsts_time(store, sleep):
 
 async def test_with_no_time_left_the_key_is_free(store, sleep):
     await store.put_if_absent("a", b"first", LONG)
-    assert await store.swap("a", b"first", b"first", 0)
+    assert await store.compare_and_swap("a", b"first", b"first", 0)
     await sleep(0.05)
     assert await store.put_if_absent("a", b"second", LONG) is None
 
 
 async def test_so_many_hold_a_place_and_no_more(store):
-    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "y", "z")] == [
+    assert [await store.acquire_lease("a", holder, 2, LONG) for holder in ("x", "y", "z")] == [
         True,
         True,
         False,
     ]
-    assert await store.hold("b", "z", 1, LONG)
-    await store.let_go("a", "x")
-    assert await store.hold("a", "z", 2, LONG)
-    assert not await store.hold("a", "x", 2, LONG)
+    assert await store.acquire_lease("b", "z", 1, LONG)
+    await store.release_lease("a", "x")
+    assert await store.acquire_lease("a", "z", 2, LONG)
+    assert not await store.acquire_lease("a", "x", 2, LONG)
 
 
 async def test_one_that_asks_again_for_its_place_has_it_once(store):
-    assert [await store.hold("a", holder, 2, LONG) for holder in ("x", "x", "y", "x", "z")] == [
+    assert [
+        await store.acquire_lease("a", holder, 2, LONG) for holder in ("x", "x", "y", "x", "z")
+    ] == [
         True,
         True,
         True,
         True,
         False,
     ]
-    await store.let_go("a", "x")
-    assert await store.hold("a", "z", 2, LONG)
-    assert not await store.hold("a", "x", 2, LONG)
+    await store.release_lease("a", "x")
+    assert await store.acquire_lease("a", "z", 2, LONG)
+    assert not await store.acquire_lease("a", "x", 2, LONG)
 
 
 async def test_of_a_crowd_as_many_as_may_hold_a_place(store):
-    taken = await asyncio.gather(*(store.hold("a", str(number), 3, LONG) for number in range(50)))
+    taken = await asyncio.gather(
+        *(store.acquire_lease("a", str(number), 3, LONG) for number in range(50))
+    )
     assert taken.count(True) == 3
 
 
 async def test_one_that_holds_no_place_lets_nobody_elses_go(store):
-    await store.hold("a", "x", 1, LONG)
-    await store.let_go("a", "y")
-    await store.let_go("b", "x")
-    assert not await store.hold("a", "z", 1, LONG)
+    await store.acquire_lease("a", "x", 1, LONG)
+    await store.release_lease("a", "y")
+    await store.release_lease("b", "x")
+    assert not await store.acquire_lease("a", "z", 1, LONG)
 
 
 async def test_a_place_is_free_after_its_time_and_the_others_are_not(store, sleep):
-    await store.hold("a", "long", 2, LONG)
-    assert await together(store.hold("a", "short", 2, SHORT), store.hold("a", "x", 2, LONG)) == [
+    await store.acquire_lease("a", "long", 2, LONG)
+    assert await together(
+        store.acquire_lease("a", "short", 2, SHORT), store.acquire_lease("a", "x", 2, LONG)
+    ) == [
         True,
         False,
     ]
     await sleep(SHORT + 0.1)
-    assert await store.hold("a", "x", 2, LONG)
-    assert not await store.hold("a", "y", 2, LONG)
+    assert await store.acquire_lease("a", "x", 2, LONG)
+    assert not await store.acquire_lease("a", "y", 2, LONG)
 
 
 async def test_a_place_that_is_renewed_lasts_for_so_long_from_then(store, sleep):
     for key in ("a", "b"):
         for holder in ("x", "y"):
-            await store.hold(key, holder, 2, SHORT)
-    await store.renew({"a": ["x", "y"], "b": ["x"]}, LONG)
+            await store.acquire_lease(key, holder, 2, SHORT)
+    await store.renew_leases({"a": ["x", "y"], "b": ["x"]}, LONG)
     await sleep(SHORT + 0.1)
-    assert not await store.hold("a", "z", 2, LONG)
-    assert await store.hold("b", "z", 2, LONG)
-    assert not await store.hold("b", "y", 2, LONG)
+    assert not await store.acquire_lease("a", "z", 2, LONG)
+    assert await store.acquire_lease("b", "z", 2, LONG)
+    assert not await store.acquire_lease("b", "y", 2, LONG)
 
 
 async def test_who_has_lost_a_place_and_renews_it_has_one_though_others_have_them_all(store, sleep):
-    await store.hold("a", "x", 1, SHORT)
+    await store.acquire_lease("a", "x", 1, SHORT)
     await sleep(SHORT + 0.1)
-    assert await store.hold("a", "y", 1, LONG)
-    await store.renew({"a": ["x"]}, LONG)
-    await store.let_go("a", "y")
-    assert not await store.hold("a", "z", 1, LONG)
-    await store.let_go("a", "x")
-    assert await store.hold("a", "z", 1, LONG)
+    assert await store.acquire_lease("a", "y", 1, LONG)
+    await store.renew_leases({"a": ["x"]}, LONG)
+    await store.release_lease("a", "y")
+    assert not await store.acquire_lease("a", "z", 1, LONG)
+    await store.release_lease("a", "x")
+    assert await store.acquire_lease("a", "z", 1, LONG)
 
 
 async def test_a_place_that_is_let_go_while_it_is_renewed_is_free(store):
-    await store.hold("a", "x", 1, LONG)
+    await store.acquire_lease("a", "x", 1, LONG)
     await asyncio.gather(
-        store.renew({"a": ["x"], "b": ["x"]}, LONG), store.let_go("a", "x"), store.let_go("b", "x")
+        store.renew_leases({"a": ["x"], "b": ["x"]}, LONG),
+        store.release_lease("a", "x"),
+        store.release_lease("b", "x"),
     )
     for key in ("a", "b"):
-        assert await store.hold(key, "y", 1, LONG)
+        assert await store.acquire_lease(key, "y", 1, LONG)
 
 
 async def test_the_memory_store_forgets_its_oldest_beyond_its_limit():

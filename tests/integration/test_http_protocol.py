@@ -15,9 +15,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BodyTooLarge, GatewayError, InvalidBody, UnsupportedCoding
-from app.gateway.http.asgi import Receive, Scope, Send, read_body, send_error, watched
+from app.gateway.http.asgi import Receive, Scope, Send, read_body, send_error, watch_disconnect
 from app.gateway.http.connection import Connection
-from app.gateway.http.content_coding import unpack
+from app.gateway.http.content_coding import decompress_body
 from tests.unit.scene import until
 
 BODY = b'{"model": "echo"}'
@@ -50,7 +50,7 @@ class Site:
         except GatewayError as error:
             return await send_error(send, error, "err_1")
         self.asked.append((scope["method"], scope["path"], body))
-        with watched(scope, receive, self._count_leaving):
+        with watch_disconnect(scope, receive, self._count_leaving):
             if scope["path"] == "/stream":
                 await self._stream(send)
                 return
@@ -270,7 +270,7 @@ async def test_a_reply_within_the_grace_has_no_interim_response() -> None:
 
 
 async def test_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Connection, "stall_seconds", 0.2)
+    monkeypatch.setattr(Connection, "stall_timeout_seconds", 0.2)
     async with site() as app:
         with socket.create_connection(("127.0.0.1", app.port)) as client:
             client.sendall(b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -308,9 +308,9 @@ async def test_a_body_that_cannot_be_unpacked_is_refused(
     coding: str, body: bytes, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await unpack(body, coding, 1_000_000)
-    assert await unpack(BODY, "identity", 1_000_000) == BODY
-    assert await unpack(zlib.compress(BODY), "deflate", 1_000_000) == BODY
+        await decompress_body(body, coding, 1_000_000)
+    assert await decompress_body(BODY, "identity", 1_000_000) == BODY
+    assert await decompress_body(zlib.compress(BODY), "deflate", 1_000_000) == BODY
 
 
 async def test_a_large_body_is_unpacked_in_steps_between_which_others_run() -> None:
@@ -323,7 +323,7 @@ async def test_a_large_body_is_unpacked_in_steps_between_which_others_run() -> N
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await unpack(zlib.compress(b" " * 16_000_000, wbits=31), "gzip", 16_000_000)
+    await decompress_body(zlib.compress(b" " * 16_000_000, wbits=31), "gzip", 16_000_000)
     counting.cancel()
     assert turns >= 16_000_000 // (256 * 1024)
 

@@ -30,7 +30,7 @@ from app.gateway.accounting.request_metrics import RequestMetrics
 from app.gateway.gateway import Gateway
 from app.gateway.http.asgi import App, Message
 from app.gateway.middleware import FastPathRouter, RequestMiddleware
-from app.gateway.routes.inference import Inference
+from app.gateway.routes.inference import InferenceEndpoint
 from app.stores.memory import MemoryStore
 from tests.unit.scene import until
 
@@ -99,7 +99,9 @@ async def served(pause: float = 0.0) -> Served:
         )
     )
     access_log = AccessLog(RequestMetrics(gateway.model_registry))
-    edge = RequestMiddleware(Inference(gateway), Authenticator(settings.gateway), access_log)
+    edge = RequestMiddleware(
+        InferenceEndpoint(gateway), Authenticator(settings.gateway), access_log
+    )
     return Served(FastPathRouter(edge, edge), access_log, gateway, worker)
 
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from app.gateway.http.response_writer import whole_body
+from app.gateway.http.reply_body import assemble_body
 from app.openai_api.sse import DONE_EVENT, count_events
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import CLAIM, COMPLETED, FAILED, RecordEffect
@@ -151,7 +151,7 @@ class Life(RuleBasedStateMachine):
         if self.kind.stream:
             self._check_stream([part for part in self.reader.parts if not part.by_gateway])
         elif self.reader.state.outcome == COMPLETED:
-            assert whole_body(self.reader.parts, stream=False).value == WHOLE
+            assert assemble_body(self.reader.parts, stream=False).value == WHOLE
 
     def _check_stream(self, written: list[ReplyRecord]) -> None:
         if written and written[0].status >= 400:

@@ -9,7 +9,7 @@ import pytest
 from app.config.settings import load_settings
 from app.errors import AnonymousRefused
 from app.gateway.access.authentication import Authenticator
-from app.gateway.access.operator_access import Operators
+from app.gateway.access.operator_access import OperatorAccess
 from app.locality import AccessPolicy, is_local_client
 
 LOOPBACK, MAPPED, ELSEWHERE = "127.0.0.1", "::ffff:127.0.0.1", "192.0.2.7"
@@ -106,7 +106,7 @@ def test_behind_a_proxy_on_this_machine_the_last_hop_that_is_no_proxy_counts(
 
 def admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]) -> bool:
     try:
-        Authenticator(load_settings(environment).gateway).caller(scope(peer, headers))
+        Authenticator(load_settings(environment).gateway).authenticate(scope(peer, headers))
     except AnonymousRefused:
         return False
     return True
@@ -115,7 +115,7 @@ def admitted(environment: dict[str, str], peer: str, headers: list[tuple[bytes, 
 def operator_admitted(
     environment: dict[str, str], peer: str, headers: list[tuple[bytes, bytes]]
 ) -> bool:
-    return Operators(load_settings(environment).gateway).admits(scope(peer, headers))
+    return OperatorAccess(load_settings(environment).gateway).is_allowed(scope(peer, headers))
 
 
 def port_admitted(
@@ -183,7 +183,7 @@ def test_with_keys_the_key_alone_decides(environment: dict[str, str]) -> None:
         *raw(host="evil.example", origin="https://evil.example"),
         (b"authorization", b"Bearer sk-of-a-client-0123"),
     ]
-    assert keys.caller(scope(ELSEWHERE, headers)).tenant.startswith("key-")
+    assert keys.authenticate(scope(ELSEWHERE, headers)).tenant.startswith("key-")
 
 
 def test_a_host_that_cannot_be_one_is_not_kept() -> None:

@@ -17,53 +17,53 @@ from app.telemetry.metrics import KEYS_FILE_IN_FORCE, gauge_family
 
 logger = logging.getLogger("app.gateway.keys")
 
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 
 class ApiKeysWatcher(Collector):
-    """Its keys are in force once this is made. `name` empty: there is none. Tells /metrics whether
-    they are as they stand there.
+    """Its keys are in force once this is made. `file_name` empty: there is none. Tells /metrics
+    whether they are as they stand there.
 
     Raises SettingsError.
     """
 
-    def __init__(self, name: str, keys: Authenticator) -> None:
-        self._path = Path(name) if name else None
-        self._keys = keys
+    def __init__(self, file_name: str, authenticator: Authenticator) -> None:
+        self._path = Path(file_name) if file_name else None
+        self._authenticator = authenticator
         # the content that was looked at last, whether it worked or not; None: there was none
-        self._seen: bytes | None = None
-        self._trouble = ""  # why the keys of before are in force; empty: those of the file are
+        self._last_content: bytes | None = None
+        self._last_error = ""  # why the keys of before are in force; empty: those of the file are
         if self._path:
-            self._seen = read_keys_file(self._path)
-            keys.replace(parse_keys(self._seen, self._path))
+            self._last_content = read_keys_file(self._path)
+            authenticator.replace_file_keys(parse_keys(self._last_content, self._path))
 
     async def watch(self) -> None:
         """Goes on until it is cancelled, whatever a look comes to: a key that is revoked later must
         not stay in force.
         """
         while self._path:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
             try:
-                await self.look()
+                await self.reload_if_changed()
             except Exception:
-                self._trouble = "unknown"
+                self._last_error = "unknown"
                 logger.exception(
                     "%s could not be looked at; the keys of before stay in force", self._path
                 )
 
-    async def look(self) -> None:
+    async def reload_if_changed(self) -> None:
         """Takes the file's keys if its content has changed; its times tell too little, they are
         coarse and links change.
         """
         assert self._path
         try:
-            changed = await asyncio.to_thread(self._read_change, self._path)
+            new_entries = await asyncio.to_thread(self._read_if_changed, self._path)
         except SettingsError as error:
-            return self._keep(str(error))
-        if changed is not None:
-            self._keys.replace(changed)
-            self._trouble = ""
-            logger.info("%s has changed: %d keys are in force", self._path, len(changed))
+            return self._set_error(str(error))
+        if new_entries is not None:
+            self._authenticator.replace_file_keys(new_entries)
+            self._last_error = ""
+            logger.info("%s has changed: %d keys are in force", self._path, len(new_entries))
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         if self._path:
@@ -71,16 +71,18 @@ class ApiKeysWatcher(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         for gauge in self.describe():
-            gauge.add_metric([], 0 if self._trouble else 1)
+            gauge.add_metric([], 0 if self._last_error else 1)
             yield gauge
 
-    def _read_change(self, path: Path) -> tuple[KeyEntry, ...] | None:
-        before, self._seen = self._seen, None
-        self._seen = read_keys_file(path)
-        return parse_keys(self._seen, path) if self._seen != before else None
+    def _read_if_changed(self, path: Path) -> tuple[KeyEntry, ...] | None:
+        previous_content, self._last_content = self._last_content, None
+        self._last_content = read_keys_file(path)
+        return (
+            parse_keys(self._last_content, path) if self._last_content != previous_content else None
+        )
 
-    def _keep(self, trouble: str) -> None:
+    def _set_error(self, error: str) -> None:
         """Says once what is wrong."""
-        if trouble != self._trouble:
-            logger.error("%s; the keys of before stay in force", trouble)
-        self._trouble = trouble
+        if error != self._last_error:
+            logger.error("%s; the keys of before stay in force", error)
+        self._last_error = error

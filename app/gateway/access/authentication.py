@@ -16,8 +16,8 @@ from app.cluster.model_registry import ModelRegistry
 from app.config.api_keys_file import KeyEntry
 from app.config.gateway_settings import GatewaySettings
 from app.errors import AnonymousRefused, GatewayError, InvalidApiKey, ModelNotAllowed
-from app.gateway.http.asgi import Scope, header
-from app.gateway.http.client_address import peer_of
+from app.gateway.http.asgi import Scope, get_header
+from app.gateway.http.client_address import get_peer_address
 from app.locality import AccessPolicy
 
 logger = logging.getLogger("app.gateway.access.authentication")
@@ -41,26 +41,27 @@ class Caller:
     """Whoever sent a request, and what it may."""
 
     tenant: str
-    key: str = ""  # its id in the keys file
-    models: frozenset[str] = frozenset()  # ids or aliases; empty: all
+    key_id: str = ""  # its id in the keys file
+    allowed_models: frozenset[str] = frozenset()  # ids or aliases; empty: all
     limits: Limits | None = None
     priority: str = "normal"
-    until: float = math.inf  # Unix time
+    expires_at: float = math.inf  # Unix time
 
     @property
-    def restricted(self) -> bool:
+    def is_restricted(self) -> bool:
         """Whether there is anything to look at before a request of its is taken."""
-        return bool(self.models) or self.limits is not None
+        return bool(self.allowed_models) or self.limits is not None
 
-    def may_use(self, names: Iterable[str]) -> bool:
+    def can_use_model(self, names: Iterable[str]) -> bool:
         """Whether it may use the model that has these names."""
-        return not self.models or not self.models.isdisjoint(names)
+        return not self.allowed_models or not self.allowed_models.isdisjoint(names)
 
-    def refuse_unless_allowed(self, names: Iterable[str], shown: str) -> None:
+    def refuse_unless_allowed(self, names: Iterable[str], model_name: str) -> None:
         """Raises ModelNotAllowed."""
-        if not self.may_use(names):
+        if not self.can_use_model(names):
             raise ModelNotAllowed(
-                f"This API key may not use the model {shown!r}; GET /v1/models lists those it may.",
+                f"This API key may not use the model {model_name!r}; GET /v1/models lists "
+                f"those it may.",
                 param="model",
             )
 
@@ -78,45 +79,52 @@ class Authenticator:
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=settings.cors_origins,
         )
-        self._plain = {_digest(key.encode()): _of_its_own(key) for key in settings.api_keys}
-        self._callers: Mapping[bytes, Caller] = self._plain
-        self._anonymous = Caller(ANONYMOUS)
-        self._required = bool(settings.api_keys or settings.api_keys_file)
+        self._settings_callers = {
+            _hash_key_bytes(key.encode()): _make_single_key_caller(key) for key in settings.api_keys
+        }
+        self._caller_by_key_hash: Mapping[bytes, Caller] = self._settings_callers
+        self._anonymous_caller = Caller(ANONYMOUS)
+        self._is_key_required = bool(settings.api_keys or settings.api_keys_file)
 
-    def replace(self, entries: Iterable[KeyEntry]) -> None:
+    def replace_file_keys(self, entries: Iterable[KeyEntry]) -> None:
         """From now on these, beside API_KEYS."""
-        self._callers = {
-            **{bytes.fromhex(entry.hash): caller_of(entry) for entry in entries},
-            **self._plain,
+        self._caller_by_key_hash = {
+            **{bytes.fromhex(entry.hash): make_caller(entry) for entry in entries},
+            **self._settings_callers,
         }
 
-    def caller(self, scope: Scope) -> Caller:
+    def authenticate(self, scope: Scope) -> Caller:
         """Raises InvalidApiKey, AnonymousRefused; neither says what was sent."""
-        if self._required:
-            return self._known(scope)
-        if why := self._policy.find_refusal_reason(peer_of(scope), scope["headers"]):
+        if self._is_key_required:
+            return self._authenticate_key(scope)
+        if refusal_reason := self._policy.find_refusal_reason(
+            get_peer_address(scope), scope["headers"]
+        ):
             raise AnonymousRefused(
-                f"This server has no API keys, so {why}. Its operator sets API_KEYS_FILE or "
+                f"This server has no API keys, so {refusal_reason}. Its operator sets "
+                f"API_KEYS_FILE or "
                 f"API_KEYS, or ALLOWED_HOSTS for"
                 " a name, CORS_ORIGINS for a web page, ALLOW_ANONYMOUS=1 for other machines."
             )
-        return self._anonymous
+        return self._anonymous_caller
 
-    def visible_models(self, scope: Scope, catalog: ModelRegistry) -> tuple[str, ...]:
+    def visible_models(self, scope: Scope, model_registry: ModelRegistry) -> tuple[str, ...]:
         """Return the ids of the models that a request's sender may see: none without a good key,
         where keys are asked for.
         """
         try:
-            caller = self.caller(scope)
+            caller = self.authenticate(scope)
         except GatewayError:
             return ()
         return tuple(
-            known.card.model for known in catalog.all() if caller.may_use(known.card.names)
+            model_state.card.model
+            for model_state in model_registry.all()
+            if caller.can_use_model(model_state.card.names)
         )
 
-    def warn(self) -> None:
+    def warn_if_anonymous(self) -> None:
         """Says at the start what it means that there are no keys."""
-        if self._required:
+        if self._is_key_required:
             return
         if self._settings.allow_anonymous:
             logger.warning(
@@ -129,59 +137,59 @@ class Authenticator:
                 "(API_KEYS_FILE, API_KEYS)"
             )
 
-    def _known(self, scope: Scope) -> Caller:
+    def _authenticate_key(self, scope: Scope) -> Caller:
         """Return the first caller whose key is good. A client may also send a dummy key in another
         header.
         """
-        expired = offered = False
-        for key in _offered(scope):
-            offered = True
-            caller = self._callers.get(_digest(key))
+        has_expired_key = has_key = False
+        for key in _iter_offered_keys(scope):
+            has_key = True
+            caller = self._caller_by_key_hash.get(_hash_key_bytes(key))
             if caller is None:
                 continue
-            if caller.until >= time.time():
+            if caller.expires_at >= time.time():
                 return caller
-            expired = True
-        if expired:
+            has_expired_key = True
+        if has_expired_key:
             raise InvalidApiKey("This API key has expired.")
-        if offered:
+        if has_key:
             raise InvalidApiKey("Incorrect API key provided.")
         raise InvalidApiKey(
             "You didn't provide an API key. Send it in the header Authorization: Bearer YOUR_KEY."
         )
 
 
-def caller_of(entry: KeyEntry) -> Caller:
+def make_caller(entry: KeyEntry) -> Caller:
     """What the gateway keeps of an entry of the keys file."""
     limits = Limits(entry.rpm, entry.tpm, entry.concurrent)
     return Caller(
         tenant=entry.tenant,
-        key=entry.id,
-        models=frozenset(entry.models),
+        key_id=entry.id,
+        allowed_models=frozenset(entry.models),
         limits=limits if limits != Limits() else None,
         priority=entry.priority,
-        until=entry.expires.timestamp() if entry.expires else math.inf,
+        expires_at=entry.expires.timestamp() if entry.expires else math.inf,
     )
 
 
-def bearer(authorization: str) -> bytes:
+def parse_bearer_token(authorization: str) -> bytes:
     """The key in an Authorization header, the bytes that were sent; empty if there is none."""
     scheme, _, rest = authorization.partition(" ")
     return rest.strip(" \t").encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
 
 
-def _offered(scope: Scope) -> Iterator[bytes]:
+def _iter_offered_keys(scope: Scope) -> Iterator[bytes]:
     """Return the keys in a request's headers, the bytes that were sent."""
-    if key := bearer(header(scope, b"authorization")):
+    if key := parse_bearer_token(get_header(scope, b"authorization")):
         yield key
     for name in _KEY_HEADERS:
-        if key := header(scope, name).encode("latin-1"):
+        if key := get_header(scope, name).encode("latin-1"):
             yield key
 
 
-def _of_its_own(key: str) -> Caller:
-    return Caller(f"key-{_digest(key.encode()).hex()[:12]}")
+def _make_single_key_caller(key: str) -> Caller:
+    return Caller(f"key-{_hash_key_bytes(key.encode()).hex()[:12]}")
 
 
-def _digest(key: bytes) -> bytes:
+def _hash_key_bytes(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()

@@ -15,51 +15,51 @@ from app.stores.base import Store
 
 # So long a killed gateway's places keep others out. Not shorter, because so long Redis may be away,
 # or a gateway stand still, before places of requests that run are given to others.
-HELD_SECONDS = 30.0
-_RENEWAL_SECONDS = HELD_SECONDS / 3
+LEASE_SECONDS = 30.0
+_RENEWAL_INTERVAL_SECONDS = LEASE_SECONDS / 3
 
 
 class ConcurrencyLeases:
-    """`failed` hears of a store that was away when places were to be renewed."""
+    """`on_store_failure` hears of a store that was away when places were to be renewed."""
 
-    def __init__(self, store: Store, failed: Callable[[StoreUnavailable], None]) -> None:
+    def __init__(self, store: Store, on_store_failure: Callable[[StoreUnavailable], None]) -> None:
         self._store = store
-        self._failed = failed
-        self._held: dict[str, str] = {}  # holder -> key
+        self._on_store_failure = on_store_failure
+        self._key_by_holder: dict[str, str] = {}  # holder -> key
         # those that outlive this process, and are not renewed: holder -> key
-        self._kept: dict[str, str] = {}
-        self._renewing: Task[None] | None = None
+        self._kept_key_by_holder: dict[str, str] = {}
+        self._renewal_task: Task[None] | None = None
 
-    async def take(self, key: str, most: int) -> str:
+    async def acquire_lease(self, key: str, max_holders: int) -> str:
         """The holder of a place, to give it back by; empty if all are taken. Raises
         StoreUnavailable.
         """
         holder = new_id()
-        if not await self._store.acquire_lease(key, holder, most, HELD_SECONDS):
+        if not await self._store.acquire_lease(key, holder, max_holders, LEASE_SECONDS):
             return ""
-        self._held[holder] = key
-        if self._renewing is None:
-            self._renewing = asyncio.create_task(self._renew())
+        self._key_by_holder[holder] = key
+        if self._renewal_task is None:
+            self._renewal_task = asyncio.create_task(self._renew_while_held())
         return holder
 
-    async def keep(self, holder: str, request_id: str, seconds: float) -> None:
+    async def keep_lease(self, holder: str, request_id: str, lease_seconds: float) -> None:
         """Keep a place for a request that goes on without its gateway, under the request's internal
         id.
 
-        It lasts for `seconds`, also if this process dies, unless any gateway gives it back before.
-        Raises StoreUnavailable; then it is free after HELD_SECONDS.
+        It lasts for `lease_seconds`, also if this process dies, unless any gateway gives it back
+        before. Raises StoreUnavailable; then it is free after HELD_SECONDS.
         """
-        key = self._held.pop(holder)
-        await self._store.renew_leases({key: [request_id]}, seconds)
-        self._kept[request_id] = key
+        key = self._key_by_holder.pop(holder)
+        await self._store.renew_leases({key: [request_id]}, lease_seconds)
+        self._kept_key_by_holder[request_id] = key
         await self._store.release_lease(key, holder)
 
-    async def give_back(self, holder: str) -> None:
+    async def release_lease(self, holder: str) -> None:
         """Free a place. Raises StoreUnavailable; then it is free when its time has passed."""
-        key = self._held.pop(holder, None) or self._kept.pop(holder)
+        key = self._key_by_holder.pop(holder, None) or self._kept_key_by_holder.pop(holder)
         await self._store.release_lease(key, holder)
 
-    async def give_back_kept(self, key: str, request_id: str) -> None:
+    async def release_kept_lease(self, key: str, request_id: str) -> None:
         """Free the place of a request that has ended, whichever gateway kept it. Raises
         StoreUnavailable.
         """
@@ -67,31 +67,31 @@ class ConcurrencyLeases:
 
     def close(self) -> None:
         """Renews no more."""
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._renewal_task is not None:
+            self._renewal_task.cancel()
 
-    async def _renew(self) -> None:
+    async def _renew_while_held(self) -> None:
         """While there are any: those that were held a turn ago too. Most requests have ended by
         then, and none pays for it.
         """
-        before: set[str] = set()
+        previously_held: set[str] = set()
         try:
-            while self._held:
-                await asyncio.sleep(_RENEWAL_SECONDS)
-                if long := self._by_key(before & self._held.keys()):
-                    await self._renew_once(long)
-                before = set(self._held)
+            while self._key_by_holder:
+                await asyncio.sleep(_RENEWAL_INTERVAL_SECONDS)
+                if long_held := self._group_by_key(previously_held & self._key_by_holder.keys()):
+                    await self._renew_leases(long_held)
+                previously_held = set(self._key_by_holder)
         finally:
-            self._renewing = None
+            self._renewal_task = None
 
-    async def _renew_once(self, holders: dict[str, list[str]]) -> None:
+    async def _renew_leases(self, holders_by_key: dict[str, list[str]]) -> None:
         try:
-            await self._store.renew_leases(holders, HELD_SECONDS)
+            await self._store.renew_leases(holders_by_key, LEASE_SECONDS)
         except StoreUnavailable as error:
-            self._failed(error)
+            self._on_store_failure(error)
 
-    def _by_key(self, holders: Iterable[str]) -> dict[str, list[str]]:
-        found: defaultdict[str, list[str]] = defaultdict(list)
+    def _group_by_key(self, holders: Iterable[str]) -> dict[str, list[str]]:
+        holders_by_key: defaultdict[str, list[str]] = defaultdict(list)
         for holder in holders:
-            found[self._held[holder]].append(holder)
-        return found
+            holders_by_key[self._key_by_holder[holder]].append(holder)
+        return holders_by_key

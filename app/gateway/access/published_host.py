@@ -12,7 +12,7 @@ from app.config.settings import Settings
 from app.errors import SettingsError
 
 
-def with_published_host(settings: Settings) -> Settings:
+def apply_published_host(settings: Settings) -> Settings:
     """Return the settings with anonymous clients allowed where the published address is loopback.
 
     Raises SettingsError where other machines reach the published address, there is no key, and

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from app.config.parsers import Network
 from app.gateway.accounting.refusal_throttle import RefusalKind, RefusalThrottle
-from app.gateway.http.asgi import Scope, header
-from app.gateway.http.client_address import client_of
+from app.gateway.http.asgi import Scope, get_header
+from app.gateway.http.client_address import get_client_address
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import COMPLETED
 
@@ -88,7 +88,7 @@ class AccessLog:
             if self._sample_rate < 1 and random.random() >= self._sample_rate:
                 return
         else:
-            client = client_of(scope, self._trusted_proxies)
+            client = get_client_address(scope, self._trusted_proxies)
             if "code" in line and not self._refusal_throttle.should_log(
                 RefusalKind(str(line["code"] or ""), client)
             ):
@@ -105,7 +105,7 @@ class AccessLog:
 
 def client_id(scope: Scope) -> str:
     """What the client calls the request, cut to what is shown; empty if it calls it nothing."""
-    return (header(scope, b"x-request-id") or header(scope, b"x-client-request-id"))[
+    return (get_header(scope, b"x-request-id") or get_header(scope, b"x-client-request-id"))[
         :_MAX_CLIENT_ID_CHARS
     ]
 

@@ -9,30 +9,30 @@ from sys import intern
 from app.errors import DeadlineExceeded, InternalError
 from app.gateway.accounting.access_log import AccessLine, AccessLog, client_id, final_reply_fields
 from app.gateway.http.asgi import Scope
-from app.inference.async_requests import AsyncRequest, Owing
+from app.inference.async_requests import AsyncRequest, UnsettledReservation
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord
 from app.protocol.reply_state import EXPIRED
 
 
 def make_async_request(
-    pending: PendingRequest, scope: Scope, reservation: Owing | None
+    pending: PendingRequest, scope: Scope, reservation: UnsettledReservation | None
 ) -> AsyncRequest:
     """Return what is kept of a request. Names are interned: few differ, and each would be a text of
     its own.
     """
     request, state = pending.request, scope["state"]
     return AsyncRequest(
-        fold=pending.fold,
+        reply_state=pending.reply_state,
         public_id=pending.public_id,
         path=intern(scope["path"]),
-        named=intern(state["line"]["model"]),
-        model=pending.model,
+        requested_model=intern(state["line"]["model"]),
+        model_id=pending.model_id,
         tenant=request.tenant,
         stream=request.stream,
-        began=state["began"],
+        started_at=state["began"],
         client_id=client_id(scope),
-        grant=reservation,
+        reservation=reservation,
     )
 
 
@@ -49,10 +49,10 @@ class AsyncAccounting:
             _make_access_line(request, final),
             request.status or (InternalError if final else DeadlineExceeded).status,
         )
-        if request.grant is None:
+        if request.reservation is None:
             self._log_request(request, status, line)
             return
-        task = asyncio.create_task(self._settle_and_log(request, request.grant, status, line))
+        task = asyncio.create_task(self._settle_and_log(request, request.reservation, status, line))
         self._settlement_tasks.add(task)
         task.add_done_callback(self._settlement_tasks.discard)
 
@@ -61,7 +61,11 @@ class AsyncAccounting:
         await asyncio.gather(*self._settlement_tasks)
 
     async def _settle_and_log(
-        self, request: AsyncRequest, reservation: Owing, status: int, line: AccessLine
+        self,
+        request: AsyncRequest,
+        reservation: UnsettledReservation,
+        status: int,
+        line: AccessLine,
     ) -> None:
         await reservation.settle(line, status)
         self._log_request(request, status, line)
@@ -74,14 +78,14 @@ class AsyncAccounting:
 
 def _make_access_line(request: AsyncRequest, final: ReplyRecord | None) -> AccessLine:
     line: AccessLine = {
-        "model": request.named,
+        "model": request.requested_model,
         "tenant": request.tenant,
         "request_id": request.public_id,
         "async": True,
     }
     if request.client_id:
         line["client_request_id"] = request.client_id
-    line["attempts"], line["worker"] = request.fold.attempts, request.fold.writer
+    line["attempts"], line["worker"] = request.reply_state.attempts, request.reply_state.writer
     line.update(final_reply_fields(final) if final else {"outcome": EXPIRED})
-    line["total_ms"] = round((time.monotonic() - request.began) * 1000, 1)
+    line["total_ms"] = round((time.monotonic() - request.started_at) * 1000, 1)
     return line

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from app.bus.base import Place, Sender
 from app.errors import AnonymousRefused, InvalidApiKey
 from app.gateway.accounting.request_metrics import ENDPOINTS
-from app.gateway.http.asgi import App, Message, Receive, Scope, Send, header
+from app.gateway.http.asgi import App, Message, Receive, Scope, Send, get_header
 from app.protocol.records import Headers
 from app.telemetry.tracing import PRODUCER, SERVER, Attributes, Span, Tracer, operation_name
 
@@ -30,7 +30,7 @@ class TracingMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/v1/")):
             return await self._app(scope, receive, send)
-        traceparent = header(scope, _TRACEPARENT_HEADER.encode())
+        traceparent = get_header(scope, _TRACEPARENT_HEADER.encode())
         if self._tracer.should_ignore(traceparent):
             return await self._app(scope, receive, send)
         span = self._tracer.start_span(traceparent)

@@ -15,14 +15,20 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.errors import BadRequest, ConnectionsFull, GatewayError, HeadersTooLarge
-from app.gateway.http.asgi import BODY_SECONDS, CONNECTION, App, Extension, raw
-from app.gateway.http.protocol import HttpProtocol, refusal
-from app.gateway.http.write_stall import WriteStall
+from app.gateway.http.asgi import (
+    BODY_TIMEOUT_SECONDS,
+    CONNECTION_EXTENSION,
+    App,
+    ConnectionExtension,
+    encode_header_pairs,
+)
+from app.gateway.http.protocol import HttpProtocol, make_refusal_app
+from app.gateway.http.write_stall import WriteStallTimer
 from app.protocol.request_id import new_refused_id
 
 # from a connection's first moment, or a later request's first byte, to the end of its head
-HEAD_SECONDS = 30.0
-HEAD_BYTES = 64 * 1024  # of request line and headers
+HEAD_TIMEOUT_SECONDS = 30.0
+MAX_HEAD_BYTES = 64 * 1024  # of request line and headers
 
 
 class Connection(HttpProtocol):
@@ -34,95 +40,103 @@ class Connection(HttpProtocol):
     time.
     """
 
-    stall_seconds: ClassVar[float] = 60.0  # CLIENT_STALL_SECONDS
+    stall_timeout_seconds: ClassVar[float] = 60.0  # CLIENT_STALL_SECONDS
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # for a head, or an answered request's body, that came in pieces
         self._timer: asyncio.TimerHandle | None = None
-        self._in_head = False
+        self._is_in_head = False
         self._head_bytes = 0
-        self._left: Callable[[], None] | None = None  # hears that the client has closed
-        self._ended = False  # our side of it
+        self._on_client_left: Callable[[], None] | None = None  # hears that the client has closed
+        self._is_write_closed = False  # our side of it
         self._extensions: dict[str, Any] = {
-            CONNECTION: Extension(write=self.write_chunk, watch=self.watch, drain=self.drain)
+            CONNECTION_EXTENSION: ConnectionExtension(
+                write=self.write_chunk, watch=self.watch_disconnect, drain=self.drain
+            )
         }
         # so that uvicorn's own refusal is never chosen
-        self._most, self.limit_concurrency = self.limit_concurrency, None
+        self._max_connections, self.limit_concurrency = self.limit_concurrency, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._line = _Line(transport, self._end)
-        self._stall = WriteStall(transport, self.stall_seconds, transport.abort)
-        self._in_head = True
-        self._begin_time(HEAD_SECONDS)
+        self._request_transport = _RequestTransport(transport, self._close_after_response)
+        self._write_stall_timer = WriteStallTimer(
+            transport, self.stall_timeout_seconds, transport.abort
+        )
+        self._is_in_head = True
+        self._start_timer(HEAD_TIMEOUT_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_time()
-        self._stall.stop()
+        self._stop_timer()
+        self._write_stall_timer.stop()
         super().connection_lost(exc)
-        if self._left is not None:
-            self._left()
+        if self._on_client_left is not None:
+            self._on_client_left()
         # they hold this connection, which holds them; who comes now asks `receive`
         self._extensions.clear()
-        self._line.close = self.transport.close  # type: ignore[method-assign]  # the same
+        self._request_transport.close = self.transport.close  # type: ignore[method-assign]  # the same
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
+        if self._is_write_closed:
             return
-        if len(data) > HEAD_BYTES and self._has_too_large_a_head(data):
-            self._refuse_head()
+        if len(data) > MAX_HEAD_BYTES and self._is_head_too_large(data):
+            self._refuse_large_head()
             return
         super().data_received(data)
-        if self._in_head:
-            self._begin_time(HEAD_SECONDS)
+        if self._is_in_head:
+            self._start_timer(HEAD_TIMEOUT_SECONDS)
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._refuse_head()
-        elif self._is_over() and self.timeout_keep_alive_task is None:  # these bytes have ended it
-            self._begin_time(BODY_SECONDS if self.cycle.more_body else HEAD_SECONDS)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_large_head()
+        elif (
+            self._is_response_complete() and self.timeout_keep_alive_task is None
+        ):  # these bytes have ended it
+            self._start_timer(
+                BODY_TIMEOUT_SECONDS if self.cycle.more_body else HEAD_TIMEOUT_SECONDS
+            )
 
-    def _has_too_large_a_head(self, data: bytes) -> bool:
+    def _is_head_too_large(self, data: bytes) -> bool:
         """Of one read, which may be larger than a head may be: uvloop reads up to 256 KiB at
         once.
         """
-        within_a_body = self.cycle is not None and self.cycle.more_body
-        return not within_a_body and data.find(b"\r\n\r\n", 0, HEAD_BYTES) < 0
+        is_in_body = self.cycle is not None and self.cycle.more_body
+        return not is_in_body and data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) < 0
 
-    def _refuse_head(self) -> None:
-        self._refuse(
-            HeadersTooLarge(f"the request line and headers are larger than {HEAD_BYTES} bytes")
+    def _refuse_large_head(self) -> None:
+        self._refuse_and_close(
+            HeadersTooLarge(f"the request line and headers are larger than {MAX_HEAD_BYTES} bytes")
         )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._is_in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._end_time()
+        self._is_in_head = False
+        self._stop_timer()
         self._unset_keepalive_if_required()
         self.scope["extensions"] = self._extensions
         super().on_headers_complete()
-        if self.app is self._served and self.cycle is not None:
-            self.cycle.transport = self._line
+        if self.app is self._served_app and self.cycle is not None:
+            self.cycle.transport = self._request_transport
 
-    def _application(self) -> App:
+    def _select_application(self) -> App:
         if self._is_full():
-            return refusal(
+            return make_refusal_app(
                 ConnectionsFull(
                     "this gateway has as many connections as it takes; try again shortly",
                     retry_after_seconds=1,
                 )
             )
-        return super()._application()
+        return super()._select_application()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall.start()
+        self._write_stall_timer.start()
 
     def resume_writing(self) -> None:
-        self._stall.stop()
+        self._write_stall_timer.stop()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -133,9 +147,9 @@ class Connection(HttpProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         # the end of a body that nobody waits for; from here on it is as after any other
-        if self._is_over():
+        if self._is_response_complete():
             self.cycle.more_body = False
-            self._end_time()
+            self._stop_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -160,29 +174,32 @@ class Connection(HttpProtocol):
         """Wait until the client has taken most of what was written, or has gone."""
         await self.flow.drain()
 
-    def watch(self, left: Callable[[], None] | None) -> None:
-        """`left` is called when the client closes its connection; None ends that."""
-        self._left = left
-        if left is not None:
+    def watch_disconnect(self, on_client_left: Callable[[], None] | None) -> None:
+        """`on_client_left` is called when the client closes its connection; None ends that."""
+        self._on_client_left = on_client_left
+        if on_client_left is not None:
             # a large body may have stopped it, and who does not read hears of no end
             self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest("The request is not HTTP that this server understands."))
+        self._refuse_and_close(BadRequest("The request is not HTTP that this server understands."))
 
     def _is_full(self) -> bool:
         """As uvicorn decides it, for each request; but who asks whether this process lives is told
         so.
         """
-        if self._most is None or self.url.startswith(b"/healthz"):
+        if self._max_connections is None or self.url.startswith(b"/healthz"):
             return False
-        return len(self.connections) >= self._most or len(self.tasks) >= self._most
+        return (
+            len(self.connections) >= self._max_connections
+            or len(self.tasks) >= self._max_connections
+        )
 
-    def _begin_time(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(seconds, self._on_timeout)
 
-    def _end_time(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -191,49 +208,49 @@ class Connection(HttpProtocol):
         self._timer = None
         # it sends its next request early, and slowly: the reply under way comes first
         if self._is_answering():
-            self._begin_time(HEAD_SECONDS)
+            self._start_timer(HEAD_TIMEOUT_SECONDS)
         else:
             self.transport.close()
 
-    def _end(self) -> None:
+    def _close_after_response(self) -> None:
         """After a request. To close over a body that still comes would reset the connection, and
         take the answer back.
 
         So only our side ends here, and what comes is dropped: until the client ends its own, or
         uvicorn's keep-alive timeout.
         """
-        if self._is_over() and self.cycle.more_body and self.transport.can_write_eof():
-            self._ended = True
+        if self._is_response_complete() and self.cycle.more_body and self.transport.can_write_eof():
+            self._is_write_closed = True
             self.transport.write_eof()
         else:
             self.transport.close()
 
-    def _is_over(self) -> bool:
+    def _is_response_complete(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
 
-    def _refuse(self, error: GatewayError) -> None:
+    def _refuse_and_close(self, error: GatewayError) -> None:
         """The last that this connection hears. In the middle of a reply there is nothing to be said
         but its end.
 
         A request that waits for the reply before it has a place in `pipeline`, and is the cycle
         that was made last.
         """
-        self._in_head = False
-        self._end_time()
+        self._is_in_head = False
+        self._stop_timer()
         if not self.pipeline and not (self._is_answering() and self.cycle.response_started):
             body = error.encode_body()
-            own = (
+            closing_headers = (
                 ("x-request-id", new_refused_id()),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
             )
-            head = raw([*error.build_headers(), *own])
+            head = encode_header_pairs([*error.build_headers(), *closing_headers])
             lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.close()
 
 
-class _Line(asyncio.Transport):
+class _RequestTransport(asyncio.Transport):
     """A connection as a request has it, which says by `close` that it is done with it."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.gateway.http.asgi import App
 
-_MAX_AGE = 600  # seconds that a browser may remember the answer to its question
+_MAX_AGE_SECONDS = 600  # seconds that a browser may remember the answer to its question
 
 
 def with_cors(app: App, origins: Sequence[str]) -> App:
@@ -27,5 +27,5 @@ def with_cors(app: App, origins: Sequence[str]) -> App:
         allow_headers=["*"],
         allow_private_network=True,
         expose_headers=["*"],
-        max_age=_MAX_AGE,
+        max_age=_MAX_AGE_SECONDS,
     )

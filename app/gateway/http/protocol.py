@@ -10,12 +10,12 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BadRequest, GatewayError
-from app.gateway.http.api_dialect import error_body
+from app.gateway.http.api_dialect import encode_error_body
 from app.gateway.http.asgi import App, Message, Receive, Scope, Send, send_error
-from app.gateway.http.half_closed import IS_SUPPORTED, HalfClosed, probe_of
+from app.gateway.http.half_closed import IS_SUPPORTED, HalfCloseProber, make_probe
 from app.protocol.request_id import new_refused_id
 
-_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]{0,300}")
+_HOST_PATTERN = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]{0,300}")
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -25,14 +25,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._half_closed: HalfClosed | None = None  # the client sends no more
-        self._upgrades = False  # the head that was read last asks for another protocol
-        self._served: App = self.app
+        self._half_close_prober: HalfCloseProber | None = None  # the client sends no more
+        self._is_upgrade_requested = False  # the head that was read last asks for another protocol
+        self._served_app: App = self.app
         self.ws_protocol_class = None  # no upgrade is taken
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._half_closed is not None:
-            self._half_closed.cancel()
+        if self._half_close_prober is not None:
+            self._half_close_prober.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,27 +62,29 @@ class HttpProtocol(HttpToolsProtocol):
         HttpProtocol.data_received(self, b"".join([*head, b"\r\n", rest]))
 
     def on_headers_complete(self) -> None:
-        self._upgrades = self.parser.should_upgrade()
-        if self._upgrades:
+        self._is_upgrade_requested = self.parser.should_upgrade()
+        if self._is_upgrade_requested:
             return  # the head is parsed once more
-        self.app = self._application()
+        self.app = self._select_application()
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             self.cycle.send = partial(_send_unframed, self.cycle, self.cycle.send)  # type: ignore[method-assign, arg-type]
 
-    def _application(self) -> App:
+    def _select_application(self) -> App:
         """Return what answers the request whose head is complete."""
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
-            return refusal(
+            return make_refusal_app(
                 BadRequest("a request has exactly one Host header (RFC 9112 section 3.2)")
             )
-        if hosts and not _is_host(hosts[0]):
-            return refusal(BadRequest("the Host header is no host and port (RFC 9112 section 3.2)"))
-        return self._served
+        if hosts and not _is_valid_host(hosts[0]):
+            return make_refusal_app(
+                BadRequest("the Host header is no host and port (RFC 9112 section 3.2)")
+            )
+        return self._served_app
 
     def on_message_complete(self) -> None:
-        if not self._upgrades:
+        if not self._is_upgrade_requested:
             super().on_message_complete()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -94,15 +96,17 @@ class HttpProtocol(HttpToolsProtocol):
             or self.cycle.more_body
         ):
             return None
-        self._half_closed = HalfClosed(self.transport, self._probe, self.transport.abort)
+        self._half_close_prober = HalfCloseProber(
+            self.transport, self._make_probe, self.transport.abort
+        )
         return True
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _probe(self) -> bytes | None:
+    def _make_probe(self) -> bytes | None:
         cycle = self.cycle
-        return probe_of(
+        return make_probe(
             http_version=cycle.scope["http_version"],
             response_started=cycle.response_started,
             is_chunked=bool(cycle.chunked_encoding),
@@ -110,28 +114,32 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._half_closed is not None and not self.pipeline and not self._is_answering():
-            self._half_closed.cancel()
+        if self._half_close_prober is not None and not self.pipeline and not self._is_answering():
+            self._half_close_prober.cancel()
             self.transport.close()
 
 
 @lru_cache(256)
-def _is_host(value: bytes) -> bool:
+def _is_valid_host(value: bytes) -> bool:
     """Return whether a Host header's value has only signs of a host and a port (RFC 3986 section
     3.2.2).
     """
-    return _HOST.fullmatch(value) is not None
+    return _HOST_PATTERN.fullmatch(value) is not None
 
 
-def refusal(error: GatewayError) -> App:
+def make_refusal_app(error: GatewayError) -> App:
     """Return an application that answers with an error and ends the connection."""
 
-    async def refuse(scope: Scope, _receive: Receive, send: Send) -> None:
+    async def send_refusal(scope: Scope, _receive: Receive, send: Send) -> None:
         await send_error(
-            send, error, new_refused_id(), [("connection", "close")], body=error_body(scope, error)
+            send,
+            error,
+            new_refused_id(),
+            [("connection", "close")],
+            body=encode_error_body(scope, error),
         )
 
-    return refuse
+    return send_refusal
 
 
 async def _send_unframed(cycle: RequestResponseCycle, send: Send, message: Message) -> None:

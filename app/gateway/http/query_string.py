@@ -9,7 +9,7 @@ from app.errors import BadRequest
 
 # As `Authorization` does, a key that the client sends stays here: what goes on is read by others,
 # in the record's `path` too.
-_KEYS = frozenset(
+_SECRET_PARAMETERS = frozenset(
     {
         "key",
         "api_key",
@@ -26,19 +26,21 @@ _KEYS = frozenset(
 )
 
 
-def without_keys(query: str) -> str:
+def strip_secret_parameters(query: str) -> str:
     """The query as it is, but for the parameters whose names say that they are secret."""
-    return "&".join(part for part in query.split("&") if _name(part) not in _KEYS)
+    return "&".join(
+        part for part in query.split("&") if _parse_parameter_name(part) not in _SECRET_PARAMETERS
+    )
 
 
-def refuse_model(query: str) -> None:
+def refuse_model_parameter(query: str) -> None:
     """Raise BadRequest for a query that names a model.
 
     The body names it, and some servers prefer the query: Go's Request.FormValue does for a form.
     """
-    if any(_name(part) == "model" for part in re.split("[&;]", query)):
+    if any(_parse_parameter_name(part) == "model" for part in re.split("[&;]", query)):
         raise BadRequest("model: the body names it; leave it out of the query.", param="model")
 
 
-def _name(part: str) -> str:
+def _parse_parameter_name(part: str) -> str:
     return unquote_plus(part.partition("=")[0]).strip().lower()

@@ -1,16 +1,21 @@
 """Writes a reply to its client: whole, or as server-sent events."""
 
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from app.config.gateway_settings import GatewaySettings
 from app.errors import BadRequest
-from app.gateway.http.asgi import RawHeaders, Send, WriteChunk, raw, send_whole
+from app.gateway.http.asgi import Send, WriteChunk, send_response
+from app.gateway.http.reply_body import (
+    ReplyBody,
+    assemble_body,
+    assemble_events,
+    build_reply_headers,
+    is_event_stream,
+    refuse_binary,
+)
 from app.inference.pending_request import PendingRequest
-from app.openai_api.bodies import is_text_content_type
 from app.openai_api.body_as_events import convert_body_to_events
 from app.openai_api.endpoints import find_endpoint
 from app.openai_api.sse import (
@@ -24,165 +29,94 @@ from app.openai_api.sse import (
 )
 from app.protocol.records import ReplyRecord
 
-KEEPALIVE = b": keep-alive\n\n"
+KEEPALIVE_COMMENT = b": keep-alive\n\n"
 
-_LATEST_PARTS = 4  # of a stream, which tell whether the answer is complete
+_MAX_LATEST_PARTS = 4  # of a stream, which tell whether the answer is complete
 
-_EVENT_NUMBER = re.compile(r"[0-9]{1,18}")
-_QUEUE_SECONDS = 1.0  # between two comments that tell a client's place
-_EVENT_STREAM = (
+_QUEUE_COMMENT_INTERVAL_SECONDS = 1.0  # between two comments that tell a client's place
+_EVENT_STREAM_HEADERS = (
     ("content-type", "text/event-stream; charset=utf-8"),
     ("cache-control", "no-cache"),
     ("x-accel-buffering", "no"),  # nginx: pass each event on at once
 )
 
 
-class Body(NamedTuple):
-    """A whole response."""
-
-    status: int
-    head: tuple[tuple[str, str], ...]
-    value: bytes
-
-
-def whole_body(parts: Sequence[ReplyRecord], *, stream: bool, path: str = "") -> Body:
-    """What a client that waited got: the last writer's body, or all events of a stream."""
-    if stream and is_event_stream(parts[0].head):
-        return Body(parts[0].status or 200, parts[0].head, events_of(parts, path))
-    begin = max((index for index, part in enumerate(parts) if part.status), default=0)
-    first = parts[begin]
-    return Body(first.status or 500, first.head, b"".join(part.value for part in parts[begin:]))
-
-
-def refuse_binary(head: Iterable[tuple[str, str]], public_id: str) -> None:
-    """Raises BadRequest if a reply with this head is no text: an event holds nothing else."""
-    kind = dict(head).get("content-type", "")
-    if not is_text_content_type(kind):
-        said = f"the reply is {kind}, which is no text and has no events"
-        raise BadRequest(f"{said}; GET /v1/requests/{public_id}/result has it", param="id")
-
-
-def is_event_stream(head: Iterable[tuple[str, str]]) -> bool:
-    """Return whether a reply with this head is a stream. Media types are case-insensitive (RFC 9110
-    section 8.3.1).
-    """
-    return any(
-        name == "content-type" and value.lower().startswith("text/event-stream")
-        for name, value in head
-    )
-
-
-def events_of(parts: Iterable[ReplyRecord], path: str) -> bytes:
-    """Return a stream's records as events. Those of a writer that wrote a body are one body, and
-    become events together.
-    """
-    events: list[bytes] = []
-    body: list[ReplyRecord] = []
-    for part in parts:
-        if part.status:  # a writer begins: what is left of a body before it was shown to no client
-            body = []
-        if body or (part.status and not is_event_stream(part.head)):
-            body.append(part)
-        else:
-            events.append(part.value)
-    if body:
-        first, value = body[0], b"".join(part.value for part in body)
-        events.append(
-            convert_body_to_events(
-                find_endpoint(path), first.status, dict(first.head).get("content-type", ""), value
-            )
-        )
-    return b"".join(events)
-
-
-def event_number(text: str, param: str) -> int:
-    """The number of the last event that a client says it has; 0 if it says nothing. Raises
-    BadRequest, naming `param`.
-    """
-    if text and not _EVENT_NUMBER.fullmatch(text):
-        raise BadRequest(f"{param}: expected the number of an event, 0 or more", param=param)
-    return int(text or 0)
-
-
-def headers_of(public_id: str, head: Iterable[tuple[str, str]]) -> RawHeaders:
-    return [*raw(head), (b"x-request-id", public_id.encode())]
-
-
-async def send_reply(call: PendingRequest, send: Send) -> ReplyRecord:
+async def send_reply(pending: PendingRequest, send: Send) -> ReplyRecord:
     """The whole reply as one body. Returns its last record."""
-    parts = await call.whole(None) or []
-    body = whole_body(parts, stream=False)
-    headers = headers_of(call.public_id, body.head)
-    timing = _server_timing(parts[-1])
+    parts = await pending.read_whole_reply(None) or []
+    body = assemble_body(parts, stream=False)
+    headers = build_reply_headers(pending.public_id, body.head)
+    timing = _build_server_timing(parts[-1])
     if timing:
         headers.append((b"server-timing", timing))
-    await send_whole(send, body.status, headers, body.value)
+    await send_response(send, body.status, headers, body.value)
     return parts[-1]
 
 
 class EventStream:
     """A reply as server-sent events. The first record decides the status, unless it takes too long.
 
-    `ids`: each event gets its number as `id:`. `seen`: events up to this number are left out.
-    `at_once`: the head does not wait for the reply. `place`: tells the request's place in the
-    queue, for comments until it is answered. `write`: writes events without `send`, where that can
-    be done (asgi.py's extension).
+    `has_event_ids`: each event gets its number as `id:`. `last_seen_number`: events up to this
+    number are left out. `sends_head_at_once`: the head does not wait for the reply.
+    `make_queue_comment`: tells the request's place in the queue, for comments until it is answered.
+    `write_chunk`: writes events without `send`, where that can be done (asgi.py's extension).
     """
 
     def __init__(
         self,
-        call: PendingRequest,
+        pending: PendingRequest,
         send: Send,
         settings: GatewaySettings,
         *,
-        ids: bool = False,
-        seen: int = 0,
-        at_once: bool = False,
-        place: Callable[[], bytes] | None = None,
-        write: WriteChunk | None = None,
+        has_event_ids: bool = False,
+        last_seen_number: int = 0,
+        sends_head_at_once: bool = False,
+        make_queue_comment: Callable[[], bytes] | None = None,
+        write_chunk: WriteChunk | None = None,
     ) -> None:
-        self._call = call
-        self._path = call.request.path
+        self._pending = pending
+        self._path = pending.request.path
         self._send = send
-        self._head_after = settings.sse_head_after_seconds or None
-        self._keepalive = settings.sse_keepalive_seconds or None
-        self._ids = ids
-        self._latest = deque[bytes](maxlen=_LATEST_PARTS)
-        self._seen = seen
-        self._at_once = at_once
-        self._place = place
-        self._write_chunk = None if ids or seen else write
-        self._next_event = 1
-        self._begun = False
-        self.first_at = 0.0  # by the monotonic clock, when the first part of the reply was there
+        self._head_after_seconds = settings.sse_head_after_seconds or None
+        self._keepalive_seconds = settings.sse_keepalive_seconds or None
+        self._has_event_ids = has_event_ids
+        self._latest_parts = deque[bytes](maxlen=_MAX_LATEST_PARTS)
+        self._last_seen_number = last_seen_number
+        self._sends_head_at_once = sends_head_at_once
+        self._make_queue_comment = make_queue_comment
+        self._write_chunk = None if has_event_ids or last_seen_number else write_chunk
+        self._next_event_number = 1
+        self._is_head_sent = False
+        # by the monotonic clock, when the first part of the reply was there
+        self.first_part_at = 0.0
 
     async def run(self) -> ReplyRecord:
         """Returns the reply's last record. Raises ClientGone."""
-        part = await self._first()
-        if not self._begun:
+        part = await self._read_first_part()
+        if not self._is_head_sent:
             if part is not None and not is_event_stream(part.head):
-                return await self._whole(part)
-            await self._begin(part)
-        if not self._call.request.stream:
-            return await self._end(await self._body_as_events())
+                return await self._send_whole_body(part)
+            await self._send_head(part)
+        if not self._pending.request.stream:
+            return await self._send_end(await self._send_body_as_events())
         try:
-            *body, final = await self._parts(part)
+            *body, final = await self._send_parts(part)
         finally:
-            self._call.sink = None
-        events = events_of([*body, final], self._path)
+            self._pending.sink = None
+        events = assemble_events([*body, final], self._path)
         # it is no event of the reply, so it has no number of the reply's
-        if final is self._call.farewell:
-            await self._body(events)
+        if final is self._pending.local_final:
+            await self._send_chunk(events)
         else:
-            await self._write(events)
-        return await self._end(final)
+            await self._send_events(events)
+        return await self._send_end(final)
 
     @property
-    def is_answered(self) -> bool:
+    def is_answer_complete(self) -> bool:
         """Whether the client has been sent the event that completes the answer."""
-        return find_endpoint(self._path).is_complete(b"".join(self._latest))
+        return find_endpoint(self._path).is_complete(b"".join(self._latest_parts))
 
-    async def _parts(self, part: ReplyRecord | None) -> list[ReplyRecord]:
+    async def _send_parts(self, part: ReplyRecord | None) -> list[ReplyRecord]:
         """Send the records of the stream as they come. Return those that were not sent: the final,
         behind those of a body.
         """
@@ -191,104 +125,128 @@ class EventStream:
             if part is not None and part.status:
                 body = []
             if part is not None and (body or (part.status and not is_event_stream(part.head))):
-                self._call.sink = None
+                self._pending.sink = None
                 body.append(part)
             elif part is not None:
-                await self._write(part.value)
-                self._latest.append(part.value)
-                self._call.sink = self._sink
-            part = await self._call.next(self._keepalive)
+                await self._send_events(part.value)
+                self._latest_parts.append(part.value)
+                self._pending.sink = self._write_part
+            part = await self._pending.read_next_part(self._keepalive_seconds)
             if part is None:
-                await self._keep_alive()
+                await self._send_keepalive()
         return [part] if part.status else [*body, part]
 
-    def _sink(self, part: ReplyRecord) -> bool:
-        written = (
+    def _write_part(self, part: ReplyRecord) -> bool:
+        is_written = (
             self._write_chunk is not None
             and not part.status
             and bool(part.value)
             and self._write_chunk(part.value)
         )
-        if written:
-            self._latest.append(part.value)
-        return written
+        if is_written:
+            self._latest_parts.append(part.value)
+        return is_written
 
-    async def _first(self) -> ReplyRecord | None:
-        if not self._call.request.stream or self._at_once:
-            await self._begin(None)
+    async def _read_first_part(self) -> ReplyRecord | None:
+        if not self._pending.request.stream or self._sends_head_at_once:
+            await self._send_head(None)
             return None
-        if self._place is None:
-            return await self._call.next(self._head_after)
-        await self._begin(None)
-        while (part := await self._call.next(_QUEUE_SECONDS)) is None and not self._call.answered:
-            await self._body(strip_blank_line(self._place()) if self._ids else self._place())
+        if self._make_queue_comment is None:
+            return await self._pending.read_next_part(self._head_after_seconds)
+        await self._send_head(None)
+        while (
+            part := await self._pending.read_next_part(_QUEUE_COMMENT_INTERVAL_SECONDS)
+        ) is None and not self._pending.has_started:
+            await self._send_chunk(
+                strip_blank_line(self._make_queue_comment())
+                if self._has_event_ids
+                else self._make_queue_comment()
+            )
         return part
 
-    async def _begin(self, first: ReplyRecord | None) -> None:
-        self._begun = True
-        others = [pair for pair in first.head if pair[0] != "content-type"] if first else []
-        headers = headers_of(self._call.public_id, (*_EVENT_STREAM, *others))
+    async def _send_head(self, first: ReplyRecord | None) -> None:
+        self._is_head_sent = True
+        other_headers = [pair for pair in first.head if pair[0] != "content-type"] if first else []
+        headers = build_reply_headers(
+            self._pending.public_id, (*_EVENT_STREAM_HEADERS, *other_headers)
+        )
         status = first.status if first and first.status else 200
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _whole(self, first: ReplyRecord) -> ReplyRecord:
+    async def _send_whole_body(self, first: ReplyRecord) -> ReplyRecord:
         """What is no event stream goes out as one body, an error before the first token above
         all.
         """
         parts = [first]
         while not parts[-1].outcome:
-            parts += filter(None, [await self._call.next(None)])
-        body = whole_body(parts, stream=False)
-        await send_whole(
-            self._send, body.status, headers_of(self._call.public_id, body.head), body.value
+            parts += filter(None, [await self._pending.read_next_part(None)])
+        body = assemble_body(parts, stream=False)
+        await send_response(
+            self._send,
+            body.status,
+            build_reply_headers(self._pending.public_id, body.head),
+            body.value,
         )
         return parts[-1]
 
-    async def _body_as_events(self) -> ReplyRecord:
+    async def _send_body_as_events(self) -> ReplyRecord:
         """A whole reply as one event and the end; one that is no text as an error."""
-        while (parts := await self._call.whole(self._keepalive)) is None:
-            await self._keep_alive()
-        body = whole_body(parts, stream=False)
+        while (parts := await self._pending.read_whole_reply(self._keepalive_seconds)) is None:
+            await self._send_keepalive()
+        body = assemble_body(parts, stream=False)
         try:
-            refuse_binary(body.head, self._call.public_id)
+            refuse_binary(body.head, self._pending.public_id)
         except BadRequest as error:
-            body = Body(error.status, error.build_headers(), error.encode_body())
+            body = ReplyBody(error.status, error.build_headers(), error.encode_body())
         if body.status >= 400:
-            kind = dict(body.head).get("content-type", "")
-            await self._write(
-                convert_body_to_events(find_endpoint(self._path), body.status, kind, body.value)
+            content_type = dict(body.head).get("content-type", "")
+            await self._send_events(
+                convert_body_to_events(
+                    find_endpoint(self._path), body.status, content_type, body.value
+                )
             )
         else:
-            await self._write(encode_event(body.value) + DONE_EVENT)
+            await self._send_events(encode_event(body.value) + DONE_EVENT)
         return parts[-1]
 
-    async def _keep_alive(self) -> None:
+    async def _send_keepalive(self) -> None:
         """Send a comment. Once a client has an id, ours or its upstream's, it ends by no blank
         line: see `with_ids`.
         """
-        has_ids = self._ids or any(map(has_event_id, self._latest))
-        await self._body(strip_blank_line(KEEPALIVE) if has_ids else KEEPALIVE)
+        has_ids = self._has_event_ids or any(map(has_event_id, self._latest_parts))
+        await self._send_chunk(
+            strip_blank_line(KEEPALIVE_COMMENT) if has_ids else KEEPALIVE_COMMENT
+        )
 
-    async def _write(self, events: bytes) -> None:
-        if not self.first_at:
-            self.first_at = time.monotonic()
-        if self._ids or self._seen:
-            first, self._next_event = self._next_event, self._next_event + count_events(events)
-            events = drop_seen_events(events, first, self._seen)
-            events = add_event_ids(events, max(first, self._seen + 1)) if self._ids else events
+    async def _send_events(self, events: bytes) -> None:
+        if not self.first_part_at:
+            self.first_part_at = time.monotonic()
+        if self._has_event_ids or self._last_seen_number:
+            first_number, self._next_event_number = (
+                self._next_event_number,
+                self._next_event_number + count_events(events),
+            )
+            events = drop_seen_events(events, first_number, self._last_seen_number)
+            events = (
+                add_event_ids(events, max(first_number, self._last_seen_number + 1))
+                if self._has_event_ids
+                else events
+            )
         if events:
-            await self._body(events)
+            await self._send_chunk(events)
 
-    async def _body(self, data: bytes) -> None:
+    async def _send_chunk(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def _end(self, final: ReplyRecord) -> ReplyRecord:
+    async def _send_end(self, final: ReplyRecord) -> ReplyRecord:
         await self._send({"type": "http.response.body", "body": b""})
         return final
 
 
-def _server_timing(final: ReplyRecord) -> bytes:
+def _build_server_timing(final: ReplyRecord) -> bytes:
     """https://www.w3.org/TR/server-timing/ , milliseconds."""
     notes = dict(final.notes)
-    found = [(name, notes[f"{name}-ms"]) for name in ("queue", "upstream") if f"{name}-ms" in notes]
-    return ", ".join(f"{name};dur={value}" for name, value in found).encode()
+    timings = [
+        (name, notes[f"{name}-ms"]) for name in ("queue", "upstream") if f"{name}-ms" in notes
+    ]
+    return ", ".join(f"{name};dur={value}" for name, value in timings).encode()

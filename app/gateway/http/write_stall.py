@@ -6,23 +6,25 @@ import asyncio
 from collections.abc import Callable
 
 
-class WriteStall:
+class WriteStallTimer:
     """Watches the write buffer of one connection from the moment that it is full."""
 
     def __init__(
-        self, transport: asyncio.Transport, seconds: float, stalled: Callable[[], None]
+        self, transport: asyncio.Transport, timeout_seconds: float, on_stalled: Callable[[], None]
     ) -> None:
-        """`stalled` is called once the buffer has not moved for `seconds`."""
+        """`on_stalled` is called once the buffer has not moved for `timeout_seconds`."""
         self._transport = transport
-        self._seconds = seconds
-        self._stalled = stalled
-        self._size = 0
+        self._timeout_seconds = timeout_seconds
+        self._on_stalled = on_stalled
+        self._buffer_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """The buffer is full."""
-        self._size = self._transport.get_write_buffer_size()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+        self._buffer_bytes = self._transport.get_write_buffer_size()
+        self._timer = asyncio.get_running_loop().call_later(
+            self._timeout_seconds, self._check_progress
+        )
 
     def stop(self) -> None:
         """The buffer has room again, or the connection has ended."""
@@ -30,8 +32,8 @@ class WriteStall:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        if self._transport.get_write_buffer_size() >= self._size:
-            self._stalled()
+    def _check_progress(self) -> None:
+        if self._transport.get_write_buffer_size() >= self._buffer_bytes:
+            self._on_stalled()
         else:
             self.start()

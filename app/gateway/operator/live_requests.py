@@ -66,13 +66,15 @@ class LiveRequests:
         )
         described_requests = [
             _describe_pending_request(
-                call, call.fold.writer or worker_by_request_id.get(call.id, "")
+                call, call.reply_state.writer or worker_by_request_id.get(call.id, "")
             )
             for call in pending_requests
         ]
         described_requests += [
-            _describe_async_request(one, one.fold.writer or worker_by_request_id.get(id_, ""))
-            for id_, one in gateway.async_requests.newest(max_running)
+            _describe_async_request(
+                one, one.reply_state.writer or worker_by_request_id.get(id_, "")
+            )
+            for id_, one in gateway.async_requests.list_newest(max_running)
         ]
         return {
             "running": _select_newest(max_running, described_requests, "created_at"),
@@ -90,7 +92,7 @@ def _describe_pending_request(pending: PendingRequest, worker: str) -> dict[str,
     """`worker` empty: none has begun it."""
     return {
         "id": pending.public_id,
-        "model": pending.model,
+        "model": pending.model_id,
         "endpoint": endpoint_of(f"/v1{pending.request.path.partition('?')[0]}"),
         "tenant": pending.request.tenant,
         "stream": pending.request.stream,
@@ -103,11 +105,11 @@ def _describe_pending_request(pending: PendingRequest, worker: str) -> dict[str,
 def _describe_async_request(async_request: AsyncRequest, worker: str) -> dict[str, Any]:
     return {
         "id": async_request.public_id,
-        "model": async_request.model,
+        "model": async_request.model_id,
         "endpoint": endpoint_of(async_request.path),
         "tenant": async_request.tenant,
         "stream": async_request.stream,
-        "created_at": time.time() - (time.monotonic() - async_request.began),
+        "created_at": time.time() - (time.monotonic() - async_request.started_at),
         "state": "running" if worker else "queued",
         "worker": worker,
     }

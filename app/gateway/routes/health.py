@@ -13,9 +13,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
     async def readyz(_request: Request) -> JSONResponse:
         unserved = {
-            known.card.model: known.why_unserved
-            for known in gateway.model_registry.all()
-            if not known.serving
+            model_state.card.model: model_state.why_unserved
+            for model_state in gateway.model_registry.all()
+            if not model_state.serving
         }
         reasons = gateway.unready_reasons()
         if gateway.settings.ready_requires_workers:

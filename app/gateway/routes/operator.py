@@ -9,12 +9,12 @@ from starlette.routing import BaseRoute, Route
 
 from app.config.settings import Settings
 from app.errors import UnknownUrl
-from app.gateway.access.operator_access import Operators
+from app.gateway.access.operator_access import OperatorAccess
 from app.gateway.operator.overview import Overview
 from app.process import is_uvicorn_worker
 from app.telemetry.exposition import CONTENT_TYPE, metrics_text
 
-_NOT_KEPT = {"cache-control": "no-store"}
+_NO_STORE_HEADERS = {"cache-control": "no-store"}
 
 
 def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
@@ -23,10 +23,10 @@ def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
     """
     if settings.admin.port:
         return []
-    operators = Operators(settings.gateway)
+    operator_access = OperatorAccess(settings.gateway)
 
-    async def metrics(request: Request) -> Response:
-        _refuse_unless_admitted(operators, request)
+    async def serve_metrics(request: Request) -> Response:
+        _refuse_unless_allowed(operator_access, request)
         if is_uvicorn_worker():
             raise UnknownUrl(
                 "Each of several processes (--workers) counts for itself: with ADMIN_PORT each has"
@@ -34,28 +34,28 @@ def routes(settings: Settings, overview: Overview) -> list[BaseRoute]:
             )
         return Response(metrics_text(), media_type=CONTENT_TYPE)
 
-    shown = overview_route(overview)
+    serve_overview = make_overview_handler(overview)
 
-    async def guarded(request: Request) -> Response:
-        _refuse_unless_admitted(operators, request)
-        return await shown(request)
+    async def serve_guarded_overview(request: Request) -> Response:
+        _refuse_unless_allowed(operator_access, request)
+        return await serve_overview(request)
 
-    return [Route("/metrics", metrics), Route("/admin/overview", guarded)]
+    return [Route("/metrics", serve_metrics), Route("/admin/overview", serve_guarded_overview)]
 
 
-def overview_route(overview: Overview) -> Callable[[Request], Awaitable[Response]]:
+def make_overview_handler(overview: Overview) -> Callable[[Request], Awaitable[Response]]:
     """The view for whoever comes here."""
 
-    async def shown(_request: Request) -> Response:
+    async def serve_overview(_request: Request) -> Response:
         return Response(
             orjson.dumps(await overview.snapshot()),
             media_type="application/json",
-            headers=_NOT_KEPT,
+            headers=_NO_STORE_HEADERS,
         )
 
-    return shown
+    return serve_overview
 
 
-def _refuse_unless_admitted(operators: Operators, request: Request) -> None:
-    if not operators.admits(request.scope):
+def _refuse_unless_allowed(operator_access: OperatorAccess, request: Request) -> None:
+    if not operator_access.is_allowed(request.scope):
         raise UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}")

@@ -11,23 +11,23 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import BusUnavailable
 from app.gateway.gateway import Gateway
-from app.gateway.http.asgi import watched
-from app.gateway.http.response_writer import (
-    EventStream,
-    event_number,
-    headers_of,
+from app.gateway.http.asgi import watch_disconnect
+from app.gateway.http.reply_body import (
+    assemble_body,
+    build_reply_headers,
+    parse_event_number,
     refuse_binary,
-    whole_body,
 )
+from app.gateway.http.response_writer import EventStream
 from app.inference.request_view import RequestView
 from app.protocol.reply_state import CANCELLED, EXPIRED
 
-_ENDED_SECONDS = 3.0  # how long a cancel is given to show in the log
-_LOOK_SECONDS = 0.05
-_RETRY_AFTER = {"retry-after": "1"}
+_END_WAIT_SECONDS = 3.0  # how long a cancel is given to show in the log
+_POLL_SECONDS = 0.05
+_RETRY_AFTER_HEADERS = {"retry-after": "1"}
 
 
-class Requests:
+class RequestEndpoints:
     """The handlers, on one gateway."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -37,18 +37,18 @@ class Requests:
         """All that is below /v1/requests: what is not here is 404, and no POST goes on from it to a
         model.
         """
-        below = [
-            Route("/{id}", self.state),
-            Route("/{id}/result", self.result),
-            Route("/{id}/stream", _Stream(self), methods=["GET"]),
-            Route("/{id}/cancel", self.cancel, methods=["POST"]),
+        subroutes = [
+            Route("/{id}", self.get_state),
+            Route("/{id}/result", self.get_result),
+            Route("/{id}/stream", _StreamEndpoint(self), methods=["GET"]),
+            Route("/{id}/cancel", self.cancel_request, methods=["POST"]),
         ]
         return [
-            Mount("/v1/requests", Router(below, redirect_slashes=False)),
+            Mount("/v1/requests", Router(subroutes, redirect_slashes=False)),
             Route("/v1/requests", Router()),
         ]
 
-    async def find(self, scope: Scope) -> RequestView:
+    async def find_request(self, scope: Scope) -> RequestView:
         """Find the request that the path names, and end it if its deadline has passed unseen.
 
         Raises RequestNotFound, RateLimited, BusUnavailable.
@@ -57,84 +57,103 @@ class Requests:
         public_id, tenant = scope["path_params"]["id"], scope["state"]["tenant"]
         if scope["method"] != "POST":  # a cancel makes room, so it is never refused for a rate
             await self._gateway.limiter.admit_lookup(
-                scope["state"], self._gateway.request_views.model_of(public_id)
+                scope["state"], self._gateway.request_views.find_model_id(public_id)
             )
-        resource = await self._gateway.request_views.find(public_id, tenant)
+        request_view = await self._gateway.request_views.find_request(public_id, tenant)
         scope["state"]["line"]["request_id"] = public_id
-        if resource.final:
-            model = resource.known.card.model
-            await self._gateway.limiter.give_back(
-                scope["state"]["caller"], model, resource.address.id
+        if request_view.final:
+            model = request_view.model_state.card.model
+            await self._gateway.limiter.release_kept_lease(
+                scope["state"]["caller"], model, request_view.address.id
             )
-        return await self._end(resource, EXPIRED) if resource.overdue else resource
+        return (
+            await self._end_request(request_view, EXPIRED)
+            if request_view.is_overdue
+            else request_view
+        )
 
-    async def _end(self, resource: RequestView, outcome: str) -> RequestView:
+    async def _end_request(self, request_view: RequestView, outcome: str) -> RequestView:
         """Writes the end and waits until the log says how the request ended. Raises
         BusUnavailable.
         """
-        self._gateway.dispatcher.end(resource.call(), outcome)
-        public_id, tenant = resource.address.encode(), resource.request.tenant
+        self._gateway.dispatcher.end_request(request_view.make_pending_request(), outcome)
+        public_id, tenant = request_view.address.encode(), request_view.request.tenant
         try:
-            async with asyncio.timeout(_ENDED_SECONDS):
-                while not resource.final:
-                    await asyncio.sleep(_LOOK_SECONDS)
-                    resource = await self._gateway.request_views.find(public_id, tenant)
+            async with asyncio.timeout(_END_WAIT_SECONDS):
+                while not request_view.final:
+                    await asyncio.sleep(_POLL_SECONDS)
+                    request_view = await self._gateway.request_views.find_request(public_id, tenant)
         except TimeoutError:
             raise BusUnavailable(
                 "the log does not say yet how the request has ended", retry_after_seconds=1
             ) from None
-        return resource
+        return request_view
 
-    async def state(self, request: Request) -> Response:
-        return JSONResponse((await self.find(request.scope)).described())
+    async def get_state(self, request: Request) -> Response:
+        return JSONResponse((await self.find_request(request.scope)).describe())
 
-    async def cancel(self, request: Request) -> Response:
-        resource = await self.find(request.scope)
-        if not resource.final:
-            resource = await self._end(resource, CANCELLED)
-        return JSONResponse(resource.described())
+    async def cancel_request(self, request: Request) -> Response:
+        request_view = await self.find_request(request.scope)
+        if not request_view.final:
+            request_view = await self._end_request(request_view, CANCELLED)
+        return JSONResponse(request_view.describe())
 
-    async def result(self, request: Request) -> Response:
+    async def get_result(self, request: Request) -> Response:
         """What the waiting client would have got; 202 with the resource while that is not known."""
-        resource = await self.find(request.scope)
-        if not resource.final:
-            known_by = {"x-request-id": resource.address.encode()}
+        request_view = await self.find_request(request.scope)
+        if not request_view.final:
+            id_headers = {"x-request-id": request_view.address.encode()}
             return JSONResponse(
-                resource.described(), status_code=202, headers={**_RETRY_AFTER, **known_by}
+                request_view.describe(),
+                status_code=202,
+                headers={**_RETRY_AFTER_HEADERS, **id_headers},
             )
-        parts = resource.seen.parts
-        body = whole_body(parts, stream=resource.request.stream, path=resource.request.path)
+        parts = request_view.reply_view.parts
+        body = assemble_body(
+            parts, stream=request_view.request.stream, path=request_view.request.path
+        )
         response = Response(body.value, body.status)
-        response.raw_headers += headers_of(resource.address.encode(), body.head)
+        response.raw_headers += build_reply_headers(request_view.address.encode(), body.head)
         return response
 
-    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = _starting_after(Request(scope))
-        resource = await self.find(scope)
-        refuse_binary(resource.head, resource.address.encode())
-        async with self._gateway.reply_reader.reading(resource.call()) as call:
-            with watched(scope, receive, call.leave):
+    async def stream_reply(self, scope: Scope, receive: Receive, send: Send) -> None:
+        last_seen_number = _parse_last_seen_number(Request(scope))
+        request_view = await self.find_request(scope)
+        refuse_binary(request_view.head, request_view.address.encode())
+        async with self._gateway.reply_reader.follow_reply(
+            request_view.make_pending_request()
+        ) as pending:
+            with watch_disconnect(scope, receive, pending.mark_client_left):
                 await EventStream(
-                    call, send, self._gateway.settings, ids=True, seen=seen, at_once=True
+                    pending,
+                    send,
+                    self._gateway.settings,
+                    has_event_ids=True,
+                    last_seen_number=last_seen_number,
+                    sends_head_at_once=True,
                 ).run()
 
 
-class _Stream:
+class _StreamEndpoint:
     """As an ASGI application: it writes its events itself."""
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+    def __init__(self, request_endpoints: RequestEndpoints) -> None:
+        self._request_endpoints = request_endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._requests.stream(scope, receive, send)
+        await self._request_endpoints.stream_reply(scope, receive, send)
 
 
-def _starting_after(request: Request) -> int:
+def _parse_last_seen_number(request: Request) -> int:
     """The number of the last event that the client has: `starting_after`, else the header
     Last-Event-ID.
     """
-    asked, known = (
+    starting_after, last_event_id = (
         request.query_params.get("starting_after", ""),
         request.headers.get("last-event-id", ""),
     )
-    return event_number(asked, "starting_after") if asked else event_number(known, "Last-Event-ID")
+    return (
+        parse_event_number(starting_after, "starting_after")
+        if starting_after
+        else parse_event_number(last_event_id, "Last-Event-ID")
+    )

@@ -13,15 +13,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-FILES = Path(__file__).parents[1] / "ui"
-PAGE = "index.html"
-KINDS = {
+UI_DIRECTORY = Path(__file__).parents[1] / "ui"
+INDEX_FILE = "index.html"
+MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-HEADERS = {
+RESPONSE_HEADERS = {
     # What a model writes is put on the page as text. Should it ever get further, nothing runs and
     # nothing is sent elsewhere.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -40,26 +40,30 @@ HEADERS = {
 
 def routes() -> list[BaseRoute]:
     """The page at /ui, and each other file below it."""
-    assets = sorted(path for path in FILES.iterdir() if path.suffix in KINDS and path.name != PAGE)
+    assets = sorted(
+        path
+        for path in UI_DIRECTORY.iterdir()
+        if path.suffix in MEDIA_TYPES and path.name != INDEX_FILE
+    )
     return [
-        Route("/ui", _served(FILES / PAGE)),
-        *(Route(f"/ui/{path.name}", _served(path)) for path in assets),
+        Route("/ui", _make_file_handler(UI_DIRECTORY / INDEX_FILE)),
+        *(Route(f"/ui/{path.name}", _make_file_handler(path)) for path in assets),
     ]
 
 
-async def home(_: Request) -> Response:
+async def redirect_to_ui(_: Request) -> Response:
     """Leads there, relatively, as a proxy may serve all of it below a path of its own."""
     return RedirectResponse("ui")
 
 
-def _served(path: Path) -> Callable[[Request], Awaitable[Response]]:
+def _make_file_handler(path: Path) -> Callable[[Request], Awaitable[Response]]:
     body = path.read_bytes()
-    tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers, kind = {**HEADERS, "etag": tag}, KINDS[path.suffix]
+    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+    headers, media_type = {**RESPONSE_HEADERS, "etag": etag}, MEDIA_TYPES[path.suffix]
 
-    async def file(request: Request) -> Response:
-        if tag in request.headers.get("if-none-match", ""):
+    async def serve_file(request: Request) -> Response:
+        if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(body, media_type=kind, headers=headers)
+        return Response(body, media_type=media_type, headers=headers)
 
-    return file
+    return serve_file

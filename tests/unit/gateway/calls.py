@@ -5,7 +5,7 @@ from typing import Any
 
 from app.errors import GatewayError
 from app.gateway.accounting.async_accounting import make_async_request
-from app.inference.async_requests import AsyncRequest, Owing
+from app.inference.async_requests import AsyncRequest, UnsettledReservation
 from app.inference.pending_request import PendingRequest
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, CLAIM, COMPLETED, DATA, FAILED, FINAL, RecordEffect
@@ -18,7 +18,9 @@ JSON = (("content-type", "application/json"),)
 WORKER, GATEWAY = "w", "g"
 
 
-def kept_of(call: PendingRequest, grant: Owing | None = None, **headers: str) -> AsyncRequest:
+def kept_of(
+    call: PendingRequest, grant: UnsettledReservation | None = None, **headers: str
+) -> AsyncRequest:
     """What is kept of a call whose client does not wait."""
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     state = {"line": {"model": call.request.model}, "began": time.monotonic()}
@@ -34,14 +36,14 @@ class Fed:
 
     def __init__(self, asked: RequestRecord | None = None, **members: Any) -> None:
         self.call = PendingRequest(asked or request(**members), REQUESTS, MODEL)
-        self.call.placed(0, 7)
+        self.call.mark_accepted(0, 7)
         self.offset = 0
         self.seq = 0
         self.parts: list[ReplyRecord] = []  # those that count
 
     def feed(self, reply: ReplyRecord) -> RecordEffect:
         self.offset += 1
-        step = self.call.feed(reply, self.offset - 1)
+        step = self.call.apply_record(reply, self.offset - 1)
         if step in (RecordEffect.APPENDED, RecordEffect.ENDED):
             self.parts.append(reply)
         return step

@@ -42,7 +42,7 @@ def submission(**members: Any) -> Submission:
         "model": MODEL,
         "stream": True,
         "tenant": "t",
-        "timeout": 60,
+        "timeout_seconds": 60,
     }
     return Submission(**{**asked, **members})
 
@@ -98,9 +98,9 @@ class House:
         self.gateways.remove(gateway)
         await gateway._membership.close()
         await gateway._reply_consumer.close()
-        gateway.limiter.places.close()
+        gateway.limiter.concurrency_leases.close()
         # so that what it still does reaches no other gateway
-        gateway.limiter.places._store = MemoryStore()
+        gateway.limiter.concurrency_leases._store = MemoryStore()
 
     async def write(
         self, asked: RequestRecord, kind: str, seq: int, value: bytes = b"", **members: Any
@@ -163,7 +163,7 @@ async def house(**environment: str) -> AsyncIterator[House]:
 
 def keyed(gateway: Gateway, key: str = "k", *, grace: bool = True, **members: Any) -> "Client":
     """A client with an Idempotency-Key."""
-    return Client(gateway.idempotency.opened(key, submission(**members), grace=grace))
+    return Client(gateway.idempotency.open_request(key, submission(**members), has_grace=grace))
 
 
 class Client:
@@ -179,7 +179,7 @@ class Client:
         async with self._opened as call:
             self.call = call
             while not (self.got and self.got[-1].outcome):
-                part = await call.next(None)
+                part = await call.read_next_part(None)
                 if part is not None:
                     self.got.append(part)
 

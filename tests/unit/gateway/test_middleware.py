@@ -12,7 +12,7 @@ from app.config.settings import load_settings
 from app.errors import BadRequest, ClientGone, GatewayError, InvalidBody
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.http.asgi import Receive, Scope, Send, send_whole
+from app.gateway.http.asgi import Receive, Scope, Send, send_response
 from app.gateway.http.cors import with_cors
 from app.gateway.middleware import FastPathRouter, RequestMiddleware
 from app.gateway.openapi.failures import SAMPLE_ERRORS
@@ -40,7 +40,7 @@ class Inner:
         if self._fault:
             raise self._fault
         scope["state"]["line"]["added"] = 1
-        await send_whole(send, 200, [], b"{}")
+        await send_response(send, 200, [], b"{}")
 
 
 class Served:
@@ -364,7 +364,7 @@ class Told(Inner):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["line"].update(self._line)
-        await send_whole(send, self._status, [], b"{}")
+        await send_response(send, self._status, [], b"{}")
 
 
 async def lines_of(

@@ -31,7 +31,7 @@ def submission(**members: Any) -> Submission:
             "model": MODEL,
             "stream": False,
             "tenant": "t",
-            "timeout": 60,
+            "timeout_seconds": 60,
             **members,
         }
     )
@@ -56,7 +56,7 @@ def admission(catalog: ModelRegistry, inbox: ReplyConsumer) -> Admission:
         inbox,
         settings(MAX_QUEUE_DEPTH="10", TENANT_SOFT_QUEUE="3", TENANT_HARD_QUEUE="8").gateway,
     )
-    made.unready, made.deployment = "", "here"
+    made.unready_reason, made.deployment = "", "here"
     return made
 
 
@@ -86,10 +86,10 @@ def test_a_model_that_nobody_knows_is_404_and_named_but_not_at_any_length(admiss
 
 
 def test_a_gateway_that_is_not_ready_or_drains_says_so_and_when_to_come_back(admission):
-    admission.unready = "no broker"
+    admission.unready_reason = "no broker"
     error = refused(admission, BusUnavailable)
     assert ("no broker" in error.message, error.retry_after_seconds) == (True, 1)
-    admission.draining = True
+    admission.is_draining = True
     error = refused(admission, Draining)
     assert set(error.build_headers()) >= {("connection", "close"), ("retry-after", "1")}
 
@@ -108,7 +108,7 @@ def wait(inbox: ReplyConsumer, count: int, tenant: str = "t") -> list[Fed]:
     """So many requests of the tenant that nobody has begun to answer."""
     feds = [Fed(tenant=tenant) for _ in range(count)]
     for fed in feds:
-        inbox.expect(fed.call)
+        inbox.add_request(fed.call)
     return feds
 
 
@@ -124,7 +124,7 @@ def test_a_full_queue_is_refused_with_the_time_until_there_is_room(admission, kn
     known.queue_depth = 12
     assert refused(admission, QueueFull).retry_after_seconds == 5, "the rate is not known"
     known.rate = 0.5
-    assert refused(admission, QueueFull, timeout=3600).retry_after_seconds == 6, (
+    assert refused(admission, QueueFull, timeout_seconds=3600).retry_after_seconds == 6, (
         "3 of 12 have to go first"
     )
 
@@ -132,13 +132,13 @@ def test_a_full_queue_is_refused_with_the_time_until_there_is_room(admission, kn
 def test_a_queue_longer_than_the_deadline_is_refused_until_it_is_shorter(admission, known, inbox):
     wait(inbox, 5)
     known.rate = 0.1
-    admission.admit(submission(timeout=50))
-    assert refused(admission, QueueFull, timeout=49).retry_after_seconds == 1
-    error = refused(admission, QueueFull, timeout=20)
+    admission.admit(submission(timeout_seconds=50))
+    assert refused(admission, QueueFull, timeout_seconds=49).retry_after_seconds == 1
+    error = refused(admission, QueueFull, timeout_seconds=20)
     assert error.retry_after_seconds == 30
     assert "50 s" in error.message
     serve(known, 5)
-    admission.admit(submission(timeout=0.1))
+    admission.admit(submission(timeout_seconds=0.1))
 
 
 def test_calls_that_nobody_has_answered_count_as_soon_as_they_are_sent(admission, known, inbox):
@@ -147,7 +147,7 @@ def test_calls_that_nobody_has_answered_count_as_soon_as_they_are_sent(admission
     admission.admit(submission(tenant="u"))
     feds += wait(inbox, 1, "u")
     refused(admission, QueueFull, tenant="u")
-    inbox.drop(feds[0].call)
+    inbox.remove_request(feds[0].call)
     admission.admit(submission(tenant="u"))
 
 
@@ -206,7 +206,7 @@ def test_a_full_queue_of_others_keeps_nobody_out_and_nor_does_its_length(admissi
     wait(inbox, 7, "flood")
     wait(inbox, 7, "deluge")
     known.rate = 0.1
-    assert not crowds(admission, timeout=1)
+    assert not crowds(admission, timeout_seconds=1)
     wait(inbox, 4)
     refused(admission, QueueFull)
 
@@ -215,17 +215,17 @@ def test_many_with_little_each_are_refused_at_twice_a_full_queue(admission, know
     known.queue_depth = 19
     assert not crowds(admission, tenant="other")
     known.queue_depth, known.rate = 20, 0.5
-    assert refused(admission, QueueFull, tenant="other", timeout=3600).retry_after_seconds == 2, (
-        "one of 20 has to go first"
-    )
+    assert (
+        refused(admission, QueueFull, tenant="other", timeout_seconds=3600).retry_after_seconds == 2
+    ), "one of 20 has to go first"
 
 
 def test_what_is_to_give_way_is_refused_with_the_crowd(admission, known, inbox):
     known.queue_depth, known.rate = 9, 0.1
     refused(admission, QueueFull, priority="low")
-    assert crowds(admission, priority="low", timeout=100)
+    assert crowds(admission, priority="low", timeout_seconds=100)
     known.queue_depth = 10
-    refused(admission, QueueFull, priority="low", timeout=1000)
+    refused(admission, QueueFull, priority="low", timeout_seconds=1000)
 
 
 def test_who_goes_first_is_never_a_crowd_and_yet_no_exception_from_the_limits(
@@ -243,7 +243,7 @@ def test_more_than_a_tenants_share_is_refused_with_the_time_until_there_is_room(
     wait(inbox, 7)
     admission.admit(submission())
     wait(inbox, 2)
-    error = refused(admission, TenantQueueFull, timeout=3600)
+    error = refused(admission, TenantQueueFull, timeout_seconds=3600)
     assert (error.retry_after_seconds, "9 of your requests" in error.message) == (5, True)
     known.rate = 0.5
     assert refused(admission, TenantQueueFull).retry_after_seconds == 4, "2 of 9 have to go first"
@@ -252,7 +252,7 @@ def test_more_than_a_tenants_share_is_refused_with_the_time_until_there_is_room(
 
 def test_a_tenants_share_may_be_the_whole_queue(catalog, inbox, known):
     admission = Admission(catalog, inbox, settings(MAX_QUEUE_DEPTH="10").gateway)
-    admission.unready, admission.deployment = "", "here"
+    admission.unready_reason, admission.deployment = "", "here"
     wait(inbox, 10)
     catalog.gateways = 2
     refused(admission, QueueFull)

@@ -16,7 +16,7 @@ from app.config.api_keys_file import KeyEntry, hash_key
 from app.config.settings import load_settings
 from app.errors import UpstreamUnreachable
 from app.gateway.access.authentication import Authenticator
-from app.gateway.access.concurrency_leases import HELD_SECONDS
+from app.gateway.access.concurrency_leases import LEASE_SECONDS
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.async_accounting import AsyncAccounting
 from app.gateway.accounting.recent_requests import RecentRequests
@@ -25,9 +25,9 @@ from app.gateway.middleware import FastPathRouter, RequestMiddleware
 from app.gateway.operator.dead_letters import DeadLetterReader
 from app.gateway.operator.live_requests import LiveRequests
 from app.gateway.operator.overview import Overview
-from app.gateway.routes.inference import Inference
-from app.gateway.routes.requests import Requests
-from app.inference.async_requests import LEEWAY_SECONDS, AsyncRequests
+from app.gateway.routes.inference import InferenceEndpoint
+from app.gateway.routes.requests import RequestEndpoints
+from app.inference.async_requests import DEADLINE_LEEWAY_SECONDS, AsyncRequests
 from app.protocol.records import ReplyRecord, RequestRecord
 from app.protocol.reply_state import CANCELLED, COMPLETED, DATA, EXPIRED, FINAL
 from app.protocol.request_id import new_id
@@ -51,7 +51,7 @@ NOTES = (
 def keys_with(**limits: int) -> Authenticator:
     """One key with limits."""
     keys = Authenticator(load_settings({"API_KEYS_FILE": "keys.yaml"}).gateway)
-    keys.replace([KeyEntry(id="one", tenant="t", hash=hash_key(KEY.encode()), **limits)])
+    keys.replace_file_keys([KeyEntry(id="one", tenant="t", hash=hash_key(KEY.encode()), **limits)])
     return keys
 
 
@@ -64,10 +64,12 @@ class Site:
         self.access_log = AccessLog(
             lambda path, status, line: self.told.append((path, status, line))
         )
-        gateway.async_requests.ended = AsyncAccounting(self.access_log).account_request
+        gateway.async_requests.on_ended = AsyncAccounting(self.access_log).account_request
         keys = keys_with(**limits) if limits else Authenticator(load_settings({}).gateway)
-        inference = RequestMiddleware(Inference(gateway), keys, self.access_log)
-        routed = RequestMiddleware(Router(Requests(gateway).routes()), keys, self.access_log)
+        inference = RequestMiddleware(InferenceEndpoint(gateway), keys, self.access_log)
+        routed = RequestMiddleware(
+            Router(RequestEndpoints(gateway).routes()), keys, self.access_log
+        )
         transport = httpx2.ASGITransport(FastPathRouter(routed, inference))
         head = {"authorization": f"Bearer {KEY}"}
         self.client = httpx2.AsyncClient(
@@ -161,7 +163,7 @@ async def test_an_accepted_request_keeps_its_place_until_its_end_and_then_gives_
     async with limited() as (_, here, there):
         asked, _ = await here.accepted()
         for _ in range(5):
-            await asyncio.sleep(HELD_SECONDS / 4)
+            await asyncio.sleep(LEASE_SECONDS / 4)
             assert await is_full(here)
             assert await is_full(there)
         await here.answer(asked)
@@ -173,7 +175,7 @@ async def test_one_whose_gateway_has_died_keeps_its_place_until_its_end_is_seen(
     async with limited() as (at, here, there):
         asked, public_id = await here.accepted()
         await at.kill(here.gateway)
-        await asyncio.sleep(HELD_SECONDS * 1.5)
+        await asyncio.sleep(LEASE_SECONDS * 1.5)
         assert await is_full(there)
         assert (await there.client.get(f"/v1/requests/{public_id}")).json()["status"] == "queued"
         assert await is_full(there)
@@ -188,7 +190,7 @@ async def test_one_whose_gateway_has_died_keeps_its_place_no_longer_than_its_dea
         await at.kill(here.gateway)
         await asyncio.sleep(90)
         assert await is_full(there)
-        await asyncio.sleep(LEEWAY_SECONDS + 1)
+        await asyncio.sleep(DEADLINE_LEEWAY_SECONDS + 1)
         assert not await is_full(there)
 
 
@@ -227,8 +229,8 @@ async def test_only_its_writers_records_count(site):
 
 async def test_a_cancel_is_its_end(site):
     asked, public_id = await site.accepted()
-    resource = await site.gateway.request_views.find(public_id, "anonymous")
-    site.gateway.dispatcher.end(resource.call(), CANCELLED)
+    resource = await site.gateway.request_views.find_request(public_id, "anonymous")
+    site.gateway.dispatcher.end_request(resource.make_pending_request(), CANCELLED)
     _, status, line = await site.end()
     assert (status, line["outcome"], line["request_id"]) == (409, CANCELLED, public_id)
     await site.answer(asked)
@@ -288,8 +290,8 @@ async def test_an_end_that_came_before_the_202_is_told_as_well():
     asked = Fed(request(now=time.time(), stream=False))
     asked.whole(b"{", b"}", status=404)
     kept, lines = AsyncRequests(lambda model, tenant: None), Lines()
-    kept.ended = AsyncAccounting(lines).account_request
-    kept.take(asked.call, kept_of(asked.call))
+    kept.on_ended = AsyncAccounting(lines).account_request
+    kept.add_request(asked.call, kept_of(asked.call))
     ((status, line),) = lines.told
     assert (status, line["outcome"], len(kept)) == (404, "failed", 0)
 
@@ -313,7 +315,7 @@ class Tokens:
         self.settled: list[tuple[dict[str, object], int]] = []
         self.answers = asyncio.Event()
 
-    def read(self, part: ReplyRecord) -> None:
+    def count_part(self, part: ReplyRecord) -> None:
         self.read_parts.append(part.value)
 
     async def settle(self, line: dict[str, object], status: int) -> None:
@@ -326,11 +328,11 @@ async def test_its_keys_tokens_are_settled_before_its_line_is_written():
     asked, tokens, lines = Fed(request(now=time.time())), Tokens(), Lines()
     asked.data(b"before")
     kept, accounting = AsyncRequests(lambda model, tenant: None), AsyncAccounting(lines)
-    kept.ended = accounting.account_request
-    kept.take(asked.call, kept_of(asked.call, tokens))
+    kept.on_ended = accounting.account_request
+    kept.add_request(asked.call, kept_of(asked.call, tokens))
     id_ = asked.call.id.encode()
-    kept.feed(id_, ReplyRecord(asked.call.id, "w", DATA, 1, b"behind"))
-    kept.feed(id_, ReplyRecord(asked.call.id, "w", FINAL, 2, outcome=COMPLETED))
+    kept.apply_record(id_, ReplyRecord(asked.call.id, "w", DATA, 1, b"behind"))
+    kept.apply_record(id_, ReplyRecord(asked.call.id, "w", FINAL, 2, outcome=COMPLETED))
     await turns()
     assert lines.told == []
     tokens.answers.set()
@@ -345,7 +347,7 @@ async def test_what_goes_on_when_the_gateway_ends_is_said(caplog):
     kept.close()
     assert caplog.records == []
     asked = Fed(request(now=time.time()))
-    kept.take(asked.call, kept_of(asked.call))
+    kept.add_request(asked.call, kept_of(asked.call))
     kept.close()
     assert [record.message[:22] for record in caplog.records] == ["1 requests that were a"]
 
@@ -386,7 +388,7 @@ async def test_little_is_kept_of_each():
         asked = Fed(
             request(now=now, id=new_id(), reply_offset=number, tenant="t", body=b"x" * 10_000)
         )
-        kept.take(asked.call, kept_of(asked.call))
+        kept.add_request(asked.call, kept_of(asked.call))
         del asked
     each = (tracemalloc.get_traced_memory()[0] - before) / count
     tracemalloc.stop()

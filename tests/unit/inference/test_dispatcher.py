@@ -15,7 +15,7 @@ from tests.unit.scene import LATE, LOST, MODEL, REQUESTS, TOPICS, turns, until
 
 async def opened(dispatcher: Dispatcher) -> int:
     """The offset of a new request."""
-    call = await dispatcher.open(submission(), dispatcher.ticket())
+    call = await dispatcher.submit_request(submission(), dispatcher.issue_ticket())
     assert call.address is not None
     return call.address.offset
 
@@ -60,13 +60,13 @@ async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_sen
         gateway, other = await at.gateway(), await at.gateway()
         at.bus.scripted, at.bus.error = REQUESTS, NotDelivered
         at.bus.script.append(LOST)
-        ticket = gateway.dispatcher.ticket()
+        ticket = gateway.dispatcher.issue_ticket()
         with pytest.raises(BusUnavailable):
-            await gateway.dispatcher.open(submission(), ticket)
-        async with other.reply_reader.reading(
-            await other.dispatcher.write_again(submission(), ticket)
+            await gateway.dispatcher.submit_request(submission(), ticket)
+        async with other.reply_reader.follow_reply(
+            await other.dispatcher.resubmit_request(submission(), ticket)
         ) as joined:
-            (final,) = await joined.whole(None) or []
+            (final,) = await joined.read_whole_reply(None) or []
         assert (final.status, final.outcome, final.code) == (503, CANCELLED, "bus_unavailable")
         assert dict(final.head)["retry-after"] == "1"
 
@@ -78,7 +78,7 @@ async def test_who_has_joined_a_request_that_could_not_be_queued_is_asked_to_sen
 async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -> None:
     async with house() as at:
         gateway = await at.gateway()
-        client = Client(gateway.dispatcher.opened(submission(timeout=2)))
+        client = Client(gateway.dispatcher.open_request(submission(timeout_seconds=2)))
         call = await client.waits()
         if runs:
             beat = WorkerHeartbeat(
@@ -92,19 +92,19 @@ async def test_one_that_expires_says_what_it_waited_for(runs: bool, said: str) -
                 running=(call.id,),
             )
             gateway.model_registry.all()[0].workers["w"] = beat
-        await until(lambda: call.fold.outcome == EXPIRED)
-        assert said in (await call.whole(None) or [])[-1].value.decode()
+        await until(lambda: call.reply_state.outcome == EXPIRED)
+        assert said in (await call.read_whole_reply(None) or [])[-1].value.decode()
         await client.leaves()
 
 
 async def test_one_that_expires_is_told_so_though_its_model_was_forgotten_meanwhile() -> None:
     async with house() as at:
         gateway = await at.gateway()
-        client = Client(gateway.dispatcher.opened(submission(timeout=2)))
+        client = Client(gateway.dispatcher.open_request(submission(timeout_seconds=2)))
         call = await client.waits()
         await at.bus.send(TOPICS.models, None, key=MODEL.encode(), headers=[("v", b"1")])
         await until(lambda: gateway.model_registry.find(MODEL) is None)
-        await until(lambda: call.fold.outcome == EXPIRED)
+        await until(lambda: call.reply_state.outcome == EXPIRED)
         await client.leaves()
 
 
@@ -112,12 +112,12 @@ async def test_what_expired_while_nobody_served_leaves_its_room_in_the_queue_to_
     async with house(MAX_QUEUE_DEPTH="3") as at:
         gateways = [await at.gateway(), await at.gateway()]
         clients = [
-            Client(gateway.dispatcher.opened(submission(timeout=1)))
+            Client(gateway.dispatcher.open_request(submission(timeout_seconds=1)))
             for gateway in gateways
             for _ in range(3)
         ]
         calls = [await client.waits() for client in clients]
-        await until(lambda: all(call.fold.outcome == EXPIRED for call in calls))
+        await until(lambda: all(call.reply_state.outcome == EXPIRED for call in calls))
         await asyncio.sleep(5)  # several measurements
         assert [gateway.model_registry.all()[0].queue_depth for gateway in gateways] == [0, 0]
         for client in clients:

@@ -21,7 +21,7 @@ from app.errors import (
     UpstreamUnreachable,
     WorkerLost,
 )
-from app.inference.idempotency_entry import Entry
+from app.inference.idempotency_entry import IdempotencyEntry
 from app.inference.submission import Ticket
 from app.openai_api.sse import DONE_EVENT
 from app.protocol.reply_state import CANCELLED, FINAL
@@ -131,12 +131,12 @@ async def test_what_failed_in_a_way_that_may_pass_is_run_anew(at, error, anew):
 async def test_what_was_cancelled_expired_or_lost_is_run_anew_however_far_it_had_come(
     at, how, shown
 ):
-    one = keyed(at.gateways[0], timeout=20)
+    one = keyed(at.gateways[0], timeout_seconds=20)
     asked = await at.arrived(1)
     if shown:
         await at.begin(asked)
     if how == "cancelled":
-        at.gateways[0].dispatcher.end(await one.waits(), CANCELLED)
+        at.gateways[0].dispatcher.end_request(await one.waits(), CANCELLED)
     elif how == "lost":
         error = WorkerLost("gone")
         await at.write(
@@ -191,15 +191,20 @@ async def hold(at: House, ticket: Ticket) -> None:
     first = keyed(at.gateways[0])
     await first.waits()
     name = at.store.names[-1]
-    digest = Entry.decode(await at.store.get(name) or b"").digest
+    digest = IdempotencyEntry.decode(await at.store.get(name) or b"").digest
     await first.leaves()
     await at.store.close()
     at.requests.clear()
-    assert await at.store.put_if_absent(name, Entry.of(ticket, digest).encode(), 600) is None
+    assert (
+        await at.store.put_if_absent(
+            name, IdempotencyEntry.from_ticket(ticket, digest).encode(), 600
+        )
+        is None
+    )
 
 
 async def test_a_key_whose_request_was_refused_is_free_again(at):
-    at.gateways[0].admission.draining = True
+    at.gateways[0].admission.is_draining = True
     with pytest.raises(GatewayError):
         await keyed(at.gateways[0]).waits()
     with pytest.raises(ModelNotFound):
@@ -209,9 +214,9 @@ async def test_a_key_whose_request_was_refused_is_free_again(at):
 
 
 async def test_a_joined_request_that_nobody_ends_expires_for_whoever_joined_it(at):
-    one = keyed(at.gateways[0], timeout=20)
+    one = keyed(at.gateways[0], timeout_seconds=20)
     await at.arrived(1)
-    two = keyed(at.gateways[1], timeout=20)
+    two = keyed(at.gateways[1], timeout_seconds=20)
     await asyncio.gather(one.reply(), two.reply())
     assert (one.outcome, two.outcome) == ("expired", "expired")
     assert asyncio.get_running_loop().time() < 30
@@ -290,22 +295,27 @@ async def test_what_the_store_holds_of_a_key_does_not_grow_with_its_use(at):
     for number in range(20):
         await keyed(at.gateways[number % 2]).reply()
     (name,) = set(at.store.names)
-    entry = Entry.decode(await at.store.get(name) or b"")
+    entry = IdempotencyEntry.decode(await at.store.get(name) or b"")
     assert (entry.public_id, len(entry.readers)) == ((await one.waits()).public_id, 0)
 
 
 def test_an_entry_is_read_as_it_was_written():
     entry = (
-        Entry.of(Ticket(new_id(), 3, 400), "digest")
-        .joined_by("a", "req_x")
-        .joined_by("b", "req_x")
-        .left_by("a")
+        IdempotencyEntry.from_ticket(Ticket(new_id(), 3, 400), "digest")
+        .with_reader("a", "req_x")
+        .with_reader("b", "req_x")
+        .without_reader("a")
     )
-    assert Entry.decode(entry.encode()) == entry
+    assert IdempotencyEntry.decode(entry.encode()) == entry
     assert (entry.readers, entry.left) == (("b",), "a")
-    assert entry.ticket(maybe_duplicate=True) == Ticket(entry.id, 3, 400, True)
+    assert entry.make_ticket(maybe_duplicate=True) == Ticket(entry.id, 3, 400, True)
 
 
 def test_members_of_a_later_version_in_an_entry_are_ignored():
-    entry = Entry.of(Ticket(new_id(), 3, 400), "digest").joined_by("a", "req_x")
-    assert Entry.decode(orjson.dumps({**orjson.loads(entry.encode()), "later": [1]})) == entry
+    entry = IdempotencyEntry.from_ticket(Ticket(new_id(), 3, 400), "digest").with_reader(
+        "a", "req_x"
+    )
+    assert (
+        IdempotencyEntry.decode(orjson.dumps({**orjson.loads(entry.encode()), "later": [1]}))
+        == entry
+    )

@@ -43,7 +43,7 @@ async def test_a_client_that_stays_away_is_given_its_grace_and_then_the_request_
     assert [(control.kind, control.id) for control in at.controls] == [
         (ControlRecord.CANCEL, asked.id)
     ]
-    found = await at.gateways[0].request_views.find(one.public_id, "t")
+    found = await at.gateways[0].request_views.find_request(one.public_id, "t")
     assert found.status == CANCELLED
 
 
@@ -92,7 +92,7 @@ async def test_what_completes_during_the_grace_is_completed(at):
     await at.complete(asked)
     await asyncio.sleep(60)
     assert at.controls == []
-    assert (await at.gateways[1].request_views.find(one.public_id, "t")).status == COMPLETED
+    assert (await at.gateways[1].request_views.find_request(one.public_id, "t")).status == COMPLETED
     assert await keyed(at.gateways[1]).reply() == WHOLE
 
 

@@ -34,7 +34,7 @@ def test_a_cancelled_stream_is_accounted_by_the_events_that_were_written():
     cut = ReplyRecord(
         ID, "gateway", FINAL, value=b"{}", status=409, outcome=CANCELLED, by_gateway=True
     )
-    found = resource(events(3, 0), events(2, 1), cut).described()
+    found = resource(events(3, 0), events(2, 1), cut).describe()
     assert (found["status"], found["usage"]) == (
         CANCELLED,
         {"completion_tokens": 5, "estimated": True},
@@ -43,11 +43,11 @@ def test_a_cancelled_stream_is_accounted_by_the_events_that_were_written():
 
 @pytest.mark.parametrize("written", [(), (events(3, 0),)])
 def test_what_runs_or_was_cancelled_before_its_first_token_has_no_usage(written):
-    assert resource(*written).described()["usage"] is None
+    assert resource(*written).describe()["usage"] is None
 
 
 def test_the_upstreams_own_count_is_taken_as_it_is():
     final = ReplyRecord(
         ID, "worker", FINAL, 1, outcome=COMPLETED, notes=(("usage", '{"completion_tokens":2}'),)
     )
-    assert resource(events(3, 0), final).described()["usage"] == {"completion_tokens": 2}
+    assert resource(events(3, 0), final).describe()["usage"] == {"completion_tokens": 2}

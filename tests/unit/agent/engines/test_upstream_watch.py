@@ -153,7 +153,7 @@ async def outcomes(gateway: Gateway, count: int) -> list[str]:
     """Of so many requests, eight at a time."""
     found: list[str] = []
     for _ in range(count // 8):
-        clients = [Client(gateway.dispatcher.opened(submission())) for _ in range(8)]
+        clients = [Client(gateway.dispatcher.open_request(submission())) for _ in range(8)]
         for client in clients:
             await client.reply()
         found += [client.outcome for client in clients]

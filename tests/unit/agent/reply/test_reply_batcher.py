@@ -176,7 +176,7 @@ async def _all_read(script: list[str]) -> None:
     requests = [request(id=id_) for id_ in IDS[:4]]
     calls = [PendingRequest(one, REQUESTS, MODEL) for one in requests]
     for one in calls:
-        inbox.expect(one)
+        inbox.add_request(one)
     tails = ReplyTails(bus, TOPICS.replies, lookup)
     for one in requests[:2]:
         await tails.look(one)  # watched from the beginning on
@@ -195,7 +195,7 @@ async def _all_read(script: list[str]) -> None:
             0, 0, one.id, lambda record, id_=one.id, into=followed: _keep(into, record, id_)
         )
         followers.leave(0, follower)
-        fed = b"".join([part.value for part in await calls[number].whole(1) or []])
+        fed = b"".join([part.value for part in await calls[number].read_whole_reply(1) or []])
         assert (
             seen.text
             == tailed.text

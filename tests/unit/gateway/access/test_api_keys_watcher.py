@@ -32,7 +32,7 @@ class Site:
 
     def opens(self, key: str) -> bool:
         try:
-            self.keys.caller({"headers": [(b"authorization", f"Bearer {key}".encode())]})
+            self.keys.authenticate({"headers": [(b"authorization", f"Bearer {key}".encode())]})
         except InvalidApiKey:
             return False
         return True
@@ -56,7 +56,7 @@ async def test_the_keys_are_good_from_the_start(site):
 async def test_a_changed_file_is_in_force_after_a_look(site, caplog):
     caplog.set_level(logging.INFO)
     site.write("sk-two", "sk-three")
-    await site.file.look()
+    await site.file.reload_if_changed()
     assert [site.opens(key) for key in ("sk-one", "sk-two", "sk-three")] == [False, True, True]
     assert [record.message for record in caplog.records] == [
         f"{site.path} has changed: 2 keys are in force"
@@ -66,14 +66,14 @@ async def test_a_changed_file_is_in_force_after_a_look(site, caplog):
 async def test_a_file_that_has_not_changed_is_not_read_as_new(site, caplog):
     caplog.set_level(logging.INFO)
     site.write("sk-one")
-    await site.file.look()
+    await site.file.reload_if_changed()
     assert caplog.records == []
 
 
 async def test_a_broken_file_changes_nothing_and_is_said_once(site, caplog):
     site.path.write_text(BROKEN)
     for _ in range(3):
-        await site.file.look()
+        await site.file.reload_if_changed()
     assert site.opens("sk-one")
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
@@ -83,20 +83,20 @@ async def test_a_broken_file_changes_nothing_and_is_said_once(site, caplog):
 
 async def test_a_file_that_is_repaired_is_in_force_again(site):
     site.path.write_text(BROKEN)
-    await site.file.look()
+    await site.file.reload_if_changed()
     site.write("sk-two")
-    await site.file.look()
+    await site.file.reload_if_changed()
     assert site.opens("sk-two")
 
 
 async def test_a_file_that_is_gone_changes_nothing_and_one_that_comes_back_counts(site, caplog):
     for _ in range(2):
         site.path.unlink()
-        await site.file.look()
-        await site.file.look()
+        await site.file.reload_if_changed()
+        await site.file.reload_if_changed()
         assert site.opens("sk-one")
         site.write("sk-one")
-        await site.file.look()
+        await site.file.reload_if_changed()
     assert [record.levelno for record in caplog.records if "cannot be read" in record.message] == [
         logging.ERROR
     ] * 2
@@ -107,15 +107,15 @@ async def test_metrics_say_whether_the_file_as_it_stands_is_in_force(site):
     for fault in (lambda: site.path.write_text(BROKEN), site.path.unlink):
         fault()
         for _ in range(2):
-            await site.file.look()
+            await site.file.reload_if_changed()
             assert site.in_force == [0]
         site.write("sk-one")
-        await site.file.look()
+        await site.file.reload_if_changed()
         assert site.in_force == [1]
 
 
 async def test_a_running_watch_finds_the_change(site, monkeypatch):
-    monkeypatch.setattr("app.gateway.access.api_keys_watcher._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("app.gateway.access.api_keys_watcher._POLL_SECONDS", 0.01)
     watching = asyncio.create_task(site.file.watch())
     site.write("sk-two")
     await until(lambda: site.opens("sk-two"))
@@ -125,7 +125,7 @@ async def test_a_running_watch_finds_the_change(site, monkeypatch):
 async def test_a_watch_outlives_a_typo_so_that_a_key_revoked_later_is_out(
     site, monkeypatch, caplog
 ):
-    monkeypatch.setattr("app.gateway.access.api_keys_watcher._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("app.gateway.access.api_keys_watcher._POLL_SECONDS", 0.01)
     watching = asyncio.create_task(site.file.watch())
     site.path.write_text(site.path.read_text() + "  expires: 2026-02-30\n")
     await until(lambda: caplog.records)
@@ -137,7 +137,7 @@ async def test_a_watch_outlives_a_typo_so_that_a_key_revoked_later_is_out(
 
 
 async def test_a_watch_outlives_what_nobody_has_thought_of_and_says_it(site, monkeypatch, caplog):
-    monkeypatch.setattr("app.gateway.access.api_keys_watcher._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("app.gateway.access.api_keys_watcher._POLL_SECONDS", 0.01)
     monkeypatch.setattr("app.gateway.access.api_keys_watcher.parse_keys", unthought_of)
     watching = asyncio.create_task(site.file.watch())
     site.write("sk-two")
@@ -160,7 +160,7 @@ async def test_without_a_file_there_is_nothing_to_watch():
     none = ApiKeysWatcher("", keys)
     await none.watch()
     assert list(none.collect()) == []
-    assert keys.caller({"headers": []}).tenant == "anonymous"
+    assert keys.authenticate({"headers": []}).tenant == "anonymous"
 
 
 @pytest.mark.parametrize(

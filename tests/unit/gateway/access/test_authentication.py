@@ -21,7 +21,7 @@ def keys(*plain: str, **environment: str) -> Authenticator:
 def filed(*entries: KeyEntry) -> Authenticator:
     """Keys of a keys file with these entries."""
     made = Authenticator(replace(load_settings({}).gateway, api_keys_file="keys.yaml"))
-    made.replace(entries)
+    made.replace_file_keys(entries)
     return made
 
 
@@ -39,7 +39,7 @@ def asked(
 ) -> Caller:
     head = [(b"authorization", authorization.encode("latin-1"))] if authorization else []
     head += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    return of.caller({"type": "http", "headers": head, "client": (client, 1)})
+    return of.authenticate({"type": "http", "headers": head, "client": (client, 1)})
 
 
 def test_without_keys_everybody_on_this_machine_is_the_same_tenant():
@@ -133,7 +133,7 @@ def test_with_keys_nobody_is_anonymous(client):
     ],
 )
 def test_the_start_says_what_it_means_to_have_no_keys(environment, said, caplog):
-    Authenticator(load_settings(environment).gateway).warn()
+    Authenticator(load_settings(environment).gateway).warn_if_anonymous()
     assert [said in record.message for record in caplog.records] == ([True] if said else [])
 
 
@@ -173,9 +173,9 @@ def test_a_good_key_counts_beside_a_dummy_in_another_header(dummy):
     old = entry("sk-old", id="old", expires=datetime.now(UTC) - timedelta(seconds=1))
     known = filed(entry("sk-one"), entry("sk-two", id="two"), old)
     for name in ("x-api-key", "api-key"):
-        assert asked(known, dummy, **{name: "sk-one"}).key == "sk-one"
-        assert asked(known, "Bearer sk-two", **{name: "dummy"}).key == "two"
-    assert asked(known, dummy, **{"x-api-key": "dummy", "api-key": "sk-one"}).key == "sk-one"
+        assert asked(known, dummy, **{name: "sk-one"}).key_id == "sk-one"
+        assert asked(known, "Bearer sk-two", **{name: "dummy"}).key_id == "two"
+    assert asked(known, dummy, **{"x-api-key": "dummy", "api-key": "sk-one"}).key_id == "sk-one"
     with pytest.raises(InvalidApiKey):
         asked(known, dummy, **{"x-api-key": "dummy", "api-key": "sk-three"})
 
@@ -206,28 +206,28 @@ def test_a_key_of_the_file_has_what_stands_there():
         entry(rpm=60, concurrent=2, models=("m",), priority="high"), entry("sk-two", id="two")
     )
     one, two = asked(known, "Bearer sk-one"), asked(known, "Bearer sk-two")
-    assert (one.tenant, one.key, one.limits, one.priority) == (
+    assert (one.tenant, one.key_id, one.limits, one.priority) == (
         "research",
         "sk-one",
         Limits(rpm=60, concurrent=2),
         "high",
     )
-    assert (two.tenant, two.key, two.limits) == ("research", "two", None)
-    assert (one.restricted, two.restricted) == (True, False)
+    assert (two.tenant, two.key_id, two.limits) == ("research", "two", None)
+    assert (one.is_restricted, two.is_restricted) == (True, False)
 
 
 def test_both_kinds_of_keys_are_good_beside_each_other():
     known = Authenticator(
         replace(load_settings({}).gateway, api_keys=("sk-plain",), api_keys_file="keys.yaml")
     )
-    known.replace([entry()])
+    known.replace_file_keys([entry()])
     assert asked(known, "Bearer sk-one").tenant == "research"
     assert asked(known, "Bearer sk-plain").tenant.startswith("key-")
 
 
 def test_a_key_that_is_taken_out_opens_nothing_any_more():
     known = filed(entry())
-    known.replace([entry("sk-two")])
+    known.replace_file_keys([entry("sk-two")])
     with pytest.raises(InvalidApiKey):
         asked(known, "Bearer sk-one")
 
@@ -243,10 +243,10 @@ def test_a_key_is_good_until_it_expires():
 
 
 def test_a_model_is_allowed_by_any_of_its_names():
-    caller = Caller("t", models=frozenset({"gpt"}))
-    assert caller.may_use(["gpt-4o", "gpt"])
-    assert not caller.may_use(["gpt-4o"])
-    assert Caller("t").may_use(["anything"])
+    caller = Caller("t", allowed_models=frozenset({"gpt"}))
+    assert caller.can_use_model(["gpt-4o", "gpt"])
+    assert not caller.can_use_model(["gpt-4o"])
+    assert Caller("t").can_use_model(["anything"])
     with pytest.raises(ModelNotAllowed, match="'other'") as refused:
         caller.refuse_unless_allowed(["other"], "other")
     assert (refused.value.status, refused.value.code) == (403, "model_not_allowed")

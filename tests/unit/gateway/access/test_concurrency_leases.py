@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from app.errors import StoreUnavailable
-from app.gateway.access.concurrency_leases import HELD_SECONDS, ConcurrencyLeases
+from app.gateway.access.concurrency_leases import LEASE_SECONDS, ConcurrencyLeases
 from app.stores.memory import MemoryStore
 
 
@@ -47,49 +47,49 @@ async def site() -> Site:
 
 
 async def test_a_request_that_runs_for_long_keeps_its_place_and_gives_it_back(site):
-    holder = await site.here.take("a", 1)
+    holder = await site.here.acquire_lease("a", 1)
     for _ in range(50):
-        await asyncio.sleep(HELD_SECONDS / 4)
-        assert not await site.there.take("a", 1)
-    await site.here.give_back(holder)
-    assert await site.there.take("a", 1)
+        await asyncio.sleep(LEASE_SECONDS / 4)
+        assert not await site.there.acquire_lease("a", 1)
+    await site.here.release_lease(holder)
+    assert await site.there.acquire_lease("a", 1)
 
 
 async def test_a_killed_gateways_places_are_free_soon_and_not_at_once(site):
     for _ in range(2):
-        await site.here.take("a", 2)
-    await asyncio.sleep(4.5 * HELD_SECONDS)
+        await site.here.acquire_lease("a", 2)
+    await asyncio.sleep(4.5 * LEASE_SECONDS)
     site.here.close()
-    assert not await site.there.take("a", 2)
-    await asyncio.sleep(HELD_SECONDS)
-    assert [bool(await site.there.take("a", 2)) for _ in range(3)] == [True, True, False]
+    assert not await site.there.acquire_lease("a", 2)
+    await asyncio.sleep(LEASE_SECONDS)
+    assert [bool(await site.there.acquire_lease("a", 2)) for _ in range(3)] == [True, True, False]
 
 
 async def test_requests_that_end_within_seconds_are_never_renewed(site):
     for _ in range(100):
-        holder = await site.here.take("a", 1)
-        await asyncio.sleep(HELD_SECONDS / 4)
-        await site.here.give_back(holder)
+        holder = await site.here.acquire_lease("a", 1)
+        await asyncio.sleep(LEASE_SECONDS / 4)
+        await site.here.release_lease(holder)
     assert site.store.renewals == []
 
 
 async def test_all_that_run_for_long_are_renewed_together_and_only_while_they_run(site):
-    holders = [await site.here.take(key, 2) for key in ("a", "a", "b")]
-    await asyncio.sleep(HELD_SECONDS + 1)
+    holders = [await site.here.acquire_lease(key, 2) for key in ("a", "a", "b")]
+    await asyncio.sleep(LEASE_SECONDS + 1)
     assert site.store.renewals == [{"a": 2, "b": 1}] * 2
     for holder in holders:
-        await site.here.give_back(holder)
-    await asyncio.sleep(10 * HELD_SECONDS)
+        await site.here.release_lease(holder)
+    await asyncio.sleep(10 * LEASE_SECONDS)
     assert len(site.store.renewals) == 2
 
 
 async def test_a_store_that_is_away_for_long_is_said_and_the_place_is_had_again(site):
-    await site.here.take("a", 1)
+    await site.here.acquire_lease("a", 1)
     site.store.away = True
-    await asyncio.sleep(HELD_SECONDS + 5)
+    await asyncio.sleep(LEASE_SECONDS + 5)
     assert [str(error) for error in site.failures] == ["Redis: away"] * len(site.store.renewals)
-    other = await site.there.take("a", 1)
+    other = await site.there.acquire_lease("a", 1)
     site.store.away = False
-    await asyncio.sleep(HELD_SECONDS / 2)
-    await site.there.give_back(other)
-    assert not await site.there.take("a", 1)
+    await asyncio.sleep(LEASE_SECONDS / 2)
+    await site.there.release_lease(other)
+    assert not await site.there.acquire_lease("a", 1)

@@ -67,7 +67,8 @@ class Request:
     def told(self, *head: tuple[bytes, bytes]) -> dict[str, str]:
         """The reply's headers of these."""
         return {
-            name.decode(): value.decode() for name, value in self.state["grant"].headed(list(head))
+            name.decode(): value.decode()
+            for name, value in self.state["grant"].add_limit_headers(list(head))
         }
 
 
@@ -83,7 +84,7 @@ class Door:
         self.admission = Admission(
             catalog, ReplyConsumer(MemoryBus(settings().bus), TOPICS.replies), settings().gateway
         )
-        self.admission.unready = ""
+        self.admission.unready_reason = ""
         self.redis = Redis(lambda: self.now)
         self.limiter = RateLimiter(self.admission, self.redis, fail_open, lambda: self.now)
 
@@ -97,7 +98,7 @@ class Door:
     ) -> Request:
         """Raises GatewayError."""
         caller = Caller(
-            tenant, models=frozenset(models), limits=Limits(**limits) if limits else None
+            tenant, allowed_models=frozenset(models), limits=Limits(**limits) if limits else None
         )
         state: dict[str, Any] = {"caller": caller}
         client = Client()
@@ -257,8 +258,8 @@ async def test_what_is_written_past_send_goes_by_as_well(door, limits, counted):
     request = await door.asks(**limits)
     taken: list[bytes] = []
     grant = request.state["grant"]
-    assert grant.reading(lambda data: not taken.append(data))(b"x" * 400)
-    assert not grant.reading(lambda _: False)(b"x" * 400), "it is sent another way"
+    assert grant.wrap_write(lambda data: not taken.append(data))(b"x" * 400)
+    assert not grant.wrap_write(lambda _: False)(b"x" * 400), "it is sent another way"
     line = await request.ends()
     assert (taken, line.get("tokens_counted")) == ([b"x" * 400], counted)
 
@@ -307,7 +308,7 @@ async def test_a_model_that_is_not_allowed_is_refused_before_anything_is_counted
 
 
 async def test_a_gateway_that_is_closed_says_so_first(door):
-    door.admission.draining = True
+    door.admission.is_draining = True
     with pytest.raises(Draining):
         await door.asks(models=("other",), rpm=1)
 

@@ -11,7 +11,7 @@ from tests.unit.gateway.access.test_limits import Door
 
 
 def state(models: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"caller": Caller("t", models=frozenset(models), limits=Limits(rpm=1))}
+    return {"caller": Caller("t", allowed_models=frozenset(models), limits=Limits(rpm=1))}
 
 
 async def test_a_minute_that_is_used_up_with_every_model_is_refused_before_the_body() -> None:
@@ -25,7 +25,7 @@ async def test_a_minute_that_is_used_up_with_every_model_is_refused_before_the_b
     with pytest.raises(RateLimited) as refused:
         door.limiter.refuse_if_used_up(asked)
     assert refused.value.retry_after_seconds == 60
-    assert dict(asked["grant"].headed([]))[b"x-ratelimit-remaining-requests"] == b"0"
+    assert dict(asked["grant"].add_limit_headers([]))[b"x-ratelimit-remaining-requests"] == b"0"
     door.now += 60
     door.limiter.refuse_if_used_up(state())
 

@@ -4,7 +4,7 @@ import pytest
 
 from app.config.settings import load_settings
 from app.errors import SettingsError
-from app.gateway.access.operator_access import Operators
+from app.gateway.access.operator_access import OperatorAccess
 
 KEY, OTHER = "operator-0a1b2c3d4e5f", "operator-f5e4d3c2b1a0"
 FORWARDED = {"x-forwarded-for": "203.0.113.7"}
@@ -12,10 +12,10 @@ FORWARDED = {"x-forwarded-for": "203.0.113.7"}
 
 def admitted(client: str = "192.0.2.7", keys: str = f"{KEY},{OTHER}", **headers: str) -> bool:
     head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    operators = Operators(
+    operators = OperatorAccess(
         load_settings({"OPERATOR_KEYS": keys, "API_KEYS": "sk-of-a-client-0123"}).gateway
     )
-    return operators.admits({"type": "http", "headers": head, "client": (client, 1)})
+    return operators.is_allowed({"type": "http", "headers": head, "client": (client, 1)})
 
 
 def test_whoever_is_on_this_machine_is_admitted_and_nobody_else():

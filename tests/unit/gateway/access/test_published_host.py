@@ -4,13 +4,13 @@ import pytest
 
 from app.config.settings import load_settings
 from app.errors import SettingsError
-from app.gateway.access.published_host import with_published_host
+from app.gateway.access.published_host import apply_published_host
 
 KEYS = [{"API_KEYS": "sk-0a1b2c3d4e5f67"}, {"API_KEYS_FILE": "keys/keys.yaml"}]
 
 
 def is_open(published: str, **environment: str) -> bool:
-    settings = with_published_host(load_settings({"PUBLISHED_HOST": published, **environment}))
+    settings = apply_published_host(load_settings({"PUBLISHED_HOST": published, **environment}))
     return settings.gateway.allow_anonymous
 
 

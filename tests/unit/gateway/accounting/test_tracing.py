@@ -12,7 +12,7 @@ from app.errors import NotDelivered
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
 from app.gateway.accounting.tracing import TracingMiddleware, TracingSender
-from app.gateway.http.asgi import App, Receive, Scope, Send, header
+from app.gateway.http.asgi import App, Receive, Scope, Send, get_header
 from app.gateway.middleware import RequestMiddleware
 from app.protocol.records import Headers
 from app.telemetry.tracing import PRODUCER, SERVER
@@ -32,7 +32,7 @@ class Application:
         self.found = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.found = header(scope, b"traceparent")
+        self.found = get_header(scope, b"traceparent")
         if self.status:
             scope["state"]["line"] = self.line
             await send({"type": "http.response.start", "status": self.status, "headers": []})

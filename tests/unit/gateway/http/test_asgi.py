@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import BodyTooLarge, BodyTooSlow, ClientGone
-from app.gateway.http.asgi import BODY_SECONDS, Receive, read_body
+from app.gateway.http.asgi import BODY_TIMEOUT_SECONDS, Receive, read_body
 
 
 def part(body: bytes, *, more: bool = True) -> dict[str, Any]:
@@ -62,7 +62,7 @@ async def test_a_client_that_stops_sending_is_refused_after_a_while(sent: int) -
     begun = loop.time()
     with pytest.raises(BodyTooSlow) as refused:
         await read(client(*[part(b"x")] * sent))
-    assert loop.time() - begun == BODY_SECONDS
+    assert loop.time() - begun == BODY_TIMEOUT_SECONDS
     assert ("connection", "close") in refused.value.build_headers()
 
 

@@ -5,7 +5,7 @@ tests/unit/test_locality.py.
 import pytest
 
 from app.config.settings import load_settings
-from app.gateway.http.client_address import client_of
+from app.gateway.http.client_address import get_client_address
 from app.locality import is_trusted_proxy
 
 
@@ -42,4 +42,4 @@ def test_trusted_proxies_are_addresses_or_networks():
 def test_the_client_is_whom_the_last_trusted_proxy_has_seen(peer, said, expected):
     trusted = load_settings({"TRUSTED_PROXIES": "10.0.0.0/8"}).gateway.trusted_proxies
     head = [(b"x-forwarded-for", value.encode()) for value in said]
-    assert client_of({"client": peer and (peer, 1), "headers": head}, trusted) == expected
+    assert get_client_address({"client": peer and (peer, 1), "headers": head}, trusted) == expected

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from uvicorn.server import ServerState
 
-from app.gateway.http.asgi import Receive, Scope, Send, extension, watched
-from app.gateway.http.connection import HEAD_BYTES, HEAD_SECONDS, Connection
+from app.gateway.http.asgi import Receive, Scope, Send, get_connection_extension, watch_disconnect
+from app.gateway.http.connection import HEAD_TIMEOUT_SECONDS, MAX_HEAD_BYTES, Connection
 from tests.unit.gateway.connected import HEAD, Client
 
 
@@ -16,7 +16,7 @@ from tests.unit.gateway.connected import HEAD, Client
 async def test_a_head_that_is_not_there_in_time_ends_the_connection(begun: bytes) -> None:
     client = Client()
     await client.send(begun)
-    await asyncio.sleep(HEAD_SECONDS - 0.1)
+    await asyncio.sleep(HEAD_TIMEOUT_SECONDS - 0.1)
     assert not client.wire.closed
     await asyncio.sleep(0.2)
     assert (client.wire.closed, client.wire.written, client.asked) == (True, b"", [])
@@ -24,7 +24,7 @@ async def test_a_head_that_is_not_there_in_time_ends_the_connection(begun: bytes
 
 async def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_others() -> None:
     client = Client()
-    for _ in range(int(HEAD_SECONDS) + 1):
+    for _ in range(int(HEAD_TIMEOUT_SECONDS) + 1):
         if not client.wire.closed:
             await client.send(b"A")
         await asyncio.sleep(1)
@@ -35,7 +35,7 @@ async def test_a_keep_alive_connection_may_idle_but_the_next_head_must_not_stall
     client = Client()
     await client.ask(1)
     await client.send(HEAD % 2)
-    await asyncio.sleep(HEAD_SECONDS + 0.1)
+    await asyncio.sleep(HEAD_TIMEOUT_SECONDS + 0.1)
     assert (client.asked, client.wire.closed) == (["/1"], True)
 
 
@@ -44,7 +44,7 @@ async def test_a_request_sent_too_early_and_slowly_does_not_cut_the_reply_before
     client.may_answer.clear()
     await client.ask(1)
     await client.send(HEAD % 2)
-    await asyncio.sleep(3 * HEAD_SECONDS)
+    await asyncio.sleep(3 * HEAD_TIMEOUT_SECONDS)
     assert not client.wire.closed
     client.may_answer.set()
     await client.send(b"\r\n")
@@ -53,10 +53,10 @@ async def test_a_request_sent_too_early_and_slowly_does_not_cut_the_reply_before
 
 
 async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it_comes() -> None:
-    for size in (100, 1000, 2 * HEAD_BYTES):
+    for size in (100, 1000, 2 * MAX_HEAD_BYTES):
         client = Client()
         await client.send(HEAD % 1)
-        for _ in range(HEAD_BYTES // size + 1):
+        for _ in range(MAX_HEAD_BYTES // size + 1):
             await client.send(b"a" * size)
         assert client.wire.closed
         assert client.wire.written.startswith(b"HTTP/1.1 431 ")
@@ -69,14 +69,14 @@ async def test_a_head_that_is_too_large_is_refused_at_once_in_whatever_pieces_it
 )
 async def test_a_whole_head_that_is_too_large_is_refused_as_well(head: bytes) -> None:
     client = Client()
-    await client.send(head % (b"a" * HEAD_BYTES))
+    await client.send(head % (b"a" * MAX_HEAD_BYTES))
     assert (client.asked, client.wire.closed) == ([], True)
     assert client.wire.written.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_a_body_may_be_larger_than_a_head_in_one_read_and_in_several() -> None:
     client = Client()
-    size = 2 * HEAD_BYTES
+    size = 2 * MAX_HEAD_BYTES
     await client.send(
         b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (2 * size) + b"a" * size
     )
@@ -88,7 +88,7 @@ async def test_a_body_may_be_larger_than_a_head_in_one_read_and_in_several() -> 
 async def test_each_request_of_a_connection_may_have_a_head_of_its_own() -> None:
     client = Client()
     for number in range(5):
-        await client.send(HEAD % number + b"a: " + b"a" * (HEAD_BYTES // 2) + b"\r\n")
+        await client.send(HEAD % number + b"a: " + b"a" * (MAX_HEAD_BYTES // 2) + b"\r\n")
         await client.send(b"\r\n")
     assert (len(client.asked), client.wire.closed) == (5, False)
 
@@ -110,7 +110,7 @@ async def test_in_the_middle_of_a_reply_what_is_no_http_ends_it_without_a_word()
     client.may_answer.set()
 
 
-@pytest.mark.parametrize("garbage", [b"\x00\r\n", b"a" * 2 * HEAD_BYTES])
+@pytest.mark.parametrize("garbage", [b"\x00\r\n", b"a" * 2 * MAX_HEAD_BYTES])
 async def test_nor_is_anything_written_into_it_where_another_request_waits_for_its_end(
     garbage: bytes,
 ) -> None:
@@ -129,7 +129,7 @@ class Stream(Client):
 
     async def _answer(self, scope: Scope, _receive: Receive, send: Send) -> None:
         self.asked.append(scope["path"])
-        ours = extension(scope)
+        ours = get_connection_extension(scope)
         assert ours is not None
         write = ours["write"]
         self.early = write(b"early")
@@ -190,7 +190,7 @@ class Watching(Client):
         self.left: list[str] = []
         while (await receive()).get("more_body"):
             pass
-        with watched(scope, receive, lambda: self.left.append(scope["path"])):
+        with watch_disconnect(scope, receive, lambda: self.left.append(scope["path"])):
             await self.may_answer.wait()
             await send(
                 {

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from app.gateway.http.asgi import BODY_SECONDS
-from app.gateway.http.connection import HEAD_SECONDS
+from app.gateway.http.asgi import BODY_TIMEOUT_SECONDS
+from app.gateway.http.connection import HEAD_TIMEOUT_SECONDS
 from tests.unit.gateway.connected import HEAD, Client
 
 UNREAD = b"POST /1 HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
@@ -31,7 +31,7 @@ async def test_a_body_that_comes_byte_by_byte_behind_its_answer_is_cut_off(head:
     client = Client()
     await client.send(head)
     assert client.wire.written.endswith(b"ok")
-    assert await drip(client, b"a", 3 * BODY_SECONDS) <= BODY_SECONDS + 1
+    assert await drip(client, b"a", 3 * BODY_TIMEOUT_SECONDS) <= BODY_TIMEOUT_SECONDS + 1
     assert client.wire.closed
 
 
@@ -39,7 +39,7 @@ async def test_a_body_that_stops_behind_its_answer_is_cut_off() -> None:
     client = Client()
     await client.send(UNREAD)
     await client.send(b"a")
-    await asyncio.sleep(BODY_SECONDS + 1)
+    await asyncio.sleep(BODY_TIMEOUT_SECONDS + 1)
     assert client.wire.closed
 
 
@@ -78,7 +78,7 @@ async def test_a_reply_to_what_came_with_the_end_of_an_answered_request_is_not_c
 async def test_empty_lines_between_two_requests_keep_no_connection_open() -> None:
     client = Client(timeout_keep_alive=100)
     await client.ask(1)
-    assert await drip(client, b"\r\n", 3 * HEAD_SECONDS) <= HEAD_SECONDS + 1
+    assert await drip(client, b"\r\n", 3 * HEAD_TIMEOUT_SECONDS) <= HEAD_TIMEOUT_SECONDS + 1
     assert client.wire.closed
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ClientGone, UpstreamUnreachable, WorkerLost
-from app.gateway.http.response_writer import KEEPALIVE, EventStream, send_reply, whole_body
+from app.gateway.http.reply_body import assemble_body
+from app.gateway.http.response_writer import KEEPALIVE_COMMENT, EventStream, send_reply
 from app.openai_api.sse import DONE_EVENT
 from app.protocol.records import ReplyRecord
 from tests.unit.gateway.calls import CANCELLED_BODY, Fed
@@ -77,7 +78,7 @@ async def test_a_cancel_behind_half_a_body_is_what_the_client_gets():
 
 
 async def test_of_a_reply_that_turns_out_to_be_no_text_the_stream_that_waited_says_where_it_is():
-    at = Streaming(Fed(stream=False), at_once=True)
+    at = Streaming(Fed(stream=False), sends_head_at_once=True)
     at.fed.end(b"\xff\n\x00", status=200, head=(("content-type", "audio/mpeg"),))
     event = (await at.ended()).got
     said = orjson.loads(event.removeprefix(b"data: "))["error"]["message"]
@@ -119,7 +120,7 @@ class Wire:
 
 
 def streaming_to(wire: Wire, fed: Fed, **options: Any) -> Streaming:
-    at = Streaming(fed, write=wire.write, **options)
+    at = Streaming(fed, write_chunk=wire.write, **options)
     wire.client = at.client
     return at
 
@@ -153,11 +154,13 @@ async def test_what_goes_straight_to_the_client_is_no_silence():
         at.fed.data(event(number))
     await asyncio.sleep(6)
     at.fed.end(DONE_EVENT)
-    assert (await at.ended()).got == b"".join(map(event, range(1, 5))) + KEEPALIVE + DONE_EVENT
+    assert (await at.ended()).got == b"".join(
+        map(event, range(1, 5))
+    ) + KEEPALIVE_COMMENT + DONE_EVENT
     assert wire.written == 3
 
 
-@pytest.mark.parametrize("options", [{"ids": True}, {"seen": 1}])
+@pytest.mark.parametrize("options", [{"has_event_ids": True}, {"last_seen_number": 1}])
 async def test_what_is_changed_on_its_way_does_not_go_straight(options):
     wire = Wire()
     at = streaming_to(wire, Fed(), **options)
@@ -209,7 +212,7 @@ async def test_silence_is_broken_by_comments():
     at.fed.data(event(1))
     await asyncio.sleep(11)
     at.fed.end(DONE_EVENT)
-    assert (await at.ended()).got == event(1) + KEEPALIVE * 2 + DONE_EVENT
+    assert (await at.ended()).got == event(1) + KEEPALIVE_COMMENT * 2 + DONE_EVENT
     at = Streaming(Fed(), {"SSE_KEEPALIVE_SECONDS": "0"})
     at.fed.data(event(1))
     await asyncio.sleep(500)
@@ -223,7 +226,7 @@ async def test_a_comment_behind_an_upstreams_own_ids_has_no_blank_line(line):
     at.fed.data(line + event(1))
     await asyncio.sleep(6)
     at.fed.end(DONE_EVENT)
-    assert (await at.ended()).got == line + event(1) + KEEPALIVE[:-1] + DONE_EVENT
+    assert (await at.ended()).got == line + event(1) + KEEPALIVE_COMMENT[:-1] + DONE_EVENT
 
 
 async def test_an_error_in_the_middle_is_the_last_event():
@@ -253,7 +256,7 @@ async def test_a_cancel_in_the_middle_is_an_event_too():
 async def test_from_any_event_on_each_comes_once_with_its_number(
     sizes, seen, ids, comments, at_once
 ):
-    at = Streaming(Fed(), ids=ids, seen=seen, at_once=at_once)
+    at = Streaming(Fed(), has_event_ids=ids, last_seen_number=seen, sends_head_at_once=at_once)
     number = 0
     for size in sizes:
         block = b": hi\n\n" * comments + b"".join(
@@ -274,16 +277,16 @@ async def test_from_any_event_on_each_comes_once_with_its_number(
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_whole_reply_as_a_stream_is_one_event_and_done(at_once):
-    at = Streaming(Fed(stream=False), ids=True, at_once=at_once)
+    at = Streaming(Fed(stream=False), has_event_ids=True, sends_head_at_once=at_once)
     await asyncio.sleep(6)
     at.fed.whole(b'{"a":1,\n', b'"b":2}')
     client = await at.ended()
-    assert client.pieces[0] == KEEPALIVE[:-1], "no blank line where there are ids"
+    assert client.pieces[0] == KEEPALIVE_COMMENT[:-1], "no blank line where there are ids"
     assert client.seen_by_eventsource() == [("1", '{"a":1,\n"b":2}'), ("2", "[DONE]")]
 
 
 async def test_a_whole_replys_failure_as_a_stream_is_one_event_without_done():
-    at = Streaming(Fed(stream=False), ids=True, at_once=True)
+    at = Streaming(Fed(stream=False), has_event_ids=True, sends_head_at_once=True)
     at.fed.fail(UpstreamUnreachable("nobody listens"))
     client = await at.ended()
     assert [id_ for id_, _ in client.seen_by_eventsource()] == ["1"]
@@ -291,14 +294,16 @@ async def test_a_whole_replys_failure_as_a_stream_is_one_event_without_done():
 
 
 async def test_a_whole_reply_from_its_second_event_on_is_done():
-    at = Streaming(Fed(stream=False), ids=True, seen=1, at_once=True)
+    at = Streaming(
+        Fed(stream=False), has_event_ids=True, last_seen_number=1, sends_head_at_once=True
+    )
     at.fed.whole(b"{}")
     assert (await at.ended()).seen_by_eventsource() == [("2", "[DONE]")]
 
 
 async def test_a_client_may_see_its_place_until_it_is_answered():
     places = iter(range(9, 0, -1))
-    at = Streaming(Fed(), place=lambda: b": place %d\n\n" % next(places))
+    at = Streaming(Fed(), make_queue_comment=lambda: b": place %d\n\n" % next(places))
     await asyncio.sleep(2.5)
     assert (at.client.status, at.client.got) == (200, b": place 9\n\n: place 8\n\n")
     at.fed.claim("w", "")
@@ -312,9 +317,9 @@ async def test_a_client_may_see_its_place_until_it_is_answered():
 
 @pytest.mark.parametrize("members", [{}, {"stream": False}])
 async def test_a_client_that_leaves_ends_its_stream(members):
-    at = Streaming(Fed(**members), at_once=True)
+    at = Streaming(Fed(**members), sends_head_at_once=True)
     await turns()
-    at.fed.call.leave()
+    at.fed.call.mark_client_left()
     with pytest.raises(ClientGone):
         await at.task
 
@@ -323,7 +328,7 @@ def test_the_result_of_a_stream_is_its_whole_text():
     fed = Fed()
     fed.data(event(1))
     fed.end(event(2) + DONE_EVENT)
-    body = whole_body(fed.parts, stream=True)
+    body = assemble_body(fed.parts, stream=True)
     assert (body.status, body.value, dict(body.head)) == (
         200,
         event(1) + event(2) + DONE_EVENT,
@@ -334,7 +339,7 @@ def test_the_result_of_a_stream_is_its_whole_text():
 def test_the_result_of_a_stream_that_failed_at_once_is_its_error():
     fed = Fed()
     fed.fail(UpstreamUnreachable("nobody listens"))
-    assert whole_body(fed.parts, stream=True).status == 502
+    assert assemble_body(fed.parts, stream=True).status == 502
 
 
 def test_the_result_of_a_stream_that_was_cancelled_tells_it_as_an_event():
@@ -342,8 +347,9 @@ def test_the_result_of_a_stream_that_was_cancelled_tells_it_as_an_event():
     fed.data(event(1))
     fed.cancelled()
     assert (
-        whole_body(fed.parts, stream=True).value == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
+        assemble_body(fed.parts, stream=True).value
+        == event(1) + b"data: " + CANCELLED_BODY + b"\n\n"
     )
-    assert whole_body(fed.parts, stream=True, path="/messages").value == (
+    assert assemble_body(fed.parts, stream=True, path="/messages").value == (
         event(1) + b'event: error\ndata: {"type":"error",' + CANCELLED_BODY[1:] + b"\n\n"
     )

@@ -61,7 +61,7 @@ async def test_the_requests_of_all_gateways_are_shown_by_each(pair: tuple[Shop, 
     first.answers("old", 1.0)
     second.answers("middle", 2.0)
     first.answers("new", 3.0)
-    client = Client(second.gateway.dispatcher.opened(submission()))
+    client = Client(second.gateway.dispatcher.open_request(submission()))
     call = await client.waits()
     ended = [(first.name, "new"), (second.name, "middle"), (first.name, "old")]
     for one in pair:

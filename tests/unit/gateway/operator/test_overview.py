@@ -88,7 +88,7 @@ async def test_a_model_is_shown_with_its_queue_and_its_workers(home: House) -> N
 
 async def test_a_request_is_queued_until_a_worker_says_that_it_runs(home: House) -> None:
     gateway = await home.gateway()
-    client = Client(gateway.dispatcher.opened(submission(tenant="research")))
+    client = Client(gateway.dispatcher.open_request(submission(tenant="research")))
     call = await client.waits()
     (found,) = (await shown(home, gateway))["running"]
     assert found["created_at"] <= time.time()
@@ -170,7 +170,7 @@ async def test_no_prompt_is_in_it(home: House) -> None:
     body = orjson.dumps(
         {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": SECRET}]}
     )
-    client = Client(gateway.dispatcher.opened(submission(body=body)))
+    client = Client(gateway.dispatcher.open_request(submission(body=body)))
     await client.waits()
     await dead_letter(
         home.bus, TOPICS.dlq, (REQUESTS, 0, 0), [("authorization", SECRET.encode())], body, "reason"
@@ -204,7 +204,7 @@ async def test_an_answered_request_is_among_the_recent_ones_before_its_line_is_w
 
 async def test_of_very_many_requests_the_newest_are_shown(home: House) -> None:
     gateway = await home.gateway()
-    clients = [Client(gateway.dispatcher.opened(submission())) for _ in range(120)]
+    clients = [Client(gateway.dispatcher.open_request(submission())) for _ in range(120)]
     for client in clients:
         await client.waits()
     found = await shown(home, gateway)

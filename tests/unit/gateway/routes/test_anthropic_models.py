@@ -5,7 +5,7 @@ from anthropic.types import ModelInfo
 
 from app.cluster.model_registry import ModelState
 from app.errors import BadRequest
-from app.gateway.routes.anthropic_models import anthropic_page, described_to_anthropic
+from app.gateway.routes.anthropic_models import build_anthropic_page, describe_model_for_anthropic
 from app.protocol.heartbeats import ModelRegistration
 
 MODELS = [
@@ -14,14 +14,14 @@ MODELS = [
 
 
 def ids(**query: str) -> tuple[list[str], bool]:
-    page = anthropic_page(MODELS, query)
+    page = build_anthropic_page(MODELS, query)
     found = [model["id"] for model in page["data"]]
     assert (page["first_id"], page["last_id"]) == ((found[0], found[-1]) if found else (None, None))
     return found, page["has_more"]
 
 
 def test_a_model_is_described_as_the_sdk_has_it():
-    described = described_to_anthropic(MODELS[0])
+    described = describe_model_for_anthropic(MODELS[0])
     model = ModelInfo.model_validate(described, strict=False)
     assert (model.id, model.type, model.display_name) == ("m0", "model", "m0")
     assert described["created_at"] == "2026-01-01T00:00:00Z"

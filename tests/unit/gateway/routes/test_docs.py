@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.gateway.openapi import build_document
-from app.gateway.routes.docs import ASSETS, routes
+from app.gateway.routes.docs import ASSET_MEDIA_TYPES, routes
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_all_that_the_page_loads_is_served_here(client):
     addresses = {urljoin("http://gateway/docs", one or other) for one, other in loaded}
     assert addresses == {
         "http://gateway/openapi.json",
-        *(f"http://gateway/docs/{name}" for name in ASSETS),
+        *(f"http://gateway/docs/{name}" for name in ASSET_MEDIA_TYPES),
     }
     for address in addresses:
         assert (await client.get(address)).status_code == 200
@@ -51,7 +51,7 @@ async def test_below_a_proxys_path_the_page_still_finds_its_assets(client):
         assert urljoin("http://proxy/llm/docs", "".join(address)).startswith("http://proxy/llm/")
 
 
-@pytest.mark.parametrize(("name", "kind"), ASSETS.items())
+@pytest.mark.parametrize(("name", "kind"), ASSET_MEDIA_TYPES.items())
 async def test_assets_have_their_type_and_may_be_kept(client, name, kind):
     reply = await client.get(f"/docs/{name}")
     assert reply.headers["content-type"].split(";")[0] == kind

@@ -12,7 +12,7 @@ from app.errors import BadRequest, BusUnavailable, ClientGone, UnknownUrl
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import final_reply_fields
 from app.gateway.gateway import Gateway
-from app.gateway.routes.inference import Inference
+from app.gateway.routes.inference import InferenceEndpoint
 from app.openai_api.endpoints import ENDPOINTS
 from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
 from app.protocol.records import ReplyRecord
@@ -73,9 +73,11 @@ class Asking:
             "line": self.line,
             "began": time.monotonic(),
             "tenant": "t",
-            "caller": keys.caller(scope),
+            "caller": keys.authenticate(scope),
         }
-        self._task = asyncio.create_task(Inference(gateway)(scope, self._receive, self.client.send))
+        self._task = asyncio.create_task(
+            InferenceEndpoint(gateway)(scope, self._receive, self.client.send)
+        )
 
     async def _receive(self) -> Any:
         if self._body:
@@ -138,7 +140,7 @@ async def test_what_a_gateway_has_cancelled_names_the_worker_that_had_begun_it()
         await at.begin(await at.arrived(1))
         await until(lambda: asking.client.got)
         [call] = gateway.pending_requests()
-        gateway.dispatcher.end(call, CANCELLED)
+        gateway.dispatcher.end_request(call, CANCELLED)
         line = await asking.ends()
     assert (line["outcome"], line["worker"]) == (CANCELLED, "w")
 
@@ -214,6 +216,6 @@ async def test_a_path_that_a_models_card_adds_is_that_models_alone() -> None:
 async def test_while_the_models_are_not_known_an_added_path_is_not_said_to_be_unknown() -> None:
     async with house() as at:
         gateway = await at.gateway()
-        gateway.admission.unready = "starting"
+        gateway.admission.unready_reason = "starting"
         with pytest.raises(BusUnavailable):
             await Asking(gateway, stream=False, path="/v1/own/path").ends()

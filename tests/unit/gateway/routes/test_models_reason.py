@@ -3,7 +3,7 @@
 import time
 
 from app.cluster.model_registry import ModelState
-from app.gateway.routes.models import described
+from app.gateway.routes.models import describe_model
 from app.protocol.heartbeats import ModelRegistration, WorkerHeartbeat
 
 
@@ -15,11 +15,11 @@ def beat(worker: str, *, ready: bool, reason: str = "") -> WorkerHeartbeat:
 
 def test_the_reason_is_the_workers_own_while_none_serves() -> None:
     known = ModelState(ModelRegistration("m", "t", "g"))
-    assert described(known)["reason"] == "no worker of it is running"
+    assert describe_model(known)["reason"] == "no worker of it is running"
     known.workers = {
         "a": beat("a", ready=False, reason="up:80: Connection refused"),
         "b": beat("b", ready=False),
     }
-    assert described(known)["reason"] == "up:80: Connection refused"
+    assert describe_model(known)["reason"] == "up:80: Connection refused"
     known.workers["b"] = beat("b", ready=True)
-    assert (described(known)["reason"], described(known)["workers"]) == (None, 1)
+    assert (describe_model(known)["reason"], describe_model(known)["workers"]) == (None, 1)

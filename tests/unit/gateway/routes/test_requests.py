@@ -16,11 +16,11 @@ from app.config.api_keys_file import KeyEntry, hash_key
 from app.config.settings import load_settings
 from app.gateway.access.authentication import Authenticator
 from app.gateway.accounting.access_log import AccessLog
-from app.gateway.http.asgi import App, Receive, Scope, Send, send_whole
+from app.gateway.http.asgi import App, Receive, Scope, Send, send_response
 from app.gateway.middleware import FastPathRouter, RequestMiddleware
-from app.gateway.routes.inference import Inference
-from app.gateway.routes.requests import Requests
-from app.inference.request_view import MOST_WAITING
+from app.gateway.routes.inference import InferenceEndpoint
+from app.gateway.routes.requests import RequestEndpoints
+from app.inference.request_view import MAX_TENANT_LOOKUPS
 from app.protocol.records import RequestRecord
 from app.protocol.reply_state import COMPLETED, FINAL
 from app.protocol.request_id import Address, fingerprint_topic
@@ -29,7 +29,7 @@ from tests.unit.scene import REQUESTS, body, request, send_request, until
 
 
 async def to_a_model(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_whole(send, 299, [], b"to a model's server")
+    await send_response(send, 299, [], b"to a model's server")
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def served(
     routed = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     routed.add_middleware(RequestMiddleware, authenticator=keys, access_log=access_log)
     gateway = at.gateways[0] if at.gateways else await at.gateway()
-    routed.router.routes += [*Requests(gateway).routes(), catch_all]
+    routed.router.routes += [*RequestEndpoints(gateway).routes(), catch_all]
     transport = httpx2.ASGITransport(FastPathRouter(routed, inference))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
@@ -147,18 +147,20 @@ async def test_a_tenant_may_have_so_many_look_ups_waiting_and_then_hears_when_to
     async with house() as at, served(at) as client:
         _, public_id = await asked(at)
         (gateway,) = at.gateways
-        gateway.request_views._waiting["anonymous"] = MOST_WAITING
+        gateway.request_views._lookups_by_tenant["anonymous"] = MAX_TENANT_LOOKUPS
         answer = await client.get(f"/v1/requests/{public_id}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert answer.headers["retry-after"] == "1"
-        gateway.request_views._waiting["anonymous"] -= 1
+        gateway.request_views._lookups_by_tenant["anonymous"] -= 1
         assert (await client.get(f"/v1/requests/{public_id}")).status_code == 200
-        assert gateway.request_views._waiting == {"anonymous": MOST_WAITING - 1}
+        assert gateway.request_views._lookups_by_tenant == {"anonymous": MAX_TENANT_LOOKUPS - 1}
 
 
 async def test_each_look_counts_as_a_request_of_the_minute_and_a_cancel_does_not():
     keys = Authenticator(load_settings({"API_KEYS_FILE": "keys.yaml"}).gateway)
-    keys.replace([KeyEntry(id="one", tenant="anonymous", hash=hash_key(b"sk-one"), rpm=3)])
+    keys.replace_file_keys(
+        [KeyEntry(id="one", tenant="anonymous", hash=hash_key(b"sk-one"), rpm=3)]
+    )
     async with house() as at, served(at, keys=keys) as client:
         client.headers["authorization"] = "Bearer sk-one"
         _, public_id = await asked(at)
@@ -209,7 +211,7 @@ async def test_a_result_has_its_id_whether_or_not_it_is_there_yet():
 async def test_a_request_that_is_accepted_is_found_below_the_clients_own_base_path(base):
     async with house() as at:
         gateway = await at.gateway()
-        async with served(at, Inference(gateway)) as client:
+        async with served(at, InferenceEndpoint(gateway)) as client:
             told = await client.post(
                 f"{base}/chat/completions", content=body(), headers={"Prefer": "respond-async"}
             )

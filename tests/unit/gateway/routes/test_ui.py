@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.gateway.routes.ui import FILES, KINDS, PAGE, routes
+from app.gateway.routes.ui import INDEX_FILE, MEDIA_TYPES, UI_DIRECTORY, routes
 
-ASSETS = sorted(path.name for path in FILES.iterdir() if path.name != PAGE)
+ASSETS = sorted(path.name for path in UI_DIRECTORY.iterdir() if path.name != INDEX_FILE)
 MOST_LINES = 300
 
 
@@ -25,7 +25,7 @@ async def client():
 
 
 def read(name):
-    return (FILES / name).read_text()
+    return (UI_DIRECTORY / name).read_text()
 
 
 def policy(response):
@@ -61,7 +61,7 @@ def test_a_module_imports_what_is_there_and_by_name_what_that_exports():
 async def test_a_file_has_its_type_and_is_asked_for_again_each_time(client, name):
     reply = await client.get(f"/ui/{name}")
     assert reply.status_code == 200
-    assert reply.headers["content-type"].split(";")[0] == KINDS["." + name.rpartition(".")[2]]
+    assert reply.headers["content-type"].split(";")[0] == MEDIA_TYPES["." + name.rpartition(".")[2]]
     assert reply.headers["cache-control"] == "no-cache"
     again = await client.get(f"/ui/{name}", headers={"if-none-match": reply.headers["etag"]})
     assert (again.status_code, again.content, again.headers["etag"]) == (
@@ -87,7 +87,7 @@ async def test_the_policy_lets_the_page_load_and_send_nothing_elsewhere(client, 
     assert reply.headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize("name", [PAGE, *ASSETS])
+@pytest.mark.parametrize("name", [INDEX_FILE, *ASSETS])
 def test_a_file_names_nothing_of_the_internet_and_stays_short(name):
     text = read(name)
     assert len(text.splitlines()) <= MOST_LINES
@@ -109,7 +109,7 @@ def test_no_module_makes_html_or_code_out_of_text(name):
 
 
 def test_the_page_has_no_script_or_style_of_its_own_which_the_policy_would_refuse():
-    page = read(PAGE)
+    page = read(INDEX_FILE)
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=", page)
 
 
