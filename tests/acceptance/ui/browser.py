@@ -131,7 +131,7 @@ class Page:
         """With the mouse, where the element is."""
         box = await self.evaluate(
             f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
-            " one.scrollIntoView({{block: 'nearest'}});"
+            " one.scrollIntoView({block: 'nearest'});"
             " const at = one.getBoundingClientRect(); return [at.x + at.width / 2, at.y + "
             "at.height / 2]; })()"
         )
