@@ -37,7 +37,7 @@ _JSON_TYPE_NAMES = {
 
 
 class ParsedBody(NamedTuple):
-    """What the gateway needs to know of a request's body."""
+    """The fields of a request body that the gateway uses."""
 
     model: str
     stream: bool

@@ -136,7 +136,7 @@ def has_data(event: bytes) -> bool:
 
 
 def count_events(block: bytes) -> int:
-    """How many `data:` events a block of whole events holds."""
+    """Return the number of `data:` events in a block of whole events."""
     begun = block.startswith(b"data:") + block.count(b"\n\ndata:")
     # the usual case, in C
     if begun == block.count(b"\n\n") and b"\r" not in block and b"\n\n\n" not in block:

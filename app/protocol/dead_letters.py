@@ -22,8 +22,9 @@ def split_marks(headers: Headers) -> tuple[dict[str, str], Headers]:
 
 
 def strip_marks(headers: Headers) -> Headers:
-    """Return the headers that may be a record's own: anyone who writes to a topic can forge a
-    mark.
+    """Return the headers without marks.
+
+    Any process that writes to a topic can forge a mark.
     """
     return [pair for pair in headers if not pair[0].startswith(_MARK_PREFIX)]
 

@@ -1,5 +1,6 @@
-"""Heartbeats: what a worker and a gateway say of themselves, as JSON on the workers' topic, and the
-models' cards.
+"""Heartbeats of workers and gateways, and model registrations, as JSON.
+
+Heartbeats are on the workers' topic.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -42,7 +43,7 @@ class ModelRegistration:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a request may call it."""
+        """The names by which a request may address the model: its id, then its aliases."""
         return (self.model, *self.aliases)
 
 

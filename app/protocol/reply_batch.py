@@ -40,7 +40,7 @@ def encode_batch(replies: Sequence[ReplyRecord]) -> tuple[Headers, bytes]:
 
 
 def record_ids(headers: Headers | None) -> Iterable[bytes]:
-    """The internal ids that a record of the reply topic is about."""
+    """Return the internal ids that a record of the reply topic contains."""
     id_ = record_id(headers)
     if id_:
         return (id_,)
@@ -50,7 +50,7 @@ def record_ids(headers: Headers | None) -> Iterable[bytes]:
 def decode_replies(
     headers: Headers | None, value: bytes | None, wanted_ids: Container[bytes]
 ) -> Sequence[ReplyRecord]:
-    """What a record of the reply topic says about the wanted ids. Raises UndecodableRecord."""
+    """Return the reply records of the wanted ids in a log record. Raises UndecodableRecord."""
     id_ = record_id(headers)
     if not id_:
         return _decode_batch(dict(headers or ()), value or b"", wanted_ids)

@@ -1,14 +1,15 @@
-"""Who writes a reply: one rule, applied in log order by every reader (gateway, resume, recorder,
-worker).
+"""The rule of who may write a reply.
+
+Every reader (gateway, resume, recorder, worker) applies it in log order.
 
 A writer is a worker process, named by its `owner`. The first record of an id makes its owner the
 writer. A `claim` names the owner it supersedes (or none) and counts only if that owner is the
-writer at the claim's own place in the log. A claim by nobody hands the reply back: from there on
+writer at the claim's own place in the log. A claim by no owner hands the reply back: from there on
 only another claim makes a writer. A gateway's `cancelled` or `expired` counts from any gateway. The
 first final record is the outcome; nothing counts after it. Records of anybody who is not the
 writer, and records out of sequence, are not there for a reader.
 
-So a worker that was stopped, cut off or declared dead may write what it likes: no reader sees it.
+So a worker that was stopped, cut off or declared dead may go on writing: no reader accepts it.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class ReplyState:
         supersedes: str = "",
         by_gateway: bool = False,
     ) -> RecordEffect:
-        """Takes the next record of this id in log order."""
+        """Apply the next record of this id, in log order, and return its effect."""
         if self.outcome:
             return RecordEffect.IGNORED
         if by_gateway:

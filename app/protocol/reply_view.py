@@ -1,6 +1,4 @@
-"""A reply as every reader sees it so far: its records folded by the one rule, and those that
-count.
-"""
+"""A reply as every reader sees it so far: its state, and the records that count."""
 
 from dataclasses import dataclass, field
 
@@ -40,8 +38,9 @@ class ReplyView:
     def apply_log_record(
         self, headers: Headers, value: bytes | None, id_: bytes, timestamp_ms: int = 0
     ) -> None:
-        """Take what a record says of this reply; one that is not in our format is not there for a
-        reader.
+        """Apply the parts of a log record that belong to this reply.
+
+        A record that cannot be decoded is ignored.
         """
         try:
             for reply in decode_replies(headers, value, (id_,)):

@@ -23,7 +23,7 @@ _PUBLIC_ID_PATTERN = re.compile(PUBLIC_ID_PREFIX + r"[A-Za-z0-9_-]{48}")
 
 
 def new_id() -> str:
-    """An internal id: 128 random bits as 32 hexadecimal digits."""
+    """Return a new internal id: 128 random bits as 32 hexadecimal digits."""
     return next(_id_generator)
 
 
@@ -77,7 +77,7 @@ class Address:
 
     @classmethod
     def decode(cls, text: str) -> "Address | None":
-        """The address in a public id, or None if it is not one of ours."""
+        """Return the address in a public id, or None if it does not have the form of one."""
         if not _PUBLIC_ID_PATTERN.fullmatch(text):
             return None
         raw = base64.urlsafe_b64decode(text[len(PUBLIC_ID_PREFIX) :])
